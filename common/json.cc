@@ -109,9 +109,8 @@ StatusOr<JsonDocument> ParseJson(absl::string_view text, const JsonLimits& limit
   rapidjson::ParseResult result;
   size_t consumed = 0;
   auto generate = [&](JsonDocument&) {
-    rapidjson::EncodedInputStream<rapidjson::UTF8<>, rapidjson::MemoryStream> in(bytes);
-    result = reader.Parse<kFlags>(in, handler);
-    consumed = in.Tell();
+    result = reader.Parse<kFlags>(bytes, handler);
+    consumed = bytes.Tell();
     return !result.IsError();
   };
   doc.Populate(generate);
