@@ -1,0 +1,64 @@
+// Content addresses of KV blocks. An id names a whole prefix: it chains the parent's id, the
+// block's tokens, the tenant's salt, the KV format and the derivation (docs/kvstore.md). Values;
+// any thread.
+//
+// Invariants:
+// 1. Equal ids mean equal token prefix, tenant, format and derivation (up to SHA-256 collisions).
+// 2. An id is computed from tokens by whoever uses it; a claimed id is compared, never trusted.
+#ifndef REPRISE_KVSTORE_BLOCK_BLOCK_ID_H_
+#define REPRISE_KVSTORE_BLOCK_BLOCK_ID_H_
+
+#include <array>
+#include <compare>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "common/ids.h"
+#include "common/sha256.h"
+#include "common/status.h"
+
+namespace reprise::kv {
+
+struct BlockId {
+  std::array<uint8_t, 16> bytes{};
+
+  auto operator<=>(const BlockId&) const = default;
+  std::string Hex() const;
+
+  template <typename H>
+  friend H AbslHashValue(H h, const BlockId& id) {
+    uint64_t word;
+    std::memcpy(&word, id.bytes.data(), sizeof word);  // already uniform
+    return H::combine(std::move(h), word);
+  }
+};
+
+// What besides the tokens decides an id.
+struct ChainContext {
+  Digest256 format_digest{};
+  int block_tokens = 64;
+  std::string tenant_salt;  // from the authenticated tenant, empty for the single-tenant default
+};
+
+// The id of the block whose parent is `parent` (all zero for the first block).
+// `tokens` has exactly block_tokens entries. `derivation` is empty for rows in prompt form.
+BlockId ChildId(const ChainContext& context, const BlockId& parent, std::span<const int32_t> tokens,
+                absl::string_view derivation = {});
+
+// Ids of all whole blocks of `tokens`, in order.
+std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32_t> tokens);
+
+// The id under which a prefill leg serves the open tail of one request: rows
+// [first_position, end of prompt). Known to both sides before anything is computed.
+BlockId TailId(const RequestKey& request, uint32_t leg, int64_t first_position);
+
+std::string PackIds(std::span<const BlockId> ids);  // 16 bytes each
+StatusOr<std::vector<BlockId>> UnpackIds(absl::string_view packed, size_t ids_max);
+
+}  // namespace reprise::kv
+
+#endif  // REPRISE_KVSTORE_BLOCK_BLOCK_ID_H_

@@ -1,0 +1,96 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "kvstore/block/block_id.h"
+#include "kvstore/block/kv_format.h"
+
+namespace reprise::kv {
+namespace {
+
+KvFormat SmallFormat() {
+  KvFormat format;
+  format.fields = {{"k", 2, 32, true}, {"v", 2, 32, false}};
+  format.layers = 6;
+  format.block_tokens = 16;
+  return format;
+}
+
+TEST(BlockId, NamesTheWholePrefix) {
+  ChainContext context{.format_digest = SmallFormat().Digest(), .block_tokens = 2};
+  const std::vector<int32_t> tokens = {1, 2, 3, 4, 5};
+  const auto ids = ChainIds(context, tokens);
+  ASSERT_EQ(ids.size(), 2u);
+  EXPECT_EQ(ids[1], ChildId(context, ids[0], std::span(tokens).subspan(2, 2)));
+  const std::vector<int32_t> other = {9, 2, 3, 4};
+  EXPECT_NE(ChainIds(context, other)[1], ids[1]);
+}
+
+TEST(BlockId, DependsOnTenantFormatAndDerivation) {
+  const std::vector<int32_t> tokens = {1, 2};
+  ChainContext context{.format_digest = SmallFormat().Digest(), .block_tokens = 2};
+  std::set<BlockId> seen = {ChildId(context, {}, tokens), ChildId(context, {}, tokens, "step:7")};
+  context.tenant_salt = "blue";
+  seen.insert(ChildId(context, {}, tokens));
+  context.format_digest[0] ^= 1;
+  seen.insert(ChildId(context, {}, tokens));
+  EXPECT_EQ(seen.size(), 4u);
+}
+
+TEST(BlockId, TailsDifferByAttemptAndLeg) {
+  std::set<BlockId> seen;
+  for (const uint32_t n : {0, 1}) {
+    for (const uint32_t leg : {0, 1}) {
+      seen.insert(TailId({"r", {3, n}}, leg, 64));
+    }
+  }
+  EXPECT_EQ(seen.size(), 4u);
+}
+
+TEST(BlockId, UnpacksWhatItPacksAndRefusesTheRest) {
+  const std::vector<BlockId> ids = {TailId({"a", {}}, 0, 0), TailId({"b", {}}, 0, 0)};
+  EXPECT_EQ(*UnpackIds(PackIds(ids), 2), ids);
+  EXPECT_THAT(UnpackIds(PackIds(ids), 1).status().message(), testing::HasSubstr("limit is 1"));
+  EXPECT_FALSE(UnpackIds("12345", 9).ok());
+}
+
+TEST(KvFormat, CountsBytes) {
+  const KvFormat format = SmallFormat();
+  EXPECT_EQ(format.segment_bytes(), 2u * 2 * 32 * 16 * 2);
+  EXPECT_EQ(format.block_bytes(), format.segment_bytes() * 6);
+  // One latent block of 64 tokens takes 73,728 bytes a layer in bf16.
+  KvFormat latent;
+  latent.fields = {{"c_kv", 1, 512, false}, {"k_rope", 1, 64, true}};
+  latent.layers = 1;
+  EXPECT_EQ(latent.segment_bytes(), 73'728u);
+}
+
+TEST(KvFormat, DigestNamesEveryField) {
+  std::set<Digest256> seen;
+  KvFormat format = SmallFormat();
+  seen.insert(format.Digest());
+  format.codec = ElementCodec::kF32;
+  seen.insert(format.Digest());
+  format.selection = "h2o";
+  seen.insert(format.Digest());
+  format.layer_source = {0, 0, 1, 1, 2, 2};
+  seen.insert(format.Digest());
+  format.numerics_class[5] = 1;
+  seen.insert(format.Digest());
+  format.fields[0].heads = 1;
+  seen.insert(format.Digest());
+  EXPECT_EQ(seen.size(), 6u);
+}
+
+TEST(KvFormat, RefusesImpossibleSizesByName) {
+  KvFormat format = SmallFormat();
+  format.layers = 0;
+  EXPECT_THAT(ValidateFormat(format).message(), testing::HasSubstr("0 layers"));
+  format = SmallFormat();
+  format.block_tokens = 100'000;
+  EXPECT_THAT(ValidateFormat(format).message(), testing::HasSubstr("100000 tokens"));
+}
+
+}  // namespace
+}  // namespace reprise::kv

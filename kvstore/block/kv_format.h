@@ -1,0 +1,61 @@
+// What the bytes of a KV block mean: model, numerics class, row layout, block size, element codec
+// and selection policy. Two nodes exchange blocks only when their formats' digests are equal.
+// Values; any thread.
+//
+// Invariants:
+// 1. A block is `layers` segments of segment_bytes() each, contiguous in layer order.
+// 2. The digest is SHA-256 of CanonicalText(), which names every field below.
+#ifndef REPRISE_KVSTORE_BLOCK_KV_FORMAT_H_
+#define REPRISE_KVSTORE_BLOCK_KV_FORMAT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "common/sha256.h"
+#include "common/status.h"
+
+namespace reprise::kv {
+
+enum class ElementCodec : uint8_t { kF32, kBF16, kF16, kOpaque8 };  // kOpaque8: one byte an element
+
+size_t ElementBytes(ElementCodec codec);
+absl::string_view CodecName(ElementCodec codec);
+StatusOr<ElementCodec> ParseCodec(absl::string_view name);
+
+// One field of a row: "k" and "v" for heads, "c_kv" and "k_rope" for latents, "row" for the timed
+// engine. A segment holds its fields one after the other, each [heads][block_tokens][elements].
+struct RowField {
+  std::string name;
+  uint32_t heads = 1;
+  uint32_t elements = 0;          // per head
+  bool position_bearing = false;  // rotated keys
+};
+
+struct KvFormat {
+  Digest256 model_fingerprint{};
+  Digest256 numerics_class{};
+  std::vector<RowField> fields;
+  // Layers that own rows. A layer reading another's rows (CLA, MLKV, YOCO) owns none.
+  uint32_t layers = 0;
+  std::vector<uint32_t> layer_source;  // empty: layer l owns l; else the owning index per layer
+  uint32_t block_tokens = 64;
+  ElementCodec codec = ElementCodec::kBF16;
+  std::string selection;  // empty: every row kept
+
+  size_t row_elements() const;   // per layer and token
+  size_t segment_bytes() const;  // one layer of one block
+  size_t block_bytes() const { return segment_bytes() * layers; }
+  size_t row_bytes() const { return row_elements() * ElementBytes(codec); }  // one layer
+
+  std::string CanonicalText() const;
+  Digest256 Digest() const;
+};
+
+// Refuses zero or oversized dimensions, by name.
+Status ValidateFormat(const KvFormat& format);
+
+}  // namespace reprise::kv
+
+#endif  // REPRISE_KVSTORE_BLOCK_KV_FORMAT_H_

@@ -1,0 +1,190 @@
+// Moves KV segments between nodes by content: a node fetches blocks by id from a peer and may
+// subscribe to layers not computed yet; each layer arrives, is verified and is announced alone.
+// One KvStream per process, owned by the role's server; it owns the transport and its threads.
+//
+// Threads: every method may be called from any thread. SegmentSource and FetchListener are called
+// on the stream's own threads and must not block or call back into the stream except where said.
+//
+// Invariants:
+// 1. OnDone is called exactly once per fetch, and after it nothing writes to the destinations.
+// 2. A segment is announced only after its checksum, which covers id, layer and position with the
+//    payload, has matched in place; a mismatch ends the item with DATA_LOSS, never with data.
+// 3. A pin returned by a source is released only when no transfer reads its bytes any more.
+// 4. Messages that name another incarnation than the receiver's are refused.
+#ifndef REPRISE_KVSTORE_STREAM_KV_STREAM_H_
+#define REPRISE_KVSTORE_STREAM_KV_STREAM_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/status.h"
+#include "kvstore/block/block_id.h"
+#include "kvstore/block/kv_format.h"
+
+namespace reprise::kv {
+
+// Where a peer listens; `key.incarnation` is the process meant, not whoever answers there now.
+struct PeerAddress {
+  NodeKey key;
+  std::string host;
+  int port = 0;
+};
+
+// Who a message is about; receivers refuse attempts lower than the highest they saw of a request.
+struct Fence {
+  RequestKey request;
+  uint32_t leg = 0;
+};
+
+// The bytes of one block at the serving side. Move-only; destroying it ends the use (unpins).
+class SegmentPin {
+ public:
+  SegmentPin() = default;
+  explicit SegmentPin(std::function<void()> release) : release_(std::move(release)) {}
+  SegmentPin(SegmentPin&& other) noexcept : release_(std::exchange(other.release_, nullptr)) {}
+  SegmentPin& operator=(SegmentPin&& other) noexcept {
+    if (this != &other) {
+      Release();
+      release_ = std::exchange(other.release_, nullptr);
+    }
+    return *this;
+  }
+  ~SegmentPin() { Release(); }
+
+ private:
+  void Release() {
+    if (release_) std::exchange(release_, nullptr)();
+  }
+  std::function<void()> release_;
+};
+
+// What a node can serve. Called on the stream's progress thread.
+class SegmentSource {
+ public:
+  enum class State { kReady, kPending, kMissing };
+  struct Block {
+    State state = State::kMissing;
+    uint32_t layers_ready = 0;            // of a pending block: its first layers, readable now
+    int64_t first_position = 0;           // of the block's first row in its sequence
+    const uint8_t* data = nullptr;        // layers * segment_bytes, valid while `pin` lives
+    std::span<const uint32_t> checksums;  // per layer, or empty: computed when sent
+    SegmentPin pin;
+  };
+  virtual ~SegmentSource() = default;
+  // A pending block's later layers are announced by KvStream::Publish, or KvStream::Withdraw.
+  virtual Block Find(const BlockId& id) = 0;
+};
+
+struct FetchItem {
+  BlockId id;
+  int64_t first_position = 0;
+  uint8_t* destination = nullptr;  // layers * segment_bytes; stays valid until OnDone
+};
+
+struct FetchSpec {
+  PeerAddress source;
+  Fence fence;
+  std::vector<FetchItem> items;  // at most limits::kFetchItemsMax
+  bool subscribe = false;        // wait for blocks the source holds as pending
+  TimeNs timeout_ns = 0;         // > 0; the whole fetch
+};
+
+class FetchListener {
+ public:
+  virtual ~FetchListener() = default;
+  // Layer `layer` of items[item] has arrived and verified; `checksum` is its CRC32C.
+  // Layers of one item come in ascending order.
+  virtual void OnLayer(size_t item, uint32_t layer, uint32_t checksum) = 0;
+  // `items` holds one status per item: OK, NOT_FOUND (missing there), DATA_LOSS, or the reason
+  // the fetch as a whole ended (DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, FAILED_PRECONDITION).
+  virtual void OnDone(const std::vector<Status>& items) = 0;
+};
+
+// "I hold, or will hold, these blocks": lets a store subscribe to a worker.
+struct BlockOffer {
+  PeerAddress source;
+  Fence fence;
+  BlockId parent;  // of the first block; zero at the start of a sequence
+  int64_t first_position = 0;
+  std::string tenant_salt;
+  std::string derivation;
+  std::vector<int32_t> tokens;  // a whole number of blocks; the receiver derives the ids itself
+};
+
+struct StreamOptions {
+  NodeKey self;
+  std::string listen_host = "127.0.0.1";
+  int listen_port = 0;  // 0: any
+  KvFormat format;
+  std::string devices = "lo";                     // network devices the transport may use
+  bool shared_memory = true;                      // false: TCP only
+  size_t inflight_bytes_max = size_t{256} << 20;  // posted sends, all peers together
+  // Test and bench only: caps the outgoing rate, 0 = none.
+  int64_t throttle_bytes_per_s = 0;
+};
+
+struct StreamStats {
+  uint64_t bytes_sent = 0;  // payload of segments
+  uint64_t bytes_received = 0;
+  uint64_t segments_sent = 0;
+  uint64_t segments_received = 0;
+  uint64_t checksum_failures = 0;
+  uint64_t stale_refused = 0;  // wrong incarnation or lower attempt
+  uint64_t malformed_refused = 0;
+  uint64_t fetches_failed = 0;
+  uint64_t peers = 0;
+  uint64_t posted_bytes = 0;  // not terminal yet: the quarantined part of the arena
+};
+
+using FetchHandle = uint64_t;
+
+class KvStream {
+ public:
+  // `source` may be null (a pure client). Fails when the address cannot be bound or the transport
+  // lacks a lane with failure reports.
+  static StatusOr<std::unique_ptr<KvStream>> Create(const StreamOptions& options,
+                                                    SegmentSource* source);
+  // Cancels everything, waits until it is quiet, closes the endpoints.
+  virtual ~KvStream() = default;
+
+  virtual PeerAddress address() const = 0;
+
+  // Memory that will be fetched into or served from; speeds transfers up, never required.
+  virtual Status Register(void* base, size_t bytes) = 0;
+
+  // Errors only for a malformed spec; anything later comes through the listener, which the stream
+  // keeps alive until OnDone.
+  virtual StatusOr<FetchHandle> Fetch(FetchSpec spec, std::shared_ptr<FetchListener> listener) = 0;
+  // Two-sided: the source is told; OnDone(CANCELLED) follows once the destinations are quiet.
+  // No effect on an unknown or ended fetch.
+  virtual void CancelFetch(FetchHandle fetch) = 0;
+
+  // The source's first `layers_ready` layers of a pending block are complete.
+  virtual void Publish(const BlockId& id, uint32_t layers_ready) = 0;
+  // A pending block will never be complete: subscribers get NOT_FOUND.
+  virtual void Withdraw(const BlockId& id) = 0;
+
+  // Best effort: lost offers cost a later recompute, nothing else.
+  virtual void Offer(const PeerAddress& peer, BlockOffer offer) = 0;
+  // Called for every valid offer, on a stream thread. Set before peers know the address.
+  virtual void OnOffer(std::function<void(BlockOffer)> handler) = 0;
+
+  // Raises the lowest attempt accepted for a request.
+  virtual void FenceRequest(const RequestKey& request) = 0;
+
+  virtual StreamStats stats() const = 0;
+  // Human-readable lanes of the endpoint to `peer`, for tests; NOT_FOUND when not connected.
+  virtual StatusOr<std::string> DescribeLanes(const NodeKey& peer) const = 0;
+};
+
+}  // namespace reprise::kv
+
+#endif  // REPRISE_KVSTORE_STREAM_KV_STREAM_H_

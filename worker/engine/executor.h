@@ -1,0 +1,65 @@
+// What computes: one step over any mix of prompt chunks and decode rows, layer by layer, on a paged
+// KV pool. The CPU model executor and the timed executor stand behind it; the engine owns one and
+// calls it from its step thread only.
+//
+// Invariants:
+// 1. Outputs depend on each sequence's own tokens, positions and KV rows alone, never on what else
+//    is in the batch, how a prompt is cut into chunks, or the number of threads.
+// 2. Run writes exactly the KV rows of the batch's tokens and reads rows [0, position] only.
+// 3. A KV row does not depend on the chunk it was computed in (prompt form equals step form).
+#ifndef REPRISE_WORKER_ENGINE_EXECUTOR_H_
+#define REPRISE_WORKER_ENGINE_EXECUTOR_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "kvstore/block/kv_format.h"
+
+namespace reprise::worker {
+
+struct ExecutorInfo {
+  std::string model_name;
+  kv::KvFormat kv_format;
+  int32_t vocab_size = 0;
+  int32_t context_tokens = 0;
+  // Tokens of prompt a step may hold so that one layer stays within its time bound.
+  int32_t chunk_tokens_max = 512;
+};
+
+// Rows [first_position, first_position + tokens.size()) of one sequence.
+struct StepItem {
+  std::span<const int32_t> tokens;
+  int64_t first_position = 0;
+  std::span<const int32_t> pages;  // block table: page of block i, covering all rows up to the last
+  bool wants_output = false;       // of the last row
+};
+
+struct SampleInput;   // worker/engine/sampling.h
+struct SampledToken;  // worker/engine/sampling.h
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  virtual const ExecutorInfo& info() const = 0;
+
+  // The pool's memory: page p starts at base + p * block_bytes. Called once, before Run.
+  virtual void AttachPool(uint8_t* base, int32_t pages) = 0;
+
+  // Called on the step thread after layer `layer` of the whole batch is written.
+  using LayerDone = std::function<void(uint32_t layer)>;
+  virtual Status Run(std::span<const StepItem> items, const LayerDone& layer_done) = 0;
+
+  // Samples from the last Run's output of items[item]; may be called several times per item (n
+  // branches). Pure in (output, input).
+  virtual SampledToken Sample(size_t item, const SampleInput& input) = 0;
+};
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_ENGINE_EXECUTOR_H_
