@@ -1,0 +1,287 @@
+// clang-format off: mutex.h comes first, since Abseil's headers define some of its macros.
+#include "common/mutex.h"
+// clang-format on
+#include <dirent.h>
+#include <prometheus/check_names.h>
+#include <prometheus/client_metric.h>
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "common/log.h"
+#include "common/metrics.h"
+
+namespace reprise {
+namespace {
+
+// Names and label names are constants of the program; a wrong one would silently split dashboards.
+void CheckNames(const std::string& name, const MetricLabels& labels) {
+  bool ok = absl::StartsWith(name, "reprise_") && prometheus::CheckMetricName(name);
+  for (const auto& [label, value] : labels) ok = ok && prometheus::CheckLabelName(label);
+  if (ok) return;
+  ReportBug("metric_name", {{"metric", name}});
+  std::abort();
+}
+
+// The exposition format is UTF-8, and label values come from outside.
+std::string Printable(const std::string& value) {
+  std::string result = value.substr(0, 200);
+  for (char& c : result) {
+    if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
+  }
+  return result;
+}
+
+struct CallbackSeries {
+  std::string name;
+  std::string help;
+  MetricLabels labels;
+  prometheus::MetricType type;
+  std::function<double()> read;
+};
+
+prometheus::ClientMetric ReadSeries(const CallbackSeries& series) {
+  prometheus::ClientMetric metric;
+  for (const auto& [name, value] : series.labels) metric.label.push_back({name, Printable(value)});
+  const double value = series.read();
+  if (series.type == prometheus::MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  return metric;
+}
+
+double ResidentBytes() {
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return 0;
+  long total = 0;
+  long resident = 0;
+  const int fields = std::fscanf(file, "%ld %ld", &total, &resident);
+  std::fclose(file);
+  return fields == 2 ? static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE))
+                     : 0;
+}
+
+double CpuSeconds() {
+  rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+         1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
+double OpenDescriptors() {
+  DIR* dir = opendir("/proc/self/fd");
+  if (dir == nullptr) return 0;
+  int count = -3;  // ".", ".." and the descriptor of this very folder
+  while (readdir(dir) != nullptr) ++count;
+  closedir(dir);
+  return count;
+}
+
+template <typename Handle, typename Impl>
+struct FamilyState {
+  prometheus::Family<Impl>* family = nullptr;
+  std::vector<double> buckets;
+  std::map<MetricLabels, std::unique_ptr<Handle>> series;
+};
+
+}  // namespace
+
+void Counter::Increment(double by) {
+  if (by > 0) impl_->Increment(by);
+}
+double Counter::Value() const { return impl_->Value(); }
+void Gauge::Set(double value) { impl_->Set(value); }
+void Gauge::Add(double by) { impl_->Increment(by); }
+double Gauge::Value() const { return impl_->Value(); }
+void Histogram::Observe(double value) { impl_->Observe(value); }
+
+std::vector<double> ExponentialBuckets(double first, double factor, int count) {
+  std::vector<double> buckets;
+  for (int i = 0; i < count; ++i) buckets.push_back(first * std::pow(factor, i));
+  return buckets;
+}
+
+const std::vector<double>& LatencyBuckets() {
+  static const auto& buckets = *new std::vector<double>(ExponentialBuckets(1e-4, std::sqrt(2), 41));
+  return buckets;
+}
+
+struct MetricsRegistry::Impl : prometheus::Collectable {
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    std::vector<prometheus::MetricFamily> families = registry.Collect();
+    // Copied out, since callbacks run without the lock.
+    std::vector<CallbackSeries> pending;
+    {
+      MutexLock lock(mu);
+      pending = callbacks;
+    }
+    std::map<std::string, prometheus::MetricFamily> by_name;
+    for (const CallbackSeries& series : pending) {
+      prometheus::MetricFamily& family = by_name[series.name];
+      family.name = series.name;
+      family.help = series.help;
+      family.type = series.type;
+      family.metric.push_back(ReadSeries(series));
+    }
+    for (auto& [name, family] : by_name) families.push_back(std::move(family));
+    return families;
+  }
+
+  // `make_family` runs for a new name, `make` for a new series.
+  template <typename Handle, typename T, typename MakeFamily, typename Make>
+  Handle& Series(std::map<std::string, FamilyState<Handle, T>>& families, const std::string& name,
+                 MetricLabels labels, const MakeFamily& make_family, const Make& make)
+      REQUIRES(mu) {
+    CheckNames(name, labels);
+    for (auto& [label, value] : labels) value = Printable(value);
+    auto& state = families[name];
+    if (state.family == nullptr) state.family = &make_family();
+    // The last place is kept for "other".
+    if (!state.series.contains(labels) && state.series.size() + 1 >= kSeriesPerFamilyMax) {
+      for (auto& [label, value] : labels) value = "other";
+    }
+    std::unique_ptr<Handle>& handle = state.series[labels];
+    if (handle == nullptr) {
+      handle =
+          std::make_unique<Handle>(&make(state, prometheus::Labels(labels.begin(), labels.end())));
+    }
+    return *handle;
+  }
+
+  void AddCallback(CallbackSeries series) {
+    CheckNames(series.name, series.labels);
+    MutexLock lock(mu);
+    callbacks.push_back(std::move(series));
+  }
+
+  prometheus::Registry registry;
+  mutable Mutex mu;
+  std::map<std::string, FamilyState<Counter, prometheus::Counter>> counters GUARDED_BY(mu);
+  std::map<std::string, FamilyState<Gauge, prometheus::Gauge>> gauges GUARDED_BY(mu);
+  std::map<std::string, FamilyState<Histogram, prometheus::Histogram>> histograms GUARDED_BY(mu);
+  std::vector<CallbackSeries> callbacks GUARDED_BY(mu);
+};
+
+MetricsRegistry::MetricsRegistry(absl::string_view role, absl::string_view version)
+    : impl_(std::make_shared<Impl>()) {
+  RegisterCallbackGauge("reprise_process_resident_bytes", "Resident memory.", ResidentBytes);
+  RegisterCallbackCounter("reprise_process_cpu_seconds_total", "User and system CPU time.",
+                          CpuSeconds);
+  RegisterCallbackGauge("reprise_process_open_fds", "Open file descriptors.", OpenDescriptors);
+  RegisterCallbackCounter("reprise_bugs_total", "Impossible states seen; see the event \"bug\".",
+                          [] { return static_cast<double>(BugCount()); });
+  AddGauge("reprise_process_start_time_seconds", "Start, in seconds since the epoch.")
+      .Set(static_cast<double>(time(nullptr)));
+  AddGauge("reprise_build_info", "Always 1.",
+           {{"role", std::string(role)}, {"version", std::string(version)}})
+      .Set(1);
+}
+
+MetricsRegistry::~MetricsRegistry() = default;
+
+Counter& MetricsRegistry::AddCounter(const std::string& name, const std::string& help,
+                                     const MetricLabels& labels) {
+  if (!absl::EndsWith(name, "_total")) CheckNames("", {});
+  Impl& impl = *impl_;
+  MutexLock lock(impl.mu);
+  return impl.Series(
+      impl.counters, name, labels,
+      [&]() -> auto& {
+        return prometheus::BuildCounter().Name(name).Help(help).Register(impl.registry);
+      },
+      [](auto& state, const prometheus::Labels& l) -> auto& { return state.family->Add(l); });
+}
+
+Gauge& MetricsRegistry::AddGauge(const std::string& name, const std::string& help,
+                                 const MetricLabels& labels) {
+  Impl& impl = *impl_;
+  MutexLock lock(impl.mu);
+  return impl.Series(
+      impl.gauges, name, labels,
+      [&]() -> auto& {
+        return prometheus::BuildGauge().Name(name).Help(help).Register(impl.registry);
+      },
+      [](auto& state, const prometheus::Labels& l) -> auto& { return state.family->Add(l); });
+}
+
+Histogram& MetricsRegistry::AddHistogram(const std::string& name, const std::string& help,
+                                         const MetricLabels& labels,
+                                         const std::vector<double>& buckets) {
+  Impl& impl = *impl_;
+  MutexLock lock(impl.mu);
+  return impl.Series(
+      impl.histograms, name, labels,
+      [&]() -> auto& {
+        return prometheus::BuildHistogram().Name(name).Help(help).Register(impl.registry);
+      },
+      [&](auto& state, const prometheus::Labels& l) -> auto& {
+        if (state.buckets.empty()) state.buckets = buckets;
+        return state.family->Add(l, state.buckets);
+      });
+}
+
+void MetricsRegistry::RegisterCallbackGauge(const std::string& name, const std::string& help,
+                                            std::function<double()> read,
+                                            const MetricLabels& labels) {
+  impl_->AddCallback({name, help, labels, prometheus::MetricType::Gauge, std::move(read)});
+}
+
+void MetricsRegistry::RegisterCallbackCounter(const std::string& name, const std::string& help,
+                                              std::function<double()> read,
+                                              const MetricLabels& labels) {
+  impl_->AddCallback({name, help, labels, prometheus::MetricType::Counter, std::move(read)});
+}
+
+std::string MetricsRegistry::Serialize() const {
+  return prometheus::TextSerializer().Serialize(impl_->Collect());
+}
+
+struct MetricsServer::Impl {
+  std::unique_ptr<prometheus::Exposer> exposer;
+  HostPort address;
+};
+
+MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+MetricsServer::~MetricsServer() = default;
+uint16_t MetricsServer::port() const { return impl_->address.port; }
+std::string MetricsServer::address() const { return impl_->address.ToString(); }
+
+StatusOr<std::unique_ptr<MetricsServer>> ServeMetrics(const MetricsRegistry& registry,
+                                                      absl::string_view address) {
+  ASSIGN_OR_RETURN(HostPort host_port, ParseHostPort(address));
+  RETURN_IF_ERROR(CheckLoopback(host_port.host));
+  // The embedded server resolves no names.
+  if (host_port.host == "localhost") host_port.host = "127.0.0.1";
+  auto impl = std::make_unique<MetricsServer::Impl>();
+  try {
+    impl->exposer = std::make_unique<prometheus::Exposer>(host_port.ToString());
+    impl->exposer->RegisterCollectable(registry.impl_);
+    const std::vector<int> ports = impl->exposer->GetListeningPorts();
+    if (ports.empty()) return absl::UnavailableError(absl::StrCat("no port at ", address));
+    host_port.port = static_cast<uint16_t>(ports.front());
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve metrics on ", address, ": ", error.what()));
+  }
+  impl->address = std::move(host_port);
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(impl)));
+}
+
+}  // namespace reprise
