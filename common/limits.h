@@ -30,6 +30,7 @@ inline constexpr size_t kStreamBufferBytesMax = size_t{256} << 10;  // unread ou
 inline constexpr int kGrpcMessageBytesMax = 16 << 20;
 inline constexpr size_t kReportEventsMax = 4096;        // KV events in one report
 inline constexpr size_t kSnapshotChunkBlocks = 16'384;  // block ids in one snapshot chunk
+inline constexpr size_t kEventWindow = 65'536;          // KV events a node can send again
 
 // Model files.
 inline constexpr size_t kConfigBytesMax = size_t{1} << 20;
