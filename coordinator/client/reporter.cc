@@ -1,0 +1,122 @@
+#include "coordinator/client/reporter.h"
+
+#include <grpcpp/create_channel.h>
+
+#include <chrono>
+#include <utility>
+
+#include "common/clock.h"
+#include "common/grpc_status.h"
+#include "common/limits.h"
+#include "common/log.h"
+
+namespace reprise {
+namespace {
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(limits::kGrpcMessageBytesMax);
+  // A coordinator that came back must be found within a heartbeat or two.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+Reporter::Reporter(ReporterOptions options, Fill fill, Answered answered)
+    : options_(std::move(options)),
+      fill_(std::move(fill)),
+      answered_(std::move(answered)),
+      stub_(v1::Coordinator::NewStub(Connect(options_.coordinator))),
+      interval_ms_(options_.interval_ms),
+      thread_("reporter", [this] { Loop(); }) {}
+
+Reporter::~Reporter() { Stop(); }
+
+void Reporter::Wake() {
+  MutexLock lock(mu_);
+  woken_ = true;
+  wake_.NotifyOne();
+}
+
+void Reporter::Stop() {
+  {
+    MutexLock lock(mu_);
+    stopping_ = true;
+    wake_.NotifyOne();
+  }
+  thread_.Join();
+}
+
+bool Reporter::connected() const {
+  MutexLock lock(mu_);
+  return failures_ < 2;
+}
+
+void Reporter::Loop() {
+  static LogEvery every(10 * kSecond);
+  while (true) {
+    const bool answered = ReportOnce(/*leaving=*/false);
+    MutexLock lock(mu_);
+    failures_ = answered ? 0 : failures_ + 1;
+    if (failures_ == 2 && every.Allow()) {
+      LogWarning("coordinator_unreachable", {{"address", options_.coordinator}});
+    }
+    const TimeNs until = RealClock().NowNs() + interval_ms_ * kMillisecond;
+    while (!stopping_ && !woken_) {
+      const TimeNs left = until - RealClock().NowNs();
+      if (left <= 0 || !wake_.WaitFor(mu_, std::chrono::nanoseconds(left))) break;
+    }
+    woken_ = false;
+    if (stopping_) break;
+  }
+  ReportOnce(/*leaving=*/true);
+}
+
+bool Reporter::ReportOnce(bool leaving) {
+  v1::ReportRequest request;
+  *request.mutable_node() = options_.node;
+  request.set_sequence(++sequence_);
+  request.set_leaving(leaving);
+  fill_(&request);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::milliseconds(leaving ? 200 : options_.call_timeout_ms));
+  v1::ReportResponse response;
+  const grpc::Status status = stub_->Report(&context, request, &response);
+  if (!status.ok()) return false;
+  if (response.report_interval_ms() > 0) {
+    MutexLock lock(mu_);
+    interval_ms_ = response.report_interval_ms();
+  }
+  answered_(response);
+  return true;
+}
+
+void FillKvPart(const kv::EventReporter::Part& part, v1::ReportRequest* request) {
+  if (part.chunk != nullptr) {
+    v1::KvSnapshot* snapshot = request->mutable_snapshot();
+    snapshot->set_as_of(part.chunk->as_of);
+    snapshot->set_chunk(part.chunk->chunk);
+    snapshot->set_last(part.chunk->last);
+    snapshot->set_ids(kv::PackIds(part.chunk->ids));
+    return;
+  }
+  v1::KvEvents* events = request->mutable_events();
+  events->set_first(part.events.first);
+  for (const kv::KvEvent& event : part.events.events) {
+    v1::KvEvent* out = events->add_events();
+    out->set_id(event.id.bytes.data(), event.id.bytes.size());
+    out->set_removed(event.removed);
+  }
+}
+
+kv::EventReporter::Answer KvAnswer(const v1::ReportResponse& response) {
+  return {.coordinator_incarnation = response.coordinator_incarnation(),
+          .next_event = response.next_event(),
+          .want_snapshot = response.want_snapshot()};
+}
+
+}  // namespace reprise
