@@ -1,0 +1,409 @@
+// Paged attention in the canonical order of ops.h (AttentionArgs). A task is a tile of up to
+// kQueries queries (row x head) of one KV head, so that every key and value fetched serves them
+// all; tiles, pages and threads change which bytes are reused, never the order in which one query
+// meets its keys.
+#ifndef REPRISE_KERNELS_CPU_ATTENTION_INL_H_
+#define REPRISE_KERNELS_CPU_ATTENTION_INL_H_
+
+#include "kernels/cpu/attention_layout.h"
+#include "kernels/cpu/math_inl.h"
+
+namespace reprise::kernels::REPRISE_KERNEL_ISA {
+
+// What a tile works on.
+struct Tile {
+  const AttentionArgs* args;
+  const AttentionItem* item;
+  TileMemory mem;
+  int64_t kv_head;
+  int64_t group;        // query heads per KV head
+  int64_t first_query;  // in the item's queries of this KV head, flattened as row * group + g
+  int64_t queries;
+  int64_t dim;     // head_dim
+  int64_t padded;  // head_dim rounded up to 16
+
+  int64_t Row(int64_t q) const { return (first_query + q) / group; }
+  int64_t Head(int64_t q) const { return kv_head * group + (first_query + q) % group; }
+};
+
+// Partial results of a tile's queries: out [queries][padded], lse [queries].
+struct TilePartial {
+  float* out;
+  float* lse;
+};
+
+static TilePartial PartialAt(const Tile& t, float* memory) {
+  return {memory, memory + kQueries * t.padded};
+}
+
+// left = left joined with right; the rule of MergeArgs for one query.
+static inline void MergeOne(const float* left, float left_lse, const float* right, float right_lse,
+                            int64_t dim, float* out, float* out_lse) {
+  const bool take_left = right_lse == -kInfinity;
+  if (take_left || left_lse == -kInfinity) {
+    const float* from = take_left ? left : right;
+    if (out != from) std::memcpy(out, from, static_cast<size_t>(dim) * 4);
+    *out_lse = take_left ? left_lse : right_lse;
+    return;
+  }
+  const float max = left_lse > right_lse ? left_lse : right_lse;
+  const float wl = Exp(left_lse - max);
+  const float wr = Exp(right_lse - max);
+  const float sum = wl + wr;
+  const V vl = V::Set1(wl / sum);
+  const V vr = V::Set1(wr / sum);
+  int64_t i = 0;
+  for (; i + 16 <= dim; i += 16) {
+    Fma(V::Load(left + i), vl, Mul(V::Load(right + i), vr)).Store(out + i);
+  }
+  if (i < dim) {
+    const int64_t n = dim - i;
+    Fma(V::LoadN(left + i, n), vl, Mul(V::LoadN(right + i, n), vr)).StoreN(out + i, n);
+  }
+  *out_lse = LogSumExp(max, sum);
+}
+
+static void MergeTile(const Tile& t, TilePartial left, TilePartial right, TilePartial out) {
+  for (int64_t q = 0; q < t.queries; ++q) {
+    MergeOne(left.out + q * t.padded, left.lse[q], right.out + q * t.padded, right.lse[q], t.padded,
+             out.out + q * t.padded, out.lse + q);
+  }
+}
+
+// Row pointers of `keys` keys from row `first` of a segment, widened to f32 where they are not that
+// already.
+static void GatherKeys(const Tile& t, const KeySegment& segment, int64_t first, int64_t keys) {
+  const PagedKv& kv = t.args->kv;
+  const int64_t row_bytes = t.dim * SizeOf(kv.dtype);
+  const int64_t segment_bytes = SegmentBytes(kv);
+  const bool in_place = kv.dtype == DType::kF32 && t.dim == t.padded;
+  for (int64_t j = 0; j < keys; ++j) {
+    const int64_t row = first + j;
+    const std::byte* k = kv.base +
+                         segment.page_table[row / kv.block_tokens] * kv.page_stride_bytes +
+                         kv.layer * segment_bytes +
+                         (t.kv_head * kv.block_tokens + row % kv.block_tokens) * row_bytes;
+    const std::byte* v = k + segment_bytes / 2;
+    if (in_place) {
+      t.mem.k_rows[j] = reinterpret_cast<const float*>(k);
+      t.mem.v_rows[j] = reinterpret_cast<const float*>(v);
+      continue;
+    }
+    float* kf = t.mem.k + j * t.padded;
+    float* vf = t.mem.v + j * t.padded;
+    int64_t i = 0;
+    for (; i + 16 <= t.dim; i += 16) {
+      LoadAs(kv.dtype, k, i).Store(kf + i);
+      LoadAs(kv.dtype, v, i).Store(vf + i);
+    }
+    if (i < t.dim) {
+      LoadAsN(kv.dtype, k, i, t.dim - i).Store(kf + i);
+      LoadAsN(kv.dtype, v, i, t.dim - i).Store(vf + i);
+    }
+    t.mem.k_rows[j] = kf;
+    t.mem.v_rows[j] = vf;
+  }
+  // The score tiles take 16 keys at a time: the rest of the last tile repeats a key and is masked.
+  for (int64_t j = keys; j < RoundUp(keys, 16); ++j) t.mem.k_rows[j] = t.mem.k_rows[keys - 1];
+}
+
+// Scores of Q queries (stride padded) with 16 / Q keys, out[q][16 / Q].
+template <int Q>
+static inline void ScoreTile(const float* q, const float* const* k, int64_t padded, float* out) {
+  constexpr int kKeys = 16 / Q;
+  constexpr int kSub = kSubRows < kKeys ? kSubRows : kKeys;
+  V acc[16];
+#pragma clang loop unroll(full)
+  for (int sub = 0; sub < kKeys; sub += kSub) {
+    V part[Q][kSub];
+#pragma clang loop unroll(full)
+    for (int r = 0; r < Q; ++r) {
+#pragma clang loop unroll(full)
+      for (int j = 0; j < kSub; ++j) part[r][j] = V::Zero();
+    }
+    for (int64_t i = 0; i < padded; i += 16) {
+      V vq[Q];
+#pragma clang loop unroll(full)
+      for (int r = 0; r < Q; ++r) vq[r] = V::Load(q + r * padded + i);
+#pragma clang loop unroll(full)
+      for (int j = 0; j < kSub; ++j) {
+        const V vk = V::Load(k[sub + j] + i);
+#pragma clang loop unroll(full)
+        for (int r = 0; r < Q; ++r) part[r][j] = Fma(vq[r], vk, part[r][j]);
+      }
+    }
+#pragma clang loop unroll(full)
+    for (int r = 0; r < Q; ++r) {
+#pragma clang loop unroll(full)
+      for (int j = 0; j < kSub; ++j) acc[r * kKeys + sub + j] = part[r][j];
+    }
+  }
+  ReduceAdd16(acc, out);
+}
+
+// p[q][slot0 + j] = raw scores of the tile's queries with `keys` gathered keys.
+static void Scores(const Tile& t, int64_t slot0, int64_t keys) {
+  alignas(64) float out[16];
+  int64_t q = 0;
+  for (; q + 2 <= t.queries; q += 2) {
+    for (int64_t j = 0; j < keys; j += 8) {
+      ScoreTile<2>(t.mem.q + q * t.padded, t.mem.k_rows + j, t.padded, out);
+      for (int r = 0; r < 2; ++r) {
+        for (int64_t i = 0; i < MinOf(8, keys - j); ++i) {
+          t.mem.p[(q + r) * kBlockKeys + slot0 + j + i] = out[r * 8 + i];
+        }
+      }
+    }
+  }
+  if (q == t.queries) return;
+  for (int64_t j = 0; j < keys; j += 16) {
+    ScoreTile<1>(t.mem.q + q * t.padded, t.mem.k_rows + j, t.padded, out);
+    for (int64_t i = 0; i < MinOf(16, keys - j); ++i) {
+      t.mem.p[q * kBlockKeys + slot0 + j + i] = out[i];
+    }
+  }
+}
+
+// One query's block: slots [begin, end) of p hold raw scores, the others become probability zero.
+// Updates the running maximum and sum and returns the factor for what o holds so far.
+static float SoftmaxBlock(const Tile& t, int64_t q, int64_t begin, int64_t end) {
+  float* p = t.mem.p + q * kBlockKeys;
+  for (int64_t j = 0; j < begin; ++j) p[j] = -kInfinity;
+  for (int64_t j = end; j < kBlockKeys; ++j) p[j] = -kInfinity;
+  // -inf times a scale stays -inf: scale is positive.
+  const V scale = V::Set1(t.args->scale);
+  V s[4];
+  V max = V::Set1(t.mem.max[q]);
+  for (int i = 0; i < 4; ++i) {
+    s[i] = Mul(V::Load(p + i * 16), scale);
+    max = Max(s[i], max);
+  }
+  const float new_max = ReduceMax(max);
+  const V shift = V::Set1(new_max);
+  V sum = V::Zero();
+  for (int i = 0; i < 4; ++i) {
+    const V e = Exp(Sub(s[i], shift));
+    e.Store(p + i * 16);
+    sum = Add(sum, e);
+  }
+  const float factor = Exp(t.mem.max[q] - new_max);
+  t.mem.sum[q] = __builtin_fmaf(t.mem.sum[q], factor, ReduceAdd(sum));
+  t.mem.max[q] = new_max;
+  return factor;
+}
+
+// o = o * factor, then o += p_j v_j for keys [begin, end), for Q queries and C vectors of columns.
+template <int Q, int C>
+static inline void PvTile(const Tile& t, int64_t q0, int64_t column, const float* factor,
+                          int64_t slot0, int64_t begin, int64_t end) {
+  V o[Q][C];
+  float* out = t.mem.leaf + q0 * t.padded + column;
+  const float* p = t.mem.p + q0 * kBlockKeys + slot0;
+#pragma clang loop unroll(full)
+  for (int q = 0; q < Q; ++q) {
+    const V f = V::Set1(factor[q]);
+#pragma clang loop unroll(full)
+    for (int c = 0; c < C; ++c) o[q][c] = Mul(V::Load(out + q * t.padded + c * 16), f);
+  }
+  for (int64_t j = begin; j < end; ++j) {
+    const float* row = t.mem.v_rows[j] + column;
+    V v[C];
+#pragma clang loop unroll(full)
+    for (int c = 0; c < C; ++c) v[c] = V::Load(row + c * 16);
+#pragma clang loop unroll(full)
+    for (int q = 0; q < Q; ++q) {
+      const V w = V::Set1(p[q * kBlockKeys + j]);
+#pragma clang loop unroll(full)
+      for (int c = 0; c < C; ++c) o[q][c] = Fma(w, v[c], o[q][c]);
+    }
+  }
+#pragma clang loop unroll(full)
+  for (int q = 0; q < Q; ++q) {
+#pragma clang loop unroll(full)
+    for (int c = 0; c < C; ++c) o[q][c].Store(out + q * t.padded + c * 16);
+  }
+}
+
+template <int Q>
+static void PvQueries(const Tile& t, int64_t q0, const float* factor, int64_t slot0, int64_t begin,
+                      int64_t end) {
+  int64_t column = 0;
+  for (; column + kPvColumns * 16 <= t.padded; column += kPvColumns * 16) {
+    PvTile<Q, kPvColumns>(t, q0, column, factor, slot0, begin, end);
+  }
+  for (; column < t.padded; column += 16) {
+    PvTile<Q, 1>(t, q0, column, factor, slot0, begin, end);
+  }
+}
+
+// A group of Q queries over the keys they all see, then each over the rest of its own.
+template <int Q>
+static void PvGroup(const Tile& t, int64_t q0, const float* factor, int64_t slot0,
+                    const int64_t* visible) {
+  int64_t common = visible[q0];
+  for (int q = 1; q < Q; ++q) common = MinOf(common, visible[q0 + q]);
+  PvQueries<Q>(t, q0, factor + q0, slot0, 0, common);
+  const float one = 1;
+  for (int64_t q = q0; q < q0 + Q; ++q) {
+    if (visible[q] > common) PvQueries<1>(t, q, &one, slot0, common, visible[q]);
+  }
+}
+
+// Block of up to 64 keys: rows [first, first + keys) of the segment; query q sees the first
+// visible[q].
+static void Block(const Tile& t, const KeySegment& segment, int64_t first, const int64_t* visible,
+                  int64_t keys) {
+  const int64_t slot0 = (segment.key_position + first) % kBlockKeys;
+  GatherKeys(t, segment, first, keys);
+  Scores(t, slot0, keys);
+  float factor[kQueries];
+  for (int64_t q = 0; q < t.queries; ++q) {
+    factor[q] = visible[q] > 0 ? SoftmaxBlock(t, q, slot0, slot0 + visible[q]) : 1;
+  }
+  int64_t q = 0;
+  for (; q + kPvQueries <= t.queries; q += kPvQueries) {
+    PvGroup<kPvQueries>(t, q, factor, slot0, visible);
+  }
+  if constexpr (kPvQueries > 2) {
+    for (; q + 2 <= t.queries; q += 2) PvGroup<2>(t, q, factor, slot0, visible);
+  }
+  for (; q < t.queries; ++q) PvGroup<1>(t, q, factor, slot0, visible);
+}
+
+// How many rows of the segment query q sees.
+static int64_t VisibleRows(const Tile& t, const KeySegment& segment, int64_t q) {
+  if (segment.mask == MaskKind::kFull) return segment.rows;
+  const int64_t position = t.item->first_position + t.Row(q);
+  return MaxOf(0, MinOf(segment.rows, position + 1 - segment.key_position));
+}
+
+// Rows [begin, end) of a segment, all of one leaf: result normalised in `result`.
+static void Leaf(const Tile& t, const KeySegment& segment, int64_t begin, int64_t end,
+                 TilePartial result) {
+  for (int64_t q = 0; q < t.queries; ++q) {
+    t.mem.max[q] = -kInfinity;
+    t.mem.sum[q] = 0;
+  }
+  std::memset(t.mem.leaf, 0, static_cast<size_t>(t.queries * t.padded) * 4);
+  for (int64_t first = begin; first < end;) {
+    const int64_t in_block = kBlockKeys - (segment.key_position + first) % kBlockKeys;
+    const int64_t block_end = MinOf(end, first + in_block);
+    int64_t visible[kQueries];
+    for (int64_t q = 0; q < t.queries; ++q) {
+      visible[q] = MaxOf(0, MinOf(block_end, VisibleRows(t, segment, q)) - first);
+    }
+    Block(t, segment, first, visible, block_end - first);
+    first = block_end;
+  }
+  for (int64_t q = 0; q < t.queries; ++q) {
+    const bool empty = t.mem.max[q] == -kInfinity && t.mem.sum[q] == 0;
+    const V sum = V::Set1(empty ? 1.0f : t.mem.sum[q]);
+    for (int64_t i = 0; i < t.padded; i += 16) {
+      Div(V::Load(t.mem.leaf + q * t.padded + i), sum).Store(result.out + q * t.padded + i);
+    }
+    result.lse[q] = LogSumExp(t.mem.max[q], t.mem.sum[q]);
+  }
+}
+
+// All leaves of one segment, joined as a binary counter over the absolute leaf index: level h of
+// the stack holds a finished node of 2^h leaves. The result ends in `result`.
+static void SegmentTile(const Tile& t, const KeySegment& segment, TilePartial result) {
+  const int64_t end = VisibleRows(t, segment, t.queries - 1);  // the last row sees most
+  uint64_t occupied = 0;
+  for (int64_t first = 0; first < end;) {
+    const int64_t position = segment.key_position + first;
+    const int64_t leaf_end = MinOf(end, first + kLeafTokens - position % kLeafTokens);
+    Leaf(t, segment, first, leaf_end, result);
+    int level = 0;
+    for (int64_t index = position / kLeafTokens; (index & 1) != 0; index >>= 1, ++level) {
+      if ((occupied >> level & 1) == 0) continue;
+      MergeTile(t, PartialAt(t, t.mem.Level(level)), result, result);
+      occupied &= ~(uint64_t{1} << level);
+    }
+    const TilePartial node = PartialAt(t, t.mem.Level(level));
+    std::memcpy(node.out, result.out, static_cast<size_t>(t.queries * t.padded) * 4);
+    std::memcpy(node.lse, result.lse, static_cast<size_t>(t.queries) * 4);
+    occupied |= uint64_t{1} << level;
+    first = leaf_end;
+  }
+  std::memset(result.out, 0, static_cast<size_t>(t.queries * t.padded) * 4);
+  for (int64_t q = 0; q < t.queries; ++q) result.lse[q] = -kInfinity;
+  for (int level = 0; occupied >> level != 0; ++level) {
+    if ((occupied >> level & 1) == 0) continue;
+    MergeTile(t, PartialAt(t, t.mem.Level(level)), result, result);
+  }
+}
+
+static void RunTile(const Tile& t) {
+  for (int64_t q = 0; q < t.queries; ++q) {
+    const float* src = t.item->q.row(t.Row(q)) + t.Head(q) * t.dim;
+    float* dst = t.mem.q + q * t.padded;
+    std::memcpy(dst, src, static_cast<size_t>(t.dim) * 4);
+    for (int64_t i = t.dim; i < t.padded; ++i) dst[i] = 0;
+  }
+  const TilePartial total = PartialAt(t, t.mem.total);
+  const TilePartial next = PartialAt(t, t.mem.next);
+  std::memset(total.out, 0, static_cast<size_t>(t.queries * t.padded) * 4);
+  for (int64_t q = 0; q < t.queries; ++q) total.lse[q] = -kInfinity;
+  for (int64_t s = 0; s < t.item->n_segments; ++s) {
+    SegmentTile(t, t.item->segments[s], next);
+    MergeTile(t, total, next, total);
+  }
+  for (int64_t q = 0; q < t.queries; ++q) {
+    const int64_t row = t.Row(q);
+    const int64_t head = t.Head(q);
+    std::memcpy(t.item->out.row(row) + head * t.dim, total.out + q * t.padded,
+                static_cast<size_t>(t.dim) * 4);
+    t.item->lse[row * t.args->q_heads + head] = total.lse[q];
+  }
+}
+
+static void RunItemTiles(const AttentionArgs& args, const AttentionItem& item,
+                         const TileMemory& mem, int64_t thread, int64_t threads, int64_t* task) {
+  const int64_t group = args.q_heads / args.kv.kv_heads;
+  const int64_t queries = item.q.rows * group;
+  for (int64_t h = 0; h < args.kv.kv_heads; ++h) {
+    for (int64_t first = 0; first < queries; first += kQueries) {
+      if ((*task)++ % threads != thread) continue;
+      const int64_t dim = args.kv.head_dim;
+      RunTile({&args, &item, mem, h, group, first, MinOf(kQueries, queries - first), dim,
+               RoundUp(dim, 16)});
+    }
+  }
+}
+
+static void Attention(const Exec& exec, const AttentionArgs& args) {
+  DenormalsOff denormals_off;
+  const int64_t threads = exec.pool == nullptr ? 1 : exec.pool->threads();
+  const int64_t share = exec.scratch_bytes / threads / 64 * 64;
+  int64_t work = 0;
+  for (int64_t i = 0; i < args.n_items; ++i) {
+    int64_t keys = 0;
+    for (int64_t s = 0; s < args.items[i].n_segments; ++s) keys += args.items[i].segments[s].rows;
+    work += args.items[i].q.rows * args.q_heads * keys;
+  }
+  // Tiles go round the threads in turn: later tiles of a prompt see more keys.
+  For(exec, threads, work, [&](int64_t thread) {
+    const TileMemory mem(exec.scratch + thread * share, RoundUp(args.kv.head_dim, 16));
+    int64_t task = 0;
+    for (int64_t i = 0; i < args.n_items; ++i) {
+      RunItemTiles(args, args.items[i], mem, thread, threads, &task);
+    }
+  });
+}
+
+static void MergePartials(const MergeArgs& args) {
+  DenormalsOff denormals_off;
+  for (int64_t r = 0; r < args.dst.out.rows; ++r) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      const int64_t i = r * args.heads + h;
+      const int64_t at = h * args.head_dim;
+      MergeOne(args.left.out.row(r) + at, args.left.lse[i], args.right.out.row(r) + at,
+               args.right.lse[i], args.head_dim, args.dst.out.row(r) + at, args.dst.lse + i);
+    }
+  }
+}
+
+}  // namespace reprise::kernels::REPRISE_KERNEL_ISA
+
+#endif  // REPRISE_KERNELS_CPU_ATTENTION_INL_H_

@@ -1,0 +1,161 @@
+// The linear layer. One output is one 16-lane accumulator along k (the canonical form), so the
+// register tile is kTileM rows of x by 8 rows of W, each an independent chain; the lane trees of a
+// tile are done together by transposing. Weights are streamed once per block of x rows, in the
+// order they lie in memory.
+#ifndef REPRISE_KERNELS_CPU_LINEAR_INL_H_
+#define REPRISE_KERNELS_CPU_LINEAR_INL_H_
+
+#include "kernels/cpu/math_inl.h"
+#include "kernels/packed_weights.h"
+
+namespace reprise::kernels::REPRISE_KERNEL_ISA {
+
+inline constexpr int64_t kBlockRows = PackedWeights::kRows;
+inline constexpr int64_t kLine = PackedWeights::kLineBytes;
+inline constexpr int64_t kMaxSlices = 8;
+// Ahead of the stream of a single row, where memory is the limit.
+inline constexpr int64_t kPrefetchBytes = 4096;
+
+// x rows as lines: row r at data + r * stride.
+struct PackedRows {
+  const std::byte* data;
+  int64_t stride;
+};
+
+// sums[r][8] = lane trees of the dot products of M rows of x with the 8 rows of one weight block,
+// over `lines` consecutive lines.
+template <class Line, int M>
+static inline void DotTile(const std::byte* w, PackedRows x, int64_t lines, float (*sums)[8]) {
+  V acc[M * 8];
+#pragma clang loop unroll(full)
+  for (int sub = 0; sub < 8; sub += kSubRows) {
+    V part[M][kSubRows];
+#pragma clang loop unroll(full)
+    for (int r = 0; r < M; ++r) {
+#pragma clang loop unroll(full)
+      for (int n = 0; n < kSubRows; ++n) part[r][n] = V::Zero();
+    }
+    for (int64_t l = 0; l < lines; ++l) {
+      const std::byte* lw = w + (l * kBlockRows + sub) * kLine;
+      Line lx[M];
+#pragma clang loop unroll(full)
+      for (int r = 0; r < M; ++r) lx[r] = Line::Load(x.data + r * x.stride + l * kLine);
+#pragma clang loop unroll(full)
+      for (int n = 0; n < kSubRows; ++n) {
+        const Line line = Line::Load(lw + n * kLine);
+        if (M == 1) __builtin_prefetch(lw + n * kLine + kPrefetchBytes);
+#pragma clang loop unroll(full)
+        for (int r = 0; r < M; ++r) part[r][n] = DotStep(part[r][n], line, lx[r]);
+      }
+    }
+#pragma clang loop unroll(full)
+    for (int r = 0; r < M; ++r) {
+#pragma clang loop unroll(full)
+      for (int n = 0; n < kSubRows; ++n) acc[r * 8 + sub + n] = part[r][n];
+    }
+  }
+  int r = 0;
+  for (; r + 2 <= M; r += 2) ReduceAdd16(acc + r * 8, sums[r]);
+  if (r < M) ReduceAdd8(acc + r * 8, sums[r]);
+}
+
+// The slices of k, as ranges of lines.
+struct Slices {
+  int64_t count;
+  int64_t lines_per_slice;
+  int64_t lines;
+};
+
+static inline float JoinSlices(const float (*s)[kTileM][8], int r, int n) {
+  return ((s[0][r][n] + s[1][r][n]) + (s[2][r][n] + s[3][r][n])) +
+         ((s[4][r][n] + s[5][r][n]) + (s[6][r][n] + s[7][r][n]));
+}
+
+// M rows of x from `row` against block `b`, bias and residual included.
+template <class Line, int M>
+static inline void OutputTile(const LinearArgs& args, PackedRows x, Slices slices, int64_t row,
+                              int64_t b) {
+  alignas(64) float sums[kMaxSlices][kTileM][8];
+  const std::byte* w = args.weights->block(b);
+  for (int64_t s = 0; s < slices.count; ++s) {
+    const int64_t first = MinOf(s * slices.lines_per_slice, slices.lines);
+    const int64_t lines = MinOf(slices.lines_per_slice, slices.lines - first);
+    DotTile<Line, M>(w + first * kBlockRows * kLine,
+                     {x.data + row * x.stride + first * kLine, x.stride}, lines, sums[s]);
+  }
+  const int64_t n0 = b * kBlockRows;
+  const int64_t columns = MinOf(kBlockRows, args.weights->n() - n0);
+  for (int r = 0; r < M; ++r) {
+    float* y = args.y.row(row + r) + n0;
+    const float* residual =
+        args.residual.data == nullptr ? nullptr : args.residual.row(row + r) + n0;
+    for (int n = 0; n < columns; ++n) {
+      float sum = slices.count == 1 ? sums[0][r][n] : JoinSlices(sums, r, n);
+      if (args.bias != nullptr) sum = sum + args.bias[n0 + n];
+      if (residual != nullptr) sum = sum + residual[n];
+      y[n] = sum;
+    }
+  }
+}
+
+// Rows [row, end) against block b; a remainder of four is two tiles of two.
+template <class Line>
+static void OutputRows(const LinearArgs& args, PackedRows x, Slices slices, int64_t row,
+                       int64_t end, int64_t b) {
+  while (row < end) {
+    const int64_t left = end - row;
+    if (left >= kTileM && (kTileM < 3 || left != 4)) {
+      OutputTile<Line, kTileM>(args, x, slices, row, b);
+      row += kTileM;
+    } else if (left >= 2) {
+      OutputTile<Line, 2>(args, x, slices, row, b);
+      row += 2;
+    } else {
+      OutputTile<Line, 1>(args, x, slices, row, b);
+      row += 1;
+    }
+  }
+}
+
+// x in the weights' element type, rows padded with zeros to k_padded.
+static PackedRows PackX(const Exec& exec, const LinearArgs& args) {
+  const PackedWeights& w = *args.weights;
+  const int64_t stride = w.k_padded() * SizeOf(w.dtype());
+  For(exec, args.x.rows, args.x.rows * w.k(), [&](int64_t r) {
+    std::byte* dst = exec.scratch + r * stride;
+    ConvertRow(args.x.row(r), DType::kF32, dst, w.dtype(), w.k());
+    std::memset(dst + w.k() * SizeOf(w.dtype()), 0,
+                static_cast<size_t>((w.k_padded() - w.k()) * SizeOf(w.dtype())));
+  });
+  return {exec.scratch, stride};
+}
+
+template <class Line>
+static void LinearAs(const Exec& exec, const LinearArgs& args) {
+  constexpr int64_t kRowsPerTask = 48;  // x rows kept in the L2 cache while the weights pass
+  const PackedWeights& w = *args.weights;
+  const int64_t m = args.x.rows;
+  const PackedRows x = PackX(exec, args);
+  const int64_t per_line = kLine / SizeOf(w.dtype());
+  Slices slices{1, w.k_padded() / per_line, w.k_padded() / per_line};
+  if (args.k_slices != 1) {
+    const int64_t slice_k = RoundUp((w.k() + kMaxSlices - 1) / kMaxSlices, 32);
+    slices.count = kMaxSlices;
+    slices.lines_per_slice = slice_k / per_line;
+  }
+  const int64_t row_tasks = (m + kRowsPerTask - 1) / kRowsPerTask;
+  For(exec, row_tasks * w.blocks(), m * w.n() * w.k() / 8, [&](int64_t task) {
+    const int64_t row = task / w.blocks() * kRowsPerTask;
+    OutputRows<Line>(args, x, slices, row, MinOf(m, row + kRowsPerTask), task % w.blocks());
+  });
+}
+
+static void Linear(const Exec& exec, const LinearArgs& args) {
+  DenormalsOff denormals_off;
+  if (args.weights->dtype() == DType::kBF16) return LinearAs<LineBf16>(exec, args);
+  LinearAs<LineF32>(exec, args);
+}
+
+}  // namespace reprise::kernels::REPRISE_KERNEL_ISA
+
+#endif  // REPRISE_KERNELS_CPU_LINEAR_INL_H_
