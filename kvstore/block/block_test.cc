@@ -83,6 +83,21 @@ TEST(KvFormat, DigestNamesEveryField) {
   EXPECT_EQ(seen.size(), 6u);
 }
 
+TEST(KvFormat, ReadsItsOwnText) {
+  KvFormat format = SmallFormat();
+  format.selection = "h2o";
+  format.layer_source = {0, 0, 1};
+  format.model_fingerprint[31] = 9;
+  const auto read = ParseFormat(format.CanonicalText());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->Digest(), format.Digest());
+  EXPECT_EQ(read->block_bytes(), format.block_bytes());
+  EXPECT_THAT(ParseFormat(format.CanonicalText() + " color=red").status().message(),
+              testing::HasSubstr("color=red"));
+  EXPECT_FALSE(ParseFormat("").ok());
+  EXPECT_FALSE(ParseFormat("reprise.kv.v1").ok());
+}
+
 TEST(KvFormat, RefusesImpossibleSizesByName) {
   KvFormat format = SmallFormat();
   format.layers = 0;

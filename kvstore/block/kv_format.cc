@@ -1,8 +1,17 @@
 #include "kvstore/block/kv_format.h"
 
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "common/limits.h"
 
 namespace reprise::kv {
+namespace {
+
+constexpr absl::string_view kFormatVersion = "reprise.kv.v1";
+
+}  // namespace
 
 size_t ElementBytes(ElementCodec codec) {
   switch (codec) {
@@ -42,7 +51,7 @@ size_t KvFormat::segment_bytes() const {
 }
 
 std::string KvFormat::CanonicalText() const {
-  std::string text = absl::StrCat("reprise.kv.v1 model=", HexEncode(model_fingerprint),
+  std::string text = absl::StrCat(kFormatVersion, " model=", HexEncode(model_fingerprint),
                                   " class=", HexEncode(numerics_class), " layers=", layers,
                                   " block=", block_tokens, " codec=", CodecName(codec));
   for (const RowField& f : fields) {
@@ -58,6 +67,86 @@ Digest256 KvFormat::Digest() const {
   Sha256 hash;
   hash.Update(absl::string_view(CanonicalText()));
   return hash.Finish();
+}
+
+namespace {
+
+constexpr size_t kFormatTextBytesMax = 64 << 10;
+constexpr size_t kRowFieldsMax = 16;
+constexpr uint32_t kFieldDimensionMax = 1 << 20;
+
+bool ReadDigest(absl::string_view hex, Digest256* digest) {
+  const auto bytes = HexDecode(hex);
+  if (!bytes.ok() || bytes->size() != digest->size()) return false;
+  std::copy(bytes->begin(), bytes->end(), digest->begin());
+  return true;
+}
+
+// "k:2x32:rotated"
+bool ReadField(absl::string_view text, KvFormat* format) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, ':');
+  if (parts.size() < 2 || parts.size() > 3 || format->fields.size() >= kRowFieldsMax) return false;
+  if (parts.size() == 3 && parts[2] != "rotated") return false;
+  const std::pair<absl::string_view, absl::string_view> size =
+      absl::StrSplit(parts[1], absl::MaxSplits('x', 1));
+  RowField field{.name = std::string(parts[0]), .position_bearing = parts.size() == 3};
+  if (!absl::SimpleAtoi(size.first, &field.heads) || field.heads > kFieldDimensionMax ||
+      !absl::SimpleAtoi(size.second, &field.elements) || field.elements > kFieldDimensionMax) {
+    return false;
+  }
+  format->fields.push_back(std::move(field));
+  return true;
+}
+
+bool ReadWord(absl::string_view key, absl::string_view value, KvFormat* format) {
+  if (key == "model") return ReadDigest(value, &format->model_fingerprint);
+  if (key == "class") return ReadDigest(value, &format->numerics_class);
+  if (key == "layers") return absl::SimpleAtoi(value, &format->layers);
+  if (key == "block") return absl::SimpleAtoi(value, &format->block_tokens);
+  if (key == "field") return ReadField(value, format);
+  if (key == "selection") {
+    format->selection = std::string(value);
+    return true;
+  }
+  if (key == "source") {
+    uint32_t source = 0;
+    if (!absl::SimpleAtoi(value, &source)) return false;
+    format->layer_source.push_back(source);
+    return format->layer_source.size() <= limits::kLayersMax;
+  }
+  if (key != "codec") return false;
+  const StatusOr<ElementCodec> codec = ParseCodec(value);
+  if (codec.ok()) format->codec = *codec;
+  return codec.ok();
+}
+
+}  // namespace
+
+StatusOr<KvFormat> ParseFormat(absl::string_view canonical_text) {
+  if (canonical_text.size() > kFormatTextBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("a KV format of ", canonical_text.size(),
+                                                   " bytes is over the limit of ",
+                                                   kFormatTextBytesMax));
+  }
+  std::vector<absl::string_view> words = absl::StrSplit(canonical_text, ' ');
+  if (words[0] != kFormatVersion) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a KV format starts with \"", kFormatVersion, "\""));
+  }
+  KvFormat format;
+  for (size_t i = 1; i < words.size(); ++i) {
+    const std::pair<absl::string_view, absl::string_view> word =
+        absl::StrSplit(words[i], absl::MaxSplits('=', 1));
+    if (!ReadWord(word.first, word.second, &format)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "word ", i, " of the KV format is not understood: ", words[i].substr(0, 80)));
+    }
+  }
+  RETURN_IF_ERROR(ValidateFormat(format));
+  if (format.CanonicalText() != canonical_text) {
+    return absl::InvalidArgumentError("the KV format is not in canonical form");
+  }
+  return format;
 }
 
 Status ValidateFormat(const KvFormat& format) {

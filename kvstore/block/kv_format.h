@@ -53,6 +53,10 @@ struct KvFormat {
   Digest256 Digest() const;
 };
 
+// Reads what CanonicalText wrote, e.g. in a node's report; validated. INVALID_ARGUMENT names the
+// word that is not understood.
+StatusOr<KvFormat> ParseFormat(absl::string_view canonical_text);
+
 // Refuses zero or oversized dimensions, by name.
 Status ValidateFormat(const KvFormat& format);
 
