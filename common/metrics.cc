@@ -29,13 +29,15 @@
 namespace reprise {
 namespace {
 
-// Names and label names are constants of the program; a wrong one would silently split dashboards.
-void CheckNames(const std::string& name, const MetricLabels& labels) {
-  bool ok = absl::StartsWith(name, "reprise_") && prometheus::CheckMetricName(name);
-  for (const auto& [label, value] : labels) ok = ok && prometheus::CheckLabelName(label);
-  if (ok) return;
-  ReportBug("metric_name", {{"metric", name}});
-  std::abort();
+enum class FamilyKind { kCounter, kGauge, kHistogram, kCallbackCounter, kCallbackGauge };
+
+// Label names and metric names are constants of the program; a wrong one would split dashboards.
+bool ValidNames(const std::string& name, const MetricLabels& labels, FamilyKind kind) {
+  const bool counter = kind == FamilyKind::kCounter || kind == FamilyKind::kCallbackCounter;
+  bool valid = absl::StartsWith(name, "reprise_") && prometheus::CheckMetricName(name) &&
+               absl::EndsWith(name, "_total") == counter;
+  for (const auto& [label, value] : labels) valid = valid && prometheus::CheckLabelName(label);
+  return valid;
 }
 
 // The exposition format is UTF-8, and label values come from outside.
@@ -144,12 +146,20 @@ struct MetricsRegistry::Impl : prometheus::Collectable {
     return families;
   }
 
+  // One name is one family: two kinds under it would make the exposition invalid.
+  void CheckFamily(const std::string& name, const MetricLabels& labels, FamilyKind kind)
+      REQUIRES(mu) {
+    const bool same_kind = kinds.emplace(name, kind).first->second == kind;
+    if (same_kind && ValidNames(name, labels, kind)) return;
+    ReportBug("metric_name", {{"metric", name}});
+    std::abort();
+  }
+
   // `make_family` runs for a new name, `make` for a new series.
   template <typename Handle, typename T, typename MakeFamily, typename Make>
   Handle& Series(std::map<std::string, FamilyState<Handle, T>>& families, const std::string& name,
                  MetricLabels labels, const MakeFamily& make_family, const Make& make)
       REQUIRES(mu) {
-    CheckNames(name, labels);
     for (auto& [label, value] : labels) value = Printable(value);
     auto& state = families[name];
     if (state.family == nullptr) state.family = &make_family();
@@ -166,13 +176,16 @@ struct MetricsRegistry::Impl : prometheus::Collectable {
   }
 
   void AddCallback(CallbackSeries series) {
-    CheckNames(series.name, series.labels);
+    const bool counter = series.type == prometheus::MetricType::Counter;
     MutexLock lock(mu);
+    CheckFamily(series.name, series.labels,
+                counter ? FamilyKind::kCallbackCounter : FamilyKind::kCallbackGauge);
     callbacks.push_back(std::move(series));
   }
 
   prometheus::Registry registry;
   mutable Mutex mu;
+  std::map<std::string, FamilyKind> kinds GUARDED_BY(mu);
   std::map<std::string, FamilyState<Counter, prometheus::Counter>> counters GUARDED_BY(mu);
   std::map<std::string, FamilyState<Gauge, prometheus::Gauge>> gauges GUARDED_BY(mu);
   std::map<std::string, FamilyState<Histogram, prometheus::Histogram>> histograms GUARDED_BY(mu);
@@ -198,9 +211,9 @@ MetricsRegistry::~MetricsRegistry() = default;
 
 Counter& MetricsRegistry::AddCounter(const std::string& name, const std::string& help,
                                      const MetricLabels& labels) {
-  if (!absl::EndsWith(name, "_total")) CheckNames("", {});
   Impl& impl = *impl_;
   MutexLock lock(impl.mu);
+  impl.CheckFamily(name, labels, FamilyKind::kCounter);
   return impl.Series(
       impl.counters, name, labels,
       [&]() -> auto& {
@@ -213,6 +226,7 @@ Gauge& MetricsRegistry::AddGauge(const std::string& name, const std::string& hel
                                  const MetricLabels& labels) {
   Impl& impl = *impl_;
   MutexLock lock(impl.mu);
+  impl.CheckFamily(name, labels, FamilyKind::kGauge);
   return impl.Series(
       impl.gauges, name, labels,
       [&]() -> auto& {
@@ -226,6 +240,7 @@ Histogram& MetricsRegistry::AddHistogram(const std::string& name, const std::str
                                          const std::vector<double>& buckets) {
   Impl& impl = *impl_;
   MutexLock lock(impl.mu);
+  impl.CheckFamily(name, labels, FamilyKind::kHistogram);
   return impl.Series(
       impl.histograms, name, labels,
       [&]() -> auto& {

@@ -2,7 +2,8 @@
 // prometheus-cpp that hides its headers and turns its exceptions into statuses. Owned by the role's
 // server; any thread.
 //
-// 1. Names start with reprise_; a counter's ends in _total. A violation aborts: names are ours.
+// 1. Names start with reprise_, exactly those of counters end in _total, and one name is one kind.
+//    A violation aborts: names are constants of the program.
 // 2. A family holds at most kSeriesPerFamilyMax series; label values beyond become "other".
 // 3. Handles live as long as the registry. Adding the same name and labels again gives the same
 // one.
