@@ -81,10 +81,10 @@ constexpr uint32_t kShiftOne = PowerOfX(8 * kStreamBytes - 33);
 constexpr uint32_t kShiftTwo = PowerOfX(16 * kStreamBytes - 33);
 
 template <bool kCopy>
-inline uint64_t TakeWord(uint8_t* dst, const uint8_t* src) {
+inline uint64_t TakeWord(uint8_t* dst, const uint8_t* src, size_t offset = 0) {
   uint64_t word;
-  std::memcpy(&word, src, 8);
-  if constexpr (kCopy) std::memcpy(dst, &word, 8);
+  std::memcpy(&word, src + offset, 8);
+  if constexpr (kCopy) std::memcpy(dst + offset, &word, 8);
   return word;
 }
 
@@ -102,11 +102,9 @@ __attribute__((target("sse4.2,pclmul"))) uint32_t SseRaw(uint8_t* dst, const uin
     uint64_t second = 0;
     uint64_t third = 0;
     for (size_t i = 0; i < kStreamBytes; i += 8) {
-      crc = _mm_crc32_u64(crc, TakeWord<kCopy>(dst + i, src + i));
-      second =
-          _mm_crc32_u64(second, TakeWord<kCopy>(dst + kStreamBytes + i, src + kStreamBytes + i));
-      third = _mm_crc32_u64(
-          third, TakeWord<kCopy>(dst + 2 * kStreamBytes + i, src + 2 * kStreamBytes + i));
+      crc = _mm_crc32_u64(crc, TakeWord<kCopy>(dst, src, i));
+      second = _mm_crc32_u64(second, TakeWord<kCopy>(dst, src, kStreamBytes + i));
+      third = _mm_crc32_u64(third, TakeWord<kCopy>(dst, src, 2 * kStreamBytes + i));
     }
     crc = Shift(static_cast<uint32_t>(crc), kShiftTwo) ^
           Shift(static_cast<uint32_t>(second), kShiftOne) ^ third;
@@ -144,9 +142,10 @@ REPRISE_AVX512_TARGET inline __m512i Fold(__m512i lanes, __m512i constants, __m5
 }
 
 template <bool kCopy>
-REPRISE_AVX512_TARGET inline __m512i TakeVector(uint8_t* dst, const uint8_t* src) {
-  const __m512i bytes = _mm512_loadu_si512(src);
-  if constexpr (kCopy) _mm512_storeu_si512(dst, bytes);
+REPRISE_AVX512_TARGET inline __m512i TakeVector(uint8_t* dst, const uint8_t* src,
+                                                size_t offset = 0) {
+  const __m512i bytes = _mm512_loadu_si512(src + offset);
+  if constexpr (kCopy) _mm512_storeu_si512(dst + offset, bytes);
   return bytes;
 }
 
@@ -160,16 +159,16 @@ REPRISE_AVX512_TARGET uint32_t Avx512Raw(uint8_t* dst, const uint8_t* src, size_
   const size_t rounds = n / 256;
   __m512i a = _mm512_xor_si512(TakeVector<kCopy>(dst, src),
                                _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(crc))));
-  __m512i b = TakeVector<kCopy>(dst + 64, src + 64);
-  __m512i c = TakeVector<kCopy>(dst + 128, src + 128);
-  __m512i d = TakeVector<kCopy>(dst + 192, src + 192);
+  __m512i b = TakeVector<kCopy>(dst, src, 64);
+  __m512i c = TakeVector<kCopy>(dst, src, 128);
+  __m512i d = TakeVector<kCopy>(dst, src, 192);
   for (size_t i = 1; i < rounds; ++i) {
     src += 256;
     if constexpr (kCopy) dst += 256;
     a = Fold(a, fold2048, TakeVector<kCopy>(dst, src));
-    b = Fold(b, fold2048, TakeVector<kCopy>(dst + 64, src + 64));
-    c = Fold(c, fold2048, TakeVector<kCopy>(dst + 128, src + 128));
-    d = Fold(d, fold2048, TakeVector<kCopy>(dst + 192, src + 192));
+    b = Fold(b, fold2048, TakeVector<kCopy>(dst, src, 64));
+    c = Fold(c, fold2048, TakeVector<kCopy>(dst, src, 128));
+    d = Fold(d, fold2048, TakeVector<kCopy>(dst, src, 192));
   }
   src += 256;
   if constexpr (kCopy) dst += 256;
