@@ -7,6 +7,11 @@
 #include <condition_variable>
 #include <mutex>
 
+// Abseil's headers define these three too, with the same meaning.
+#undef GUARDED_BY
+#undef PT_GUARDED_BY
+#undef NO_THREAD_SAFETY_ANALYSIS
+
 #define CAPABILITY(x) __attribute__((capability(x)))
 #define SCOPED_CAPABILITY __attribute__((scoped_lockable))
 #define GUARDED_BY(x) __attribute__((guarded_by(x)))
