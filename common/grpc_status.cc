@@ -41,37 +41,48 @@ std::string EncodeDetails(const Status& status, int64_t retry_after_ms) {
   return bytes;
 }
 
-std::optional<int64_t> DecodeRetryInfo(const std::string& bytes) {
-  google::protobuf::UnknownFieldSet retry_info;
-  if (!retry_info.ParseFromString(bytes)) return std::nullopt;
-  for (int i = 0; i < retry_info.field_count(); ++i) {
-    const auto& field = retry_info.field(i);
-    if (field.number() != kRetryInfoDelay ||
-        field.type() != google::protobuf::UnknownField::TYPE_LENGTH_DELIMITED) {
-      continue;
+using google::protobuf::UnknownField;
+using google::protobuf::UnknownFieldSet;
+
+// The first length-delimited field `number`, or null.
+const std::string* FindBytes(const UnknownFieldSet& message, int number) {
+  for (int i = 0; i < message.field_count(); ++i) {
+    const UnknownField& field = message.field(i);
+    if (field.number() == number && field.type() == UnknownField::TYPE_LENGTH_DELIMITED) {
+      return &field.length_delimited();
     }
-    google::protobuf::Duration delay;
-    if (!delay.ParseFromString(field.length_delimited())) return std::nullopt;
-    if (delay.seconds() < 0 || delay.nanos() < 0 || delay.seconds() > kRetryAfterMsMax / 1000) {
-      return std::nullopt;
-    }
-    return delay.seconds() * 1000 + delay.nanos() / 1'000'000;
   }
-  return std::nullopt;
+  return nullptr;
 }
 
+std::optional<int64_t> DecodeRetryInfo(const std::string& bytes) {
+  UnknownFieldSet retry_info;
+  if (!retry_info.ParseFromString(bytes)) return std::nullopt;
+  const std::string* encoded = FindBytes(retry_info, kRetryInfoDelay);
+  google::protobuf::Duration delay;
+  if (encoded == nullptr || !delay.ParseFromString(*encoded)) return std::nullopt;
+  if (delay.seconds() < 0 || delay.nanos() < 0 || delay.nanos() >= 1'000'000'000 ||
+      delay.seconds() > kRetryAfterMsMax / 1000) {
+    return std::nullopt;
+  }
+  return delay.seconds() * 1000 + delay.nanos() / 1'000'000;
+}
+
+// An Any is taken apart as raw fields too: protobuf's own parser would print a line of its own to
+// standard error for every type URL that is not UTF-8, at a peer's will.
 std::optional<int64_t> DecodeDetails(const std::string& bytes) {
-  google::protobuf::UnknownFieldSet message;
+  UnknownFieldSet message;
   if (bytes.empty() || !message.ParseFromString(bytes)) return std::nullopt;
   for (int i = 0; i < message.field_count(); ++i) {
-    const auto& field = message.field(i);
-    if (field.number() != kStatusDetails ||
-        field.type() != google::protobuf::UnknownField::TYPE_LENGTH_DELIMITED) {
+    const UnknownField& field = message.field(i);
+    if (field.number() != kStatusDetails || field.type() != UnknownField::TYPE_LENGTH_DELIMITED) {
       continue;
     }
-    google::protobuf::Any detail;
+    UnknownFieldSet detail;
     if (!detail.ParseFromString(field.length_delimited())) return std::nullopt;
-    if (detail.type_url() == kRetryInfoUrl) return DecodeRetryInfo(detail.value());
+    const std::string* url = FindBytes(detail, google::protobuf::Any::kTypeUrlFieldNumber);
+    const std::string* value = FindBytes(detail, google::protobuf::Any::kValueFieldNumber);
+    if (url != nullptr && value != nullptr && *url == kRetryInfoUrl) return DecodeRetryInfo(*value);
   }
   return std::nullopt;
 }

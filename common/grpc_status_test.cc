@@ -58,6 +58,15 @@ TEST(RetryAfter, IsTheStandardEncoding) {
   }
 }
 
+// protobuf would print its complaint among our JSON lines.
+TEST(RetryAfter, AHostilePeerCannotWriteToTheLog) {
+  testing::internal::CaptureStderr();
+  const std::string details = "\x1a\x03\x0a\x01\xff";
+  EXPECT_EQ(RetryAfterMs(FromGrpc(grpc::Status(grpc::RESOURCE_EXHAUSTED, "m", details))),
+            std::nullopt);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
 TEST(HttpCode, FollowsTheMeaning) {
   EXPECT_EQ(HttpCode(absl::OkStatus()), 200);
   EXPECT_EQ(HttpCode(absl::InvalidArgumentError("")), 400);
