@@ -1,35 +1,19 @@
 #include "coordinator/client/reporter.h"
 
-#include <grpcpp/create_channel.h>
-
 #include <chrono>
 #include <utility>
 
 #include "common/clock.h"
-#include "common/grpc_status.h"
-#include "common/limits.h"
 #include "common/log.h"
+#include "common/rpc_server.h"
 
 namespace reprise {
-namespace {
-
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(limits::kGrpcMessageBytesMax);
-  // A coordinator that came back must be found within a heartbeat or two.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
-
-}  // namespace
 
 Reporter::Reporter(ReporterOptions options, Fill fill, Answered answered)
     : options_(std::move(options)),
       fill_(std::move(fill)),
       answered_(std::move(answered)),
-      stub_(v1::Coordinator::NewStub(Connect(options_.coordinator))),
+      stub_(v1::Coordinator::NewStub(ClusterChannel(options_.coordinator))),
       interval_ms_(options_.interval_ms),
       thread_("reporter", [this] { Loop(); }) {}
 

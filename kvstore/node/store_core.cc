@@ -303,13 +303,13 @@ StoreCore::Found StoreCore::Find(const BlockId& id, TimeNs now) {
   const uint64_t pin = next_pin_++;
   pins_.emplace(pin, block.memory_slot);
   ++memory_[static_cast<size_t>(block.memory_slot)].pins;
-  return {
-      .state = block.memory == Memory::kComplete ? Found::State::kReady : Found::State::kPending,
-      .slot = block.memory_slot,
-      .layers_ready = block.layers_ready,
-      .first_position = block.first_position,
-      .checksums = &block.checksums,
-      .pin = pin};
+  const bool ready = block.memory == Memory::kComplete;
+  return {.state = ready ? Found::State::kReady : Found::State::kPending,
+          .slot = block.memory_slot,
+          .layers_ready = block.layers_ready,
+          .first_position = block.first_position,
+          .checksums = ready ? block.checksums : std::vector<uint32_t>(),
+          .pin = pin};
 }
 
 void StoreCore::Unpin(uint64_t pin) {

@@ -138,7 +138,7 @@ class StoreCore {
     Slot slot = 0;
     uint32_t layers_ready = 0;
     int64_t first_position = 0;
-    const std::vector<uint32_t>* checksums = nullptr;  // stable while pinned
+    std::vector<uint32_t> checksums;  // per layer of a ready block
     uint64_t pin = 0;
   };
   Found Find(const BlockId& id, TimeNs now);

@@ -80,7 +80,7 @@ TEST(StoreCore, FetchesAnOfferOnceAndServesIt) {
   Complete(core, fetches[0]);
   const auto found = core.Find(Ids(tokens)[1], 0);
   EXPECT_EQ(found.state, StoreCore::Found::State::kReady);
-  EXPECT_EQ(*found.checksums, (std::vector<uint32_t>{1, 2, 3}));
+  EXPECT_EQ(found.checksums, (std::vector<uint32_t>{1, 2, 3}));
   EXPECT_EQ(core.events().last(), 2u);
   Conserved(core);
 }

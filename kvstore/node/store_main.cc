@@ -1,0 +1,77 @@
+#include "kvstore/node/store_main.h"
+
+#include <chrono>
+#include <utility>
+
+#include "common/grpc_status.h"
+#include "common/log.h"
+#include "common/random.h"
+#include "common/rpc_server.h"
+
+namespace reprise::kv {
+namespace {
+
+constexpr TimeNs kModelRetryNs = 200 * kMillisecond;
+
+// The first worker that reports brings the model; a store has nothing to do before.
+StatusOr<v1::ModelInfo> WaitForModel(const StoreOptions& options, StopSignal* stop) {
+  const auto stub = v1::Coordinator::NewStub(ClusterChannel(options.coordinator));
+  static LogEvery every(10 * kSecond);
+  do {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    v1::GetModelRequest request;
+    request.set_name(options.model);
+    v1::ModelInfo model;
+    const grpc::Status status = stub->GetModel(&context, request, &model);
+    if (status.ok()) return model;
+    if (every.Allow()) LogInfo("waiting_for_model", {{"status", FromGrpc(status)}});
+  } while (!stop->WaitFor(kModelRetryNs));
+  return absl::CancelledError("stopped before the cluster had a model");
+}
+
+v1::NodeInfo DescribeNode(const StoreOptions& options, const NodeKey& self,
+                          const v1::ModelInfo& model, const RoleAddresses& addresses) {
+  v1::NodeInfo node;
+  node.mutable_ref()->set_name(self.name);
+  node.mutable_ref()->set_incarnation(self.incarnation);
+  node.mutable_ref()->set_grpc_address(addresses.grpc);
+  node.mutable_ref()->set_kv_address(addresses.kv);
+  node.set_role(v1::ROLE_STORE);
+  node.set_metrics_address(addresses.metrics);
+  node.set_failure_domain(options.failure_domain);
+  *node.mutable_model() = model;
+  return node;
+}
+
+}  // namespace
+
+Status RunStore(const StoreOptions& options, const RoleControl& control) {
+  SetLogRole("kvstore", options.name);
+  const NodeKey self{options.name, RandomU64() | 1};
+  MetricsRegistry metrics("kvstore");
+  ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {}));
+  ASSIGN_OR_RETURN(const auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
+  ASSIGN_OR_RETURN(const v1::ModelInfo model, WaitForModel(options, control.stop));
+  ASSIGN_OR_RETURN(const auto server, StoreServer::Start(options, self, model, &metrics));
+  const PeerAddress kv = server->kv_address();
+  const RoleAddresses addresses{.grpc = door->address(),
+                                .kv = absl::StrCat(kv.host, ":", kv.port),
+                                .metrics = metrics_door->address()};
+  Reporter reporter(
+      {.coordinator = options.coordinator, .node = DescribeNode(options, self, model, addresses)},
+      [&](v1::ReportRequest* request) { server->FillReport(request); },
+      [&](const v1::ReportResponse& answer) { server->OnReportAnswer(answer); });
+  server->SetWaker([&reporter] { reporter.Wake(); });
+  door->SetServing(true);
+  LogInfo("store_ready",
+          {{"grpc", addresses.grpc}, {"kv", addresses.kv}, {"incarnation", self.incarnation}});
+  if (control.ready) control.ready(addresses);
+  control.stop->Wait();
+  LogInfo("store_stopping");
+  door->SetServing(false);
+  reporter.Stop();
+  return absl::OkStatus();
+}
+
+}  // namespace reprise::kv
