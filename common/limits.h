@@ -17,6 +17,9 @@ inline constexpr int32_t kBranchesMax = 8;
 inline constexpr int32_t kTopLogprobsMax = 20;
 inline constexpr int32_t kLogitBiasMax = 1024;
 inline constexpr int32_t kStopIdsMax = 64;
+inline constexpr float kTemperatureMax = 100;
+inline constexpr float kPenaltyMax = 100;  // of the absolute value
+inline constexpr float kLogitBiasAbsMax = 100;
 inline constexpr int64_t kDeadlineMsMax = 3'600'000;
 inline constexpr int64_t kDeadlineMsDefault = 600'000;
 
@@ -32,12 +35,36 @@ inline constexpr size_t kReportEventsMax = 4096;        // KV events in one repo
 inline constexpr size_t kSnapshotChunkBlocks = 16'384;  // block ids in one snapshot chunk
 inline constexpr size_t kEventWindow = 65'536;          // KV events a node can send again
 
+// Coordinator.
+inline constexpr size_t kNodesMax = 1024;
+inline constexpr size_t kNodeNameBytesMax = 128;
+inline constexpr size_t kAddressBytesMax = 256;
+inline constexpr size_t kFormatTextBytesMax = size_t{64} << 10;
+inline constexpr size_t kIncarnationsRemembered = 16;              // per node name, to refuse them
+inline constexpr size_t kIndexBlocksPerNodeMax = size_t{4} << 20;  // more are not indexed
+inline constexpr size_t kIndexEntriesMax = size_t{32} << 20;       // (block, node) pairs
+inline constexpr size_t kRequestsTracked = 65'536;          // the least recently seen are forgotten
+inline constexpr size_t kReportRequestsMax = 8192;          // requests named in one report
+inline constexpr size_t kPlaceBlocksMax = size_t{1} << 18;  // block ids in one placement query
+inline constexpr size_t kPlaceAvoidMax = 64;
+inline constexpr size_t kPlaceSourcesMax = 16;  // prefix ranges in one placement
+inline constexpr int32_t kReplicaStoresMax = 8;
+
 // Model files.
 inline constexpr size_t kConfigBytesMax = size_t{1} << 20;
-inline constexpr size_t kSafetensorsHeaderBytesMax = size_t{100} << 20;
+inline constexpr size_t kSafetensorsHeaderBytesMax = 100'000'000;  // the format's own cap
+inline constexpr size_t kSafetensorsIndexBytesMax = size_t{16} << 20;
+inline constexpr size_t kTensorRankMax = 64;
 inline constexpr size_t kTensorsMax = 100'000;
 inline constexpr size_t kModelShardsMax = 1'000;
 inline constexpr size_t kTokenizerBytesMax = size_t{64} << 20;
+inline constexpr int64_t kHiddenSizeMax = 1 << 16;
+inline constexpr int64_t kIntermediateSizeMax = 1 << 19;
+inline constexpr int64_t kAttentionHeadsMax = 1024;
+inline constexpr int64_t kHeadDimMax = 256;
+inline constexpr int64_t kVocabMax = 1 << 20;
+inline constexpr int64_t kContextTokensMax = 1 << 20;  // rotation angles stay exact below it
+inline constexpr size_t kEosIdsMax = 64;
 
 // KV stream.
 inline constexpr size_t kStreamMessageBytesMax = size_t{64} << 20;

@@ -1,0 +1,336 @@
+#include "worker/model/model_config.h"
+
+#include <bit>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/json.h"
+#include "common/limits.h"
+#include "worker/model/small_file.h"
+
+namespace reprise::worker {
+namespace {
+
+struct IntRange {
+  int64_t min;
+  int64_t max;
+};
+
+// Writes *value, which holds the fallback.
+Status ReadInt(const JsonValue& object, absl::string_view key, IntRange range, int64_t* value) {
+  ASSIGN_OR_RETURN(*value, GetInt(object, key, *value));
+  if (*value >= range.min && *value <= range.max) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " is ", *value, ", the range is ",
+                                                 range.min, " to ", range.max));
+}
+
+struct NumberRange {
+  double min;
+  double max;
+};
+
+Status ReadNumber(const JsonValue& object, absl::string_view key, NumberRange range,
+                  double* value) {
+  ASSIGN_OR_RETURN(*value, GetNumber(object, key, *value));
+  if (*value >= range.min && *value <= range.max) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " is ", *value, ", the range is ",
+                                                 range.min, " to ", range.max));
+}
+
+Status Unsupported(absl::string_view key, absl::string_view found, absl::string_view supported) {
+  return absl::UnimplementedError(
+      absl::StrCat(JsonQuote(key), " is ", found, ", supported: ", supported));
+}
+
+Status CheckArchitecture(const JsonValue& object) {
+  const JsonValue* names = FindMember(object, "architectures");
+  if (names == nullptr || !names->IsArray() || names->Size() != 1 || !(*names)[0].IsString()) {
+    return absl::InvalidArgumentError("\"architectures\" must be an array of one string");
+  }
+  const absl::string_view name((*names)[0].GetString(), (*names)[0].GetStringLength());
+  if (name != "LlamaForCausalLM") {
+    return Unsupported("architectures", JsonQuote(name), "\"LlamaForCausalLM\"");
+  }
+  ASSIGN_OR_RETURN(const std::string type, GetString(object, "model_type", "llama"));
+  if (type != "llama") return Unsupported("model_type", JsonQuote(type), "\"llama\"");
+  ASSIGN_OR_RETURN(const std::string act, GetString(object, "hidden_act", "silu"));
+  if (act != "silu") return Unsupported("hidden_act", JsonQuote(act), "\"silu\"");
+  return absl::OkStatus();
+}
+
+// Keys whose presence means another computation.
+Status CheckNoOtherFeatures(const JsonValue& object) {
+  for (const absl::string_view key : {"quantization_config", "sliding_window"}) {
+    const JsonValue* v = FindMember(object, key);
+    if (v != nullptr && !v->IsNull()) return Unsupported(key, "set", "null");
+  }
+  ASSIGN_OR_RETURN(const double rotary, GetNumber(object, "partial_rotary_factor", 1));
+  if (rotary != 1) return Unsupported("partial_rotary_factor", absl::StrCat(rotary), "1");
+  return absl::OkStatus();
+}
+
+Status ReadDimensions(const JsonValue& object, ModelConfig* c) {
+  RETURN_IF_ERROR(ReadInt(object, "hidden_size", {1, limits::kHiddenSizeMax}, &c->hidden));
+  RETURN_IF_ERROR(
+      ReadInt(object, "intermediate_size", {1, limits::kIntermediateSizeMax}, &c->intermediate));
+  RETURN_IF_ERROR(ReadInt(object, "num_hidden_layers", {1, limits::kLayersMax}, &c->layers));
+  const IntRange heads{1, limits::kAttentionHeadsMax};
+  RETURN_IF_ERROR(ReadInt(object, "num_attention_heads", heads, &c->heads));
+  c->kv_heads = c->heads;
+  RETURN_IF_ERROR(ReadInt(object, "num_key_value_heads", heads, &c->kv_heads));
+  if (c->heads % c->kv_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("\"num_attention_heads\" is ", c->heads,
+                                                   ", not a multiple of \"num_key_value_heads\", ",
+                                                   c->kv_heads));
+  }
+  const JsonValue* head_dim = FindMember(object, "head_dim");
+  if (head_dim == nullptr || head_dim->IsNull()) {
+    if (c->hidden % c->heads != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "\"hidden_size\" is ", c->hidden, ", not a multiple of \"num_attention_heads\", ",
+          c->heads, ", and \"head_dim\" is absent"));
+    }
+    c->head_dim = c->hidden / c->heads;
+  }
+  RETURN_IF_ERROR(ReadInt(object, "head_dim", {2, limits::kHeadDimMax}, &c->head_dim));
+  if (c->head_dim % 2 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("\"head_dim\" is ", c->head_dim, ", not even"));
+  }
+  RETURN_IF_ERROR(ReadInt(object, "vocab_size", {1, limits::kVocabMax}, &c->vocab));
+  return ReadInt(object, "max_position_embeddings", {1, limits::kContextTokensMax}, &c->context);
+}
+
+Status ReadRopeScaling(const JsonValue& rope, absl::string_view key, const ModelConfig& c,
+                       RopeScaling* scaling) {
+  if (!rope.IsObject()) {
+    return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " must be null or an object"));
+  }
+  ASSIGN_OR_RETURN(const std::string old_name, GetString(rope, "type", "default"));
+  ASSIGN_OR_RETURN(const std::string type, GetString(rope, "rope_type", old_name));
+  if (type == "default") return absl::OkStatus();
+  if (type != "linear" && type != "llama3") {
+    return Unsupported(absl::StrCat(key, ".rope_type"), JsonQuote(type),
+                       "\"default\", \"linear\", \"llama3\"");
+  }
+  scaling->factor = 0;  // no default: an absent factor is out of range
+  RETURN_IF_ERROR(ReadNumber(rope, "factor", {1, 1e6}, &scaling->factor));
+  scaling->kind = RopeKind::kLinear;
+  if (type == "linear") return absl::OkStatus();
+  scaling->kind = RopeKind::kLlama3;
+  RETURN_IF_ERROR(ReadNumber(rope, "low_freq_factor", {1e-6, 1e6}, &scaling->low_freq_factor));
+  RETURN_IF_ERROR(ReadNumber(rope, "high_freq_factor", {1e-6, 1e6}, &scaling->high_freq_factor));
+  if (scaling->high_freq_factor <= scaling->low_freq_factor) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"high_freq_factor\" is ", scaling->high_freq_factor,
+                     ", not above \"low_freq_factor\", ", scaling->low_freq_factor));
+  }
+  scaling->original_context = c.context;
+  return ReadInt(rope, "original_max_position_embeddings", {1, limits::kContextTokensMax},
+                 &scaling->original_context);
+}
+
+// rope_theta and rope_scaling, or both in "rope_parameters" as newer files have it.
+Status ReadRope(const JsonValue& object, ModelConfig* c) {
+  const NumberRange theta{1, 1e12};
+  RETURN_IF_ERROR(ReadNumber(object, "rope_theta", theta, &c->rope_theta));
+  for (const absl::string_view key : {"rope_scaling", "rope_parameters"}) {
+    const JsonValue* rope = FindMember(object, key);
+    if (rope == nullptr || rope->IsNull()) continue;
+    RopeScaling scaling;
+    RETURN_IF_ERROR(ReadRopeScaling(*rope, key, *c, &scaling));
+    if (key == "rope_parameters") {
+      RETURN_IF_ERROR(ReadNumber(*rope, "rope_theta", theta, &c->rope_theta));
+      if (c->rope_scaling.kind != RopeKind::kDefault && c->rope_scaling != scaling) {
+        return absl::InvalidArgumentError(
+            "\"rope_scaling\" and \"rope_parameters\" contradict each other");
+      }
+    }
+    c->rope_scaling = scaling;
+  }
+  return absl::OkStatus();
+}
+
+Status CheckTokenId(absl::string_view key, const JsonValue& value, int64_t vocab) {
+  if (value.IsInt64() && value.GetInt64() >= 0 && value.GetInt64() < vocab) {
+    return absl::OkStatus();
+  }
+  const std::string found =
+      value.IsInt64() ? absl::StrCat(value.GetInt64()) : std::string("not an integer");
+  return absl::InvalidArgumentError(
+      absl::StrCat(JsonQuote(key), " is ", found, ", the range is 0 to ", vocab - 1));
+}
+
+// An id or a list of ids; absent or null leaves *ids.
+Status ReadTokenIds(const JsonValue& object, absl::string_view key, int64_t vocab,
+                    std::vector<int32_t>* ids) {
+  const JsonValue* v = FindMember(object, key);
+  if (v == nullptr || v->IsNull()) return absl::OkStatus();
+  std::vector<int32_t> found;
+  if (!v->IsArray()) {
+    RETURN_IF_ERROR(CheckTokenId(key, *v, vocab));
+    found.push_back(static_cast<int32_t>(v->GetInt64()));
+  } else {
+    if (v->Size() > limits::kEosIdsMax) {
+      return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " holds ", v->Size(),
+                                                     " ids, the limit is ", limits::kEosIdsMax));
+    }
+    for (const JsonValue& id : v->GetArray()) {
+      RETURN_IF_ERROR(CheckTokenId(key, id, vocab));
+      found.push_back(static_cast<int32_t>(id.GetInt64()));
+    }
+  }
+  *ids = std::move(found);
+  return absl::OkStatus();
+}
+
+Status ReadBosAndEos(const JsonValue& object, int64_t vocab, std::optional<int32_t>* bos,
+                     std::vector<int32_t>* eos) {
+  std::vector<int32_t> begin;
+  RETURN_IF_ERROR(ReadTokenIds(object, "bos_token_id", vocab, &begin));
+  if (!begin.empty()) *bos = begin.front();
+  return ReadTokenIds(object, "eos_token_id", vocab, eos);
+}
+
+Status ReadDtype(const JsonValue& object, std::string* dtype) {
+  ASSIGN_OR_RETURN(*dtype, GetString(object, "torch_dtype", ""));
+  ASSIGN_OR_RETURN(*dtype, GetString(object, "dtype", *dtype));
+  for (const absl::string_view known : {"", "float32", "bfloat16", "float16"}) {
+    if (*dtype == known) return absl::OkStatus();
+  }
+  return Unsupported("torch_dtype", JsonQuote(*dtype), "float32, bfloat16, float16");
+}
+
+StatusOr<JsonDocument> ParseObject(absl::string_view json) {
+  JsonLimits json_limits;
+  json_limits.bytes_max = limits::kConfigBytesMax;
+  json_limits.depth_max = 16;
+  json_limits.unique_keys = true;
+  ASSIGN_OR_RETURN(JsonDocument doc, ParseJson(json, json_limits));
+  if (!doc.IsObject()) return absl::InvalidArgumentError("the text must be a JSON object");
+  return doc;
+}
+
+// Bits, not digits: equal texts mean equal values, whatever a printer does.
+std::string Exact(double value) { return absl::StrFormat("%016x", std::bit_cast<uint64_t>(value)); }
+
+template <typename T>
+Status ReadOptional(const JsonValue& object, absl::string_view key, NumberRange range,
+                    std::optional<T>* out) {
+  const JsonValue* v = FindMember(object, key);
+  if (v == nullptr || v->IsNull()) return absl::OkStatus();
+  if constexpr (std::is_integral_v<T>) {
+    int64_t value = 0;
+    RETURN_IF_ERROR(ReadInt(
+        object, key, {static_cast<int64_t>(range.min), static_cast<int64_t>(range.max)}, &value));
+    *out = static_cast<T>(value);
+  } else {
+    double value = 0;
+    RETURN_IF_ERROR(ReadNumber(object, key, range, &value));
+    *out = static_cast<T>(value);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
+  ASSIGN_OR_RETURN(const JsonDocument doc, ParseObject(json));
+  RETURN_IF_ERROR(CheckArchitecture(doc));
+  RETURN_IF_ERROR(CheckNoOtherFeatures(doc));
+  ModelConfig c;
+  RETURN_IF_ERROR(ReadDimensions(doc, &c));
+  RETURN_IF_ERROR(ReadNumber(doc, "rms_norm_eps", {1e-12, 1}, &c.rms_eps));
+  RETURN_IF_ERROR(ReadRope(doc, &c));
+  ASSIGN_OR_RETURN(c.tied_embeddings, GetBool(doc, "tie_word_embeddings", false));
+  ASSIGN_OR_RETURN(c.attention_bias, GetBool(doc, "attention_bias", false));
+  ASSIGN_OR_RETURN(c.mlp_bias, GetBool(doc, "mlp_bias", false));
+  RETURN_IF_ERROR(ReadBosAndEos(doc, c.vocab, &c.bos_id, &c.eos_ids));
+  RETURN_IF_ERROR(ReadDtype(doc, &c.dtype));
+  return c;
+}
+
+StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
+  const std::string path = dir + "/config.json";
+  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, limits::kConfigBytesMax));
+  StatusOr<ModelConfig> config = ParseModelConfig(text);
+  if (!config.ok()) return Annotate(config.status(), path);
+  return config;
+}
+
+StatusOr<GenerationDefaults> ParseGenerationDefaults(absl::string_view json,
+                                                     const ModelConfig& config) {
+  ASSIGN_OR_RETURN(const JsonDocument doc, ParseObject(json));
+  GenerationDefaults d;
+  d.bos_id = config.bos_id;
+  d.eos_ids = config.eos_ids;
+  RETURN_IF_ERROR(ReadBosAndEos(doc, config.vocab, &d.bos_id, &d.eos_ids));
+  RETURN_IF_ERROR(ReadOptional(doc, "temperature", {0, 100}, &d.temperature));
+  RETURN_IF_ERROR(ReadOptional(doc, "top_k", {0, INT32_MAX}, &d.top_k));
+  RETURN_IF_ERROR(ReadOptional(doc, "top_p", {1e-6, 1}, &d.top_p));
+  RETURN_IF_ERROR(ReadOptional(doc, "min_p", {0, 1}, &d.min_p));
+  RETURN_IF_ERROR(ReadOptional(doc, "repetition_penalty", {1e-3, 1e3}, &d.repetition_penalty));
+  RETURN_IF_ERROR(ReadOptional(doc, "max_new_tokens", {1, INT32_MAX}, &d.max_new_tokens));
+  ASSIGN_OR_RETURN(const bool sample, GetBool(doc, "do_sample", true));
+  if (!sample) d.temperature = 0;
+  return d;
+}
+
+StatusOr<GenerationDefaults> LoadGenerationDefaults(const std::string& dir,
+                                                    const ModelConfig& config) {
+  const std::string path = dir + "/generation_config.json";
+  StatusOr<std::string> text = ReadSmallFile(path, limits::kConfigBytesMax);
+  if (absl::IsNotFound(text.status())) text = "{}";
+  if (!text.ok()) return text.status();
+  StatusOr<GenerationDefaults> defaults = ParseGenerationDefaults(*text, config);
+  if (!defaults.ok()) return Annotate(defaults.status(), path);
+  return defaults;
+}
+
+std::string ModelConfig::CanonicalText() const {
+  return absl::StrCat(
+      "reprise.llama.v1 hidden=", hidden, " intermediate=", intermediate, " layers=", layers,
+      " heads=", heads, " kv_heads=", kv_heads, " head_dim=", head_dim, " vocab=", vocab,
+      " context=", context, " eps=", Exact(rms_eps), " theta=", Exact(rope_theta),
+      " rope=", static_cast<int>(rope_scaling.kind), ":", Exact(rope_scaling.factor), ":",
+      Exact(rope_scaling.low_freq_factor), ":", Exact(rope_scaling.high_freq_factor), ":",
+      rope_scaling.original_context, " tied=", tied_embeddings, " attention_bias=", attention_bias,
+      " mlp_bias=", mlp_bias);
+}
+
+int64_t ModelConfig::parameters() const {
+  int64_t total = 0;
+  for (const TensorSpec& spec : LlamaTensors(*this)) {
+    int64_t n = 1;
+    for (const uint64_t dim : spec.shape) n *= static_cast<int64_t>(dim);
+    total += n;
+  }
+  return total;
+}
+
+std::vector<TensorSpec> LlamaTensors(const ModelConfig& c) {
+  const auto u = [](int64_t n) { return static_cast<uint64_t>(n); };
+  const uint64_t hidden = u(c.hidden), inner = u(c.intermediate), vocab = u(c.vocab);
+  const uint64_t q = u(c.heads * c.head_dim), kv = u(c.kv_heads * c.head_dim);
+  std::vector<TensorSpec> specs = {{"model.embed_tokens.weight", {vocab, hidden}}};
+  for (int64_t layer = 0; layer < c.layers; ++layer) {
+    const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+    const auto linear = [&](absl::string_view name, uint64_t out, uint64_t in, bool bias) {
+      specs.push_back({absl::StrCat(prefix, name, ".weight"), {out, in}});
+      if (bias) specs.push_back({absl::StrCat(prefix, name, ".bias"), {out}});
+    };
+    specs.push_back({absl::StrCat(prefix, "input_layernorm.weight"), {hidden}});
+    linear("self_attn.q_proj", q, hidden, c.attention_bias);
+    linear("self_attn.k_proj", kv, hidden, c.attention_bias);
+    linear("self_attn.v_proj", kv, hidden, c.attention_bias);
+    linear("self_attn.o_proj", hidden, q, c.attention_bias);
+    specs.push_back({absl::StrCat(prefix, "post_attention_layernorm.weight"), {hidden}});
+    linear("mlp.gate_proj", inner, hidden, c.mlp_bias);
+    linear("mlp.up_proj", inner, hidden, c.mlp_bias);
+    linear("mlp.down_proj", hidden, inner, c.mlp_bias);
+  }
+  specs.push_back({"model.norm.weight", {hidden}});
+  if (!c.tied_embeddings) specs.push_back({"lm_head.weight", {vocab, hidden}});
+  return specs;
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,143 @@
+#include "worker/model/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "common/test_data.h"
+
+namespace reprise::worker {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr char kBase[] = R"("architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+  "intermediate_size": 172, "num_hidden_layers": 5, "num_attention_heads": 8,
+  "vocab_size": 512, "max_position_embeddings": 512)";
+
+StatusOr<ModelConfig> Parse(absl::string_view more) {
+  return ParseModelConfig(absl::StrCat("{", kBase, more.empty() ? "" : ",", more, "}"));
+}
+
+std::string Refusal(absl::string_view more) {
+  const auto config = Parse(more);
+  return config.ok() ? "accepted" : std::string(config.status().message());
+}
+
+TEST(ModelConfig, ReadsTheSmallStoriesModel) {
+  const std::string dir = SharedDataOrSkip("stories260k/hf");
+  if (dir.empty()) GTEST_SKIP() << SharedDataMissing();
+  const auto c = LoadModelConfig(dir);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->kv_heads, 4);
+  EXPECT_EQ(c->head_dim, 8);
+  EXPECT_TRUE(c->tied_embeddings);
+  EXPECT_EQ(c->bos_id, 1);
+  EXPECT_THAT(c->eos_ids, ElementsAre(2));
+  EXPECT_EQ(c->dtype, "float32");
+  EXPECT_EQ(c->parameters(), 260'032);
+  const auto defaults = LoadGenerationDefaults(dir, *c);
+  ASSERT_TRUE(defaults.ok()) << defaults.status();
+  EXPECT_THAT(defaults->eos_ids, ElementsAre(2)) << "from config.json, the other file is absent";
+  EXPECT_FALSE(defaults->temperature.has_value());
+}
+
+TEST(ModelConfig, FillsInDefaults) {
+  const auto c = Parse("");
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->kv_heads, 8);
+  EXPECT_EQ(c->head_dim, 8);
+  EXPECT_EQ(c->rope_theta, 10000);
+  EXPECT_EQ(c->rope_scaling.kind, RopeKind::kDefault);
+  EXPECT_FALSE(c->tied_embeddings);
+  EXPECT_FALSE(c->bos_id.has_value());
+}
+
+TEST(ModelConfig, ReadsBothSpellingsOfRopeScaling) {
+  constexpr char kLlama3[] = R"("factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+      "original_max_position_embeddings": 8192)";
+  const auto old_form = Parse(absl::StrCat(
+      R"("rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", )", kLlama3, "}"));
+  const auto new_form = Parse(absl::StrCat(
+      R"("rope_parameters": {"rope_theta": 500000, "rope_type": "llama3", )", kLlama3, "}"));
+  ASSERT_TRUE(old_form.ok()) << old_form.status();
+  ASSERT_TRUE(new_form.ok()) << new_form.status();
+  EXPECT_EQ(old_form->rope_scaling.kind, RopeKind::kLlama3);
+  EXPECT_EQ(old_form->rope_scaling.original_context, 8192);
+  EXPECT_EQ(*old_form, *new_form);
+  const auto linear = Parse(R"("rope_scaling": {"type": "linear", "factor": 2})");
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  EXPECT_EQ(linear->rope_scaling.kind, RopeKind::kLinear);
+  EXPECT_EQ(Parse(R"("rope_scaling": {"type": "default"})")->rope_scaling, RopeScaling{});
+}
+
+TEST(ModelConfig, RefusesByNameLimitAndValue) {
+  EXPECT_THAT(Refusal(R"("num_key_value_heads": 3)"), HasSubstr("not a multiple"));
+  EXPECT_THAT(Refusal(R"("num_key_value_heads": 0)"), HasSubstr("is 0, the range is 1 to 1024"));
+  EXPECT_THAT(Refusal(R"("head_dim": 258)"), HasSubstr("\"head_dim\" is 258, the range is 2 to"));
+  EXPECT_THAT(Refusal(R"("head_dim": 7)"), HasSubstr("not even"));
+  EXPECT_THAT(Refusal(R"("hidden_act": "gelu")"), HasSubstr("\"hidden_act\" is \"gelu\""));
+  EXPECT_THAT(Refusal(R"("model_type": "mistral")"), HasSubstr("\"mistral\""));
+  EXPECT_THAT(Refusal(R"("sliding_window": 4096)"), HasSubstr("sliding_window"));
+  EXPECT_THAT(Refusal(R"("quantization_config": {})"), HasSubstr("quantization_config"));
+  EXPECT_THAT(Refusal(R"("partial_rotary_factor": 0.5)"), HasSubstr("partial_rotary_factor"));
+  EXPECT_THAT(Refusal(R"("rope_scaling": {"rope_type": "yarn", "factor": 2})"),
+              HasSubstr("\"yarn\""));
+  EXPECT_THAT(Refusal(R"("rope_scaling": {"type": "linear"})"), HasSubstr("\"factor\" is 0"));
+  EXPECT_THAT(Refusal(R"("rope_scaling": 3)"), HasSubstr("null or an object"));
+  EXPECT_THAT(Refusal(R"("rms_norm_eps": 0)"), HasSubstr("\"rms_norm_eps\" is 0"));
+  EXPECT_THAT(Refusal(R"("eos_token_id": [1, 512])"), HasSubstr("is 512, the range is 0 to 511"));
+  EXPECT_THAT(Refusal(R"("bos_token_id": "a")"), HasSubstr("not an integer"));
+  EXPECT_THAT(Refusal(R"("torch_dtype": "float8")"), HasSubstr("float8"));
+  EXPECT_THAT(Refusal(R"("attention_bias": 1)"), HasSubstr("must be true or false"));
+  EXPECT_THAT(Refusal(R"("vocab_size": 5)"), HasSubstr("twice"));
+  EXPECT_THAT(ParseModelConfig(R"({"architectures": ["MistralForCausalLM"]})").status().message(),
+              HasSubstr("MistralForCausalLM"));
+  EXPECT_THAT(ParseModelConfig(R"({"architectures": ["LlamaForCausalLM"]})").status().message(),
+              HasSubstr("\"hidden_size\" is 0"));
+  EXPECT_FALSE(ParseModelConfig("[]").ok());
+}
+
+TEST(ModelConfig, CanonicalTextFollowsWhatIsComputed) {
+  const auto text = [](absl::string_view more) { return Parse(more)->CanonicalText(); };
+  EXPECT_EQ(text(""), text(R"("eos_token_id": 3, "torch_dtype": "float32")"));
+  EXPECT_NE(text(""), text(R"("rope_theta": 10000.000000000002)"));
+  EXPECT_NE(text(""), text(R"("rms_norm_eps": 1e-5)"));
+  EXPECT_NE(text(""), text(R"("tie_word_embeddings": true)"));
+}
+
+TEST(GenerationDefaults, FollowTheFile) {
+  const ModelConfig config = *Parse(R"("eos_token_id": 2)");
+  const auto d = ParseGenerationDefaults(
+      R"({"eos_token_id": [3, 4], "temperature": 0.7, "top_k": 40, "top_p": 0.9,
+          "repetition_penalty": 1.1, "max_new_tokens": 64, "do_sample": true})",
+      config);
+  ASSERT_TRUE(d.ok()) << d.status();
+  EXPECT_THAT(d->eos_ids, ElementsAre(3, 4));
+  EXPECT_FLOAT_EQ(*d->temperature, 0.7f);
+  EXPECT_EQ(*d->top_k, 40);
+  EXPECT_EQ(*d->max_new_tokens, 64);
+  const auto greedy = ParseGenerationDefaults(R"({"do_sample": false, "temperature": 1})", config);
+  EXPECT_EQ(*greedy->temperature, 0);
+  EXPECT_THAT(greedy->eos_ids, ElementsAre(2));
+  EXPECT_THAT(ParseGenerationDefaults(R"({"top_p": 1.5})", config).status().message(),
+              HasSubstr("\"top_p\" is 1.5"));
+  EXPECT_THAT(ParseGenerationDefaults(R"({"eos_token_id": -1})", config).status().message(),
+              HasSubstr("is -1"));
+}
+
+TEST(ModelConfig, LoaderNamesTheFile) {
+  const std::string dir = testing::TempDir() + "/config_folder";
+  std::filesystem::create_directories(dir);
+  EXPECT_EQ(LoadModelConfig(dir + "/absent").status().code(), absl::StatusCode::kNotFound);
+  std::ofstream(dir + "/config.json") << "{";
+  EXPECT_THAT(LoadModelConfig(dir).status().message(), HasSubstr(dir + "/config.json"));
+  std::ofstream(dir + "/config.json") << std::string((size_t{1} << 20) + 1, ' ');
+  EXPECT_EQ(LoadModelConfig(dir).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace reprise::worker
