@@ -66,6 +66,23 @@ inline constexpr int64_t kVocabMax = 1 << 20;
 inline constexpr int64_t kContextTokensMax = 1 << 20;  // rotation angles stay exact below it
 inline constexpr size_t kEosIdsMax = 64;
 
+// Tokenizer files (RESOURCE_EXHAUSTED) and texts; the largest published vocabularies hold about
+// 260,000 entries in 40 MB.
+inline constexpr int64_t kVocabEntriesMax = 1'000'000;  // also bounds the ids: gaps cost memory
+inline constexpr size_t kMergesMax = 2'000'000;
+inline constexpr size_t kTokenBytesMax = size_t{64} << 10;
+inline constexpr size_t kAddedTokenBytesMax = 4096;  // bounds the trie walk at one text position
+inline constexpr size_t kAddedTokensBytesMax = size_t{8} << 20;  // together: one trie node a byte
+inline constexpr size_t kTokenizerStagesMax = 64;  // of one normalizer, pre-tokenizer or decoder
+inline constexpr size_t kDecoderContentBytesMax = 256;  // bounds how a token may grow
+inline constexpr size_t kDecodedVocabBytesMax = size_t{256} << 20;
+inline constexpr size_t kEncodeTextBytesMax = size_t{16} << 20;      // INVALID_ARGUMENT when over
+inline constexpr size_t kNormalizedTextBytesMax = size_t{64} << 20;  // normalizers lengthen text
+inline constexpr size_t kRegexPatternBytesMax = size_t{64} << 10;
+inline constexpr int64_t kRegexStatesMin = 4'000'000;  // backtracking states a call may save, and
+inline constexpr int64_t kRegexStatesPerByte = 100;    // that many more per byte of text
+inline constexpr int32_t kRegexStackBytesMax = 64 << 20;
+
 // KV stream.
 inline constexpr size_t kStreamMessageBytesMax = size_t{64} << 20;
 inline constexpr size_t kFetchItemsMax = 4096;
