@@ -1,0 +1,169 @@
+// reprise up MODEL: a whole cluster on this machine, loopback only, no configuration.
+#include "cli/up.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "cli/command.h"
+#include "cli/supervisor.h"
+
+namespace reprise::cli {
+namespace {
+
+struct UpOptions {
+  std::string model;
+  std::string state_dir = DefaultStateDir();
+  std::string listen = "127.0.0.1:50051";
+  int32_t prefill_workers = 1;
+  int32_t decode_workers = 2;
+  int32_t stores = 2;
+  int32_t threads = 1;
+  int32_t block_tokens = 64;
+  int32_t remote_prefill_min_tokens = 256;
+  std::string kv_dtype = "auto";
+  int64_t pool_bytes = int64_t{256} << 20;
+  int64_t store_memory_bytes = int64_t{256} << 20;
+  int64_t store_disk_bytes = int64_t{256} << 20;
+  std::vector<std::string> worker_flags;
+  bool restart = true;
+};
+
+void Declare(FlagSet& flags, UpOptions& o) {
+  flags.Add("state-dir", &o.state_dir, "where logs, addresses and disk tiers go");
+  flags.Add("listen", &o.listen, "the gateway's gRPC address; port 0 takes any free one");
+  flags.AddRange("prefill-workers", &o.prefill_workers, 0, 64, "workers that only prefill");
+  flags.AddRange("decode-workers", &o.decode_workers, 1, 64, "workers that decode and prefill");
+  flags.AddRange("stores", &o.stores, 0, 64, "KV store nodes");
+  flags.AddRange("threads", &o.threads, 1, 256, "compute threads per worker");
+  flags.AddRange("block-tokens", &o.block_tokens, 1, 1024, "tokens per KV block");
+  flags.AddRange("remote-prefill-min-tokens", &o.remote_prefill_min_tokens, 0, 1 << 20,
+                 "uncached prompt tokens from which a prefill worker is used");
+  flags.Add("kv-dtype", &o.kv_dtype, "KV element type: auto, f32, bf16, f16");
+  flags.AddBytes("pool-bytes", &o.pool_bytes, 1 << 16, int64_t{1} << 42, "KV pool of a worker");
+  flags.AddBytes("store-memory-bytes", &o.store_memory_bytes, 1 << 16, int64_t{1} << 42,
+                 "memory of a store node");
+  flags.AddBytes("store-disk-bytes", &o.store_disk_bytes, 0, int64_t{1} << 44,
+                 "disk file of a store node; 0: none");
+  flags.Add("worker-flag", &o.worker_flags,
+            "passed to every worker as it is, e.g. --timed; may repeat");
+  flags.Add("restart", &o.restart, "restart a process that ends");
+}
+
+Status PrepareStateDir(const std::string& dir) {
+  std::error_code error;
+  std::filesystem::create_directories(dir, error);
+  if (error) return absl::UnavailableError(absl::StrCat(dir, ": ", error.message()));
+  if (chmod(dir.c_str(), 0700) != 0) {
+    return absl::PermissionDeniedError(absl::StrCat(dir, " belongs to another user"));
+  }
+  // Held until this process ends, however it ends.
+  const int lock = open(absl::StrCat(dir, "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) != 0) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("a cluster runs already in ", dir, "; stop it or choose another --state-dir"));
+  }
+  return absl::OkStatus();
+}
+
+std::string SelfPath() {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/exe", error).string();
+}
+
+std::vector<std::string> WorkerArgs(const UpOptions& o, const std::string& name,
+                                    const std::string& coordinator, bool prefill_only) {
+  std::vector<std::string> args = {"worker",
+                                   "--name=" + name,
+                                   "--coordinator=" + coordinator,
+                                   "--model=" + o.model,
+                                   absl::StrCat("--threads=", o.threads),
+                                   absl::StrCat("--block-tokens=", o.block_tokens),
+                                   absl::StrCat("--pool-bytes=", o.pool_bytes),
+                                   "--kv-dtype=" + o.kv_dtype};
+  if (prefill_only) args.push_back("--no-decode");
+  args.insert(args.end(), o.worker_flags.begin(), o.worker_flags.end());
+  return args;
+}
+
+Status StartAll(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
+  RETURN_IF_ERROR(cluster.Start({"coordinator",
+                                 {"coordinator", absl::StrCat("--remote-prefill-min-tokens=",
+                                                              o.remote_prefill_min_tokens)}}));
+  RETURN_IF_ERROR(cluster.WaitReady(stop));
+  const std::string coordinator = cluster.addresses("coordinator").grpc;
+  for (int i = 0; i < o.prefill_workers; ++i) {
+    const std::string name = absl::StrCat("prefill-", i);
+    RETURN_IF_ERROR(cluster.Start({name, WorkerArgs(o, name, coordinator, true)}));
+  }
+  for (int i = 0; i < o.decode_workers; ++i) {
+    const std::string name = absl::StrCat("decode-", i);
+    RETURN_IF_ERROR(cluster.Start({name, WorkerArgs(o, name, coordinator, false)}));
+  }
+  for (int i = 0; i < o.stores; ++i) {
+    const std::string name = absl::StrCat("store-", i);
+    std::vector<std::string> args = {"kvstore", "--name=" + name, "--coordinator=" + coordinator,
+                                     absl::StrCat("--memory-bytes=", o.store_memory_bytes)};
+    if (o.store_disk_bytes > 0) {
+      args.push_back(absl::StrCat("--disk-path=", o.state_dir, "/", name, ".blocks"));
+      args.push_back(absl::StrCat("--disk-bytes=", o.store_disk_bytes));
+    }
+    RETURN_IF_ERROR(cluster.Start({name, args}));
+  }
+  RETURN_IF_ERROR(cluster.Start(
+      {"gateway",
+       {"gateway", "--name=gateway", "--coordinator=" + coordinator, "--model=" + o.model},
+       o.listen}));
+  return cluster.WaitReady(stop);
+}
+
+void PrintDoors(const Supervisor& cluster, const std::string& state_dir) {
+  std::printf("%-14s %-8s %-22s %-22s %s\n", "process", "pid", "gRPC", "KV stream", "metrics");
+  for (const std::string& name : cluster.names()) {
+    const RoleAddresses& at = cluster.addresses(name);
+    std::printf("%-14s %-8d %-22s %-22s http://%s/metrics\n", name.c_str(), cluster.pid(name),
+                at.grpc.c_str(), at.kv.empty() ? "-" : at.kv.c_str(), at.metrics.c_str());
+  }
+  std::printf("logs and addresses: %s\n", state_dir.c_str());
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int RunUp(const Args& args) {
+  UpOptions options;
+  FlagSet flags("reprise up", "Serves a model from a whole cluster of processes on this machine.",
+                "MODEL_FOLDER");
+  Declare(flags, options);
+  std::vector<std::string> positional;
+  if (const auto exit = ParseFlags(flags, args, 1, &positional)) return *exit;
+  if (positional.size() != 1) {
+    return Fail("up", absl::InvalidArgumentError("name the model's folder: reprise up MODEL"));
+  }
+  options.model = positional[0];
+  if (const Status status = PrepareStateDir(options.state_dir); !status.ok()) {
+    return Fail("up", status);
+  }
+  static StopSignal stop;
+  StopOnSignals(&stop);
+  Supervisor cluster(
+      {.program = SelfPath(), .state_dir = options.state_dir, .restart = options.restart});
+  if (const Status status = StartAll(options, cluster, &stop); !status.ok()) {
+    return status.code() == absl::StatusCode::kCancelled ? 130 : Fail("up", status);
+  }
+  PrintDoors(cluster, options.state_dir);
+  std::printf("serving %s on %s; Ctrl-C stops it\n", options.model.c_str(),
+              cluster.addresses("gateway").grpc.c_str());
+  std::fflush(stdout);
+  const Status status = cluster.Watch(&stop, [](const std::string& event) {
+    std::printf("%s\n", event.c_str());
+    std::fflush(stdout);
+  });
+  cluster.StopAll();
+  return status.ok() ? 0 : Fail("up", status);
+}
+
+}  // namespace reprise::cli
