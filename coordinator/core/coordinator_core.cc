@@ -1,0 +1,174 @@
+#include "coordinator/core/coordinator_core.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace reprise::coordinator {
+namespace {
+
+bool HoldsBlocks(Role role) { return role == Role::kWorker || role == Role::kStore; }
+
+}  // namespace
+
+uint64_t CoordinatorCore::Stats::refused() const {
+  uint64_t sum = 0;
+  for (const uint64_t count : refusals) sum += count;
+  return sum;
+}
+
+CoordinatorCore::CoordinatorCore(const CoreOptions& options, TimeNs now)
+    : options_(options),
+      membership_(options.membership),
+      index_(options.index),
+      requests_(options.requests, now),
+      reservations_(options.reservations) {}
+
+StatusOr<ReportAnswer> CoordinatorCore::OnReport(const Report& report, TimeNs now) {
+  const NodeKey& key = report.node.ref.key;
+  const Node* before = membership_.Find(key.name);
+  const bool same_format =
+      before != nullptr && before->info.model.format_digest == report.node.model.format_digest;
+  ASSIGN_OR_RETURN(const Slot slot, membership_.OnReport(report, now));
+  AbsorbChanges();
+  if (!same_format) ElectModel();
+  ReportAnswer answer;
+  answer.coordinator_incarnation = options_.incarnation;
+  answer.report_interval_ms = options_.report_interval_ms;
+  // A late report of a node meanwhile dead brings nothing back.
+  const Node* node = membership_.Find(key.name);
+  if (node->state == NodeState::kDead) return answer;
+  for (const RequestReport& request : report.requests) {
+    requests_.OnReported(request.request_id, request.attempt);
+  }
+  if (!HoldsBlocks(node->info.role)) return answer;
+  reservations_.OnReport(slot, report.requests, now);
+  const PrefixIndex::Answer index = index_.Apply(slot, report.events ? &*report.events : nullptr,
+                                                 report.snapshot ? &*report.snapshot : nullptr);
+  answer.next_event = index.next_event;
+  answer.want_snapshot = index.want_snapshot;
+  return answer;
+}
+
+void CoordinatorCore::OnTick(TimeNs now) {
+  membership_.Tick(now);
+  reservations_.Tick(now);
+  AbsorbChanges();
+}
+
+void CoordinatorCore::AbsorbChanges() {
+  std::vector<MembershipChange> changes = membership_.TakeChanges();
+  for (MembershipChange& change : changes) {
+    if (change.to == NodeState::kDead) {
+      index_.Drop(change.slot);
+      reservations_.Drop(change.slot);
+    }
+    changes_.push_back(std::move(change));
+  }
+  if (!changes.empty()) ElectModel();
+}
+
+// The format most workers have that are not dead; the present one as long as none has more.
+void CoordinatorCore::ElectModel() {
+  std::map<Digest256, std::pair<int, const ModelInfo*>> votes;
+  for (const auto& [name, node] : membership_.nodes()) {
+    if (node.info.role != Role::kWorker || node.state == NodeState::kDead) continue;
+    auto& [count, model] = votes[node.info.model.format_digest];
+    ++count;
+    if (model == nullptr) model = &node.info.model;
+  }
+  if (votes.empty()) return;  // the last one stays named in status and refusals
+  const auto present = model_ ? votes.find(model_->format_digest) : votes.end();
+  const std::pair<int, const ModelInfo*>* best =
+      present == votes.end() ? nullptr : &present->second;
+  for (const auto& [digest, vote] : votes) {
+    if (best == nullptr || vote.first > best->first) best = &vote;
+  }
+  model_ = *best->second;
+}
+
+bool CoordinatorCore::IsServed(const NodeInfo& node) const {
+  return model_ && node.model.format_digest == model_->format_digest;
+}
+
+ClusterView CoordinatorCore::View(const PlaceQuery& query) const {
+  ClusterView view;
+  if (model_) view.model = &*model_;
+  view.nodes.reserve(membership_.nodes().size());
+  for (const auto& [name, node] : membership_.nodes()) {
+    if (node.state == NodeState::kDead || !HoldsBlocks(node.info.role)) continue;
+    if (!IsServed(node.info)) continue;
+    view.nodes.push_back(
+        {&node.info, &node.load, node.slot, node.state, reservations_.Of(node.slot)});
+  }
+  view.holders = index_.Holders(query.block_ids);
+  return view;
+}
+
+std::variant<Placement, Refusal> CoordinatorCore::Place(const PlaceQuery& query, TimeNs now) {
+  if (auto refusal = requests_.Check(query.request_id, query.previous, now)) {
+    return *std::move(refusal);
+  }
+  std::variant<Choice, Refusal> chosen = ChoosePlacement(options_.placement, View(query), query);
+  if (auto* refusal = std::get_if<Refusal>(&chosen)) return std::move(*refusal);
+  Choice& choice = std::get<Choice>(chosen);
+  choice.placement.attempt = requests_.Grant(query.request_id, query.previous, now);
+  reservations_.Add(choice.decode, query.request_id, choice.at_decode, now);
+  if (choice.prefill) {
+    reservations_.Add(*choice.prefill, query.request_id, choice.at_prefill, now);
+    ++counters_.prefill_legs;
+  }
+  return std::move(choice.placement);
+}
+
+std::variant<Placement, Refusal> CoordinatorCore::OnPlace(const PlaceQuery& query, TimeNs now) {
+  std::variant<Placement, Refusal> result = Place(query, now);
+  if (const Refusal* refusal = std::get_if<Refusal>(&result)) {
+    ++counters_.refusals[static_cast<size_t>(refusal->code)];
+  } else {
+    ++counters_.placements;
+  }
+  return result;
+}
+
+StatusOr<ModelInfo> CoordinatorCore::Model(const std::string& name) const {
+  if (!model_) return absl::UnavailableError("NO_WORKERS: no worker has reported");
+  if (!name.empty() && name != model_->name) {
+    return absl::NotFoundError(
+        absl::StrCat("MODEL_MISMATCH: model ", name, " is not served here, ", model_->name, " is"));
+  }
+  return *model_;
+}
+
+std::vector<NodeSummary> CoordinatorCore::Nodes(TimeNs now) const {
+  std::vector<NodeSummary> summaries;
+  for (const auto& [name, node] : membership_.nodes()) {
+    NodeSummary summary;
+    summary.node = node.info;
+    summary.load = node.load;
+    summary.last_report_ms_ago = (now - node.heard_ns) / kMillisecond;
+    summary.state = node.state;
+    summary.reason = node.reason;
+    if (node.reason.empty() && HoldsBlocks(node.info.role) && !IsServed(node.info)) {
+      summary.reason = absl::StrCat("MODEL_MISMATCH: format ",
+                                    HexEncode(node.info.model.format_digest).substr(0, 16),
+                                    " is not the cluster's");
+    }
+    summary.indexed_blocks = static_cast<int64_t>(index_.NodeBlocks(node.slot));
+    summaries.push_back(std::move(summary));
+  }
+  return summaries;
+}
+
+std::vector<MembershipChange> CoordinatorCore::TakeChanges() { return std::exchange(changes_, {}); }
+
+CoordinatorCore::Stats CoordinatorCore::stats() const {
+  Stats stats = counters_;
+  stats.stale_refused = membership_.stale_refused();
+  stats.compensated_ns = membership_.compensated_ns();
+  stats.requests = requests_.size();
+  stats.index = index_.stats();
+  return stats;
+}
+
+}  // namespace reprise::coordinator

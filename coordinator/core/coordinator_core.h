@@ -1,0 +1,92 @@
+// The coordinator as a state machine: reports, placements and the passing of time go in, answers
+// come out. It joins membership, prefix index, request table and placement, and is what both the
+// server and the simulator run.
+//
+// Threads: one at a time; the owner locks. Deterministic: no clock, randomness, logging or I/O.
+//
+// Invariants:
+// 1. All of it is soft: a fresh core learns everything but the past from reports.
+// 2. Workers and stores of another KV format than the cluster's are never placed on.
+// 3. An attempt is granted only together with a placement; a refusal changes no request.
+#ifndef REPRISE_COORDINATOR_CORE_COORDINATOR_CORE_H_
+#define REPRISE_COORDINATOR_CORE_COORDINATOR_CORE_H_
+
+#include <array>
+#include <cstdint>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/status.h"
+#include "coordinator/core/membership.h"
+#include "coordinator/core/prefix_index.h"
+#include "coordinator/core/refusal.h"
+#include "coordinator/core/request_table.h"
+#include "coordinator/core/reservations.h"
+#include "coordinator/core/types.h"
+#include "coordinator/policy/placement.h"
+
+namespace reprise::coordinator {
+
+struct CoreOptions {
+  uint64_t incarnation = 1;
+  int32_t report_interval_ms = 200;
+  MembershipOptions membership;
+  PrefixIndexOptions index;
+  RequestTableOptions requests;
+  ReservationOptions reservations;
+  PlacementOptions placement;
+};
+
+class CoordinatorCore {
+ public:
+  CoordinatorCore(const CoreOptions& options, TimeNs now);
+
+  StatusOr<ReportAnswer> OnReport(const Report& report, TimeNs now);
+  std::variant<Placement, Refusal> OnPlace(const PlaceQuery& query, TimeNs now);
+  void OnTick(TimeNs now);
+
+  // What the workers serve. UNAVAILABLE (NO_WORKERS) while there is none, NOT_FOUND
+  // (MODEL_MISMATCH) for another name; an empty name asks for whatever is served.
+  StatusOr<ModelInfo> Model(const std::string& name) const;
+
+  std::vector<NodeSummary> Nodes(TimeNs now) const;  // ascending names
+  // What happened to nodes since the last call.
+  std::vector<MembershipChange> TakeChanges();
+
+  struct Stats {
+    uint64_t placements = 0;
+    uint64_t prefill_legs = 0;
+    std::array<uint64_t, std::size(kRefusalCodes)> refusals{};  // by RefusalCode
+    uint64_t stale_refused = 0;                                 // reports of replaced incarnations
+    TimeNs compensated_ns = 0;
+    size_t requests = 0;
+    PrefixIndex::Stats index;
+    uint64_t refused() const;
+  };
+  Stats stats() const;
+
+ private:
+  std::variant<Placement, Refusal> Place(const PlaceQuery& query, TimeNs now);
+  void AbsorbChanges();
+  void ElectModel();
+  bool IsServed(const NodeInfo& node) const;
+  ClusterView View(const PlaceQuery& query) const;
+
+  const CoreOptions options_;
+  Membership membership_;
+  PrefixIndex index_;
+  RequestTable requests_;
+  Reservations reservations_;
+  std::optional<ModelInfo> model_;  // of the format most workers have
+  std::vector<MembershipChange> changes_;
+  Stats counters_;
+};
+
+}  // namespace reprise::coordinator
+
+#endif  // REPRISE_COORDINATOR_CORE_COORDINATOR_CORE_H_

@@ -1,0 +1,171 @@
+#include "coordinator/core/membership.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace reprise::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+// One cluster seen by one judge, told as a story in milliseconds.
+class MembershipTest : public ::testing::Test {
+ protected:
+  StatusOr<Slot> Report(const std::string& name, uint64_t incarnation, Load load = {},
+                        bool leaving = false) {
+    coordinator::Report report;
+    report.node.ref.key = {name, incarnation};
+    report.node.role = Role::kWorker;
+    report.sequence = ++sequence_;
+    report.load = load;
+    report.leaving = leaving;
+    return members_.OnReport(report, clock_.NowNs());
+  }
+  void RunFor(int64_t ms) {
+    for (int64_t t = 0; t < ms; t += 50) {
+      clock_.Advance(50 * kMillisecond);
+      members_.Tick(clock_.NowNs());
+    }
+  }
+  void FreezeFor(int64_t ms) { clock_.Advance(NsFromMs(ms)); }
+  NodeState StateOf(const std::string& name) { return members_.Find(name)->state; }
+
+  ManualClock clock_{kSecond};
+  Membership members_{MembershipOptions{}};
+  uint64_t sequence_ = 0;
+};
+
+TEST_F(MembershipTest, ASilentNodeIsSuspectedThenDeadThenForgotten) {
+  ASSERT_TRUE(Report("w", 1).ok());
+  RunFor(550);
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  RunFor(50);
+  EXPECT_EQ(StateOf("w"), NodeState::kSuspect);
+  EXPECT_EQ(members_.Find("w")->reason, "silent");
+  RunFor(400);
+  EXPECT_EQ(StateOf("w"), NodeState::kDead);
+  RunFor(59'950);
+  EXPECT_NE(members_.Find("w"), nullptr);
+  RunFor(50);
+  EXPECT_EQ(members_.Find("w"), nullptr);
+}
+
+TEST_F(MembershipTest, ASuspectOrDeadNodeThatReportsIsLiveAgain) {
+  ASSERT_TRUE(Report("w", 1).ok());
+  RunFor(700);
+  ASSERT_TRUE(Report("w", 1).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  RunFor(1000);
+  EXPECT_EQ(StateOf("w"), NodeState::kDead);
+  ASSERT_TRUE(Report("w", 1).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+}
+
+TEST_F(MembershipTest, ARestartReplacesTheOldIncarnationAtOnceAndTheOldOneIsRefused) {
+  const Slot slot = *Report("w", 1);
+  members_.TakeChanges();
+  EXPECT_EQ(*Report("w", 2), slot);
+  const std::vector<MembershipChange> changes = members_.TakeChanges();
+  ASSERT_EQ(changes.size(), 2u);
+  EXPECT_EQ(changes[0].kind, MembershipChange::Kind::kReplaced);
+  EXPECT_EQ(changes[0].key, (NodeKey{"w", 1}));
+  EXPECT_EQ(changes[0].to, NodeState::kDead);
+  EXPECT_EQ(changes[1].kind, MembershipChange::Kind::kJoined);
+  const Status refused = Report("w", 1).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("STALE_INCARNATION"));
+  EXPECT_EQ(members_.Find("w")->info.ref.key.incarnation, 2u);
+  EXPECT_EQ(members_.stale_refused(), 1u);
+}
+
+TEST_F(MembershipTest, TheLastSixteenIncarnationsOfANameStayFenced) {
+  for (uint64_t incarnation = 1; incarnation <= 18; ++incarnation) {
+    ASSERT_TRUE(Report("w", incarnation).ok());
+  }
+  for (uint64_t incarnation = 2; incarnation <= 17; ++incarnation) {
+    EXPECT_FALSE(Report("w", incarnation).ok()) << incarnation;
+  }
+  EXPECT_TRUE(Report("w", 18).ok());
+}
+
+TEST_F(MembershipTest, AJudgeThatWasFrozenAccusesNobody) {
+  ASSERT_TRUE(Report("w", 1).ok());
+  RunFor(100);
+  FreezeFor(5000);
+  RunFor(50);
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  EXPECT_EQ(members_.compensated_ns(), 5000 * kMillisecond);
+  // The clock that runs on is the node's own silence: 150 ms so far.
+  RunFor(400);
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  RunFor(50);
+  EXPECT_EQ(StateOf("w"), NodeState::kSuspect);
+}
+
+TEST_F(MembershipTest, ATickLateByLessThanTheToleranceMovesNoDeadline) {
+  ASSERT_TRUE(Report("w", 1).ok());
+  members_.Tick(clock_.NowNs());
+  for (int i = 0; i < 6; ++i) {
+    FreezeFor(50);
+    RunFor(50);
+  }
+  EXPECT_EQ(StateOf("w"), NodeState::kSuspect);
+}
+
+TEST_F(MembershipTest, BusyWithoutProgressIsStuckAndIdleWithoutProgressIsNot) {
+  const Load busy{.progress = 7, .busy = true};
+  const Load idle{.progress = 7, .busy = false};
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_TRUE(Report("wedged", 1, busy).ok());
+    ASSERT_TRUE(Report("resting", 1, idle).ok());
+    RunFor(200);
+  }
+  EXPECT_EQ(StateOf("wedged"), NodeState::kSuspect);
+  EXPECT_EQ(members_.Find("wedged")->reason, "stuck");
+  EXPECT_EQ(StateOf("resting"), NodeState::kLive);
+  ASSERT_TRUE(Report("wedged", 1, {.progress = 8, .busy = true}).ok());
+  EXPECT_EQ(StateOf("wedged"), NodeState::kLive);
+}
+
+TEST_F(MembershipTest, ALeavingNodeStaysLeavingUntilItFallsSilent) {
+  ASSERT_TRUE(Report("w", 1, {}, /*leaving=*/true).ok());
+  RunFor(950);
+  EXPECT_EQ(StateOf("w"), NodeState::kLeaving);
+  RunFor(50);
+  EXPECT_EQ(StateOf("w"), NodeState::kDead);
+}
+
+TEST_F(MembershipTest, ADelayedReportProvesNoLife) {
+  ASSERT_TRUE(Report("w", 1, {.running = 1}).ok());
+  RunFor(500);
+  sequence_ = 0;  // what comes now was sent first
+  ASSERT_TRUE(Report("w", 1, {.running = 9}).ok());
+  EXPECT_EQ(members_.Find("w")->load.running, 1);
+  RunFor(100);
+  EXPECT_EQ(StateOf("w"), NodeState::kSuspect);
+}
+
+TEST_F(MembershipTest, NodesBeyondTheLimitAreRefusedAndSlotsOfForgottenOnesReused) {
+  Membership small(MembershipOptions{.nodes_max = 1});
+  coordinator::Report report;
+  report.sequence = 1;
+  report.node.ref.key = {"a", 1};
+  ASSERT_EQ(*small.OnReport(report, 0), 0);
+  report.node.ref.key = {"b", 1};
+  EXPECT_EQ(small.OnReport(report, 0).status().code(), absl::StatusCode::kResourceExhausted);
+  for (TimeNs now = 0; now <= 62 * kSecond; now += 50 * kMillisecond) small.Tick(now);
+  EXPECT_EQ(*small.OnReport(report, 62 * kSecond), 0);
+}
+
+TEST_F(MembershipTest, AnIncarnationKeepsItsRole) {
+  ASSERT_TRUE(Report("w", 1).ok());
+  coordinator::Report report;
+  report.node.ref.key = {"w", 1};
+  report.node.role = Role::kStore;
+  report.sequence = 99;
+  EXPECT_EQ(members_.OnReport(report, clock_.NowNs()).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace reprise::coordinator
