@@ -48,6 +48,14 @@ class Sequence {
     return {table_.data(), keys_, 0, mask};
   }
 
+  // Overwrites the cached rows from `row` on with NaN.
+  void Poison(int64_t row) {
+    const int64_t width = kv_.kv_heads * kv_.head_dim;
+    const std::vector<float> nan(static_cast<size_t>((keys_ - row) * width), kNaN);
+    const ConstF32 rows{nan.data(), keys_ - row, width, width};
+    Select(Isa::kScalar).write_kv({kv_, table_.data(), row, rows, rows});
+  }
+
   std::vector<float> k, v;  // as stored, [keys, kv_heads, head_dim]
 
  private:
@@ -72,7 +80,7 @@ Query MakeQuery(int64_t rows, int64_t heads, int64_t head_dim, int64_t first_pos
 
 // The query's rows in chunks of `chunk`, all as items of one batch.
 Result Attend(Isa isa, const Sequence& s, const Query& q, const std::vector<KeySegment>& segments,
-           int64_t chunk, ThreadPool* pool) {
+              int64_t chunk, ThreadPool* pool) {
   const int64_t width = q.heads * s.kv().head_dim;
   Result r{std::vector<float>(q.q.size(), kNaN), std::vector<float>(q.rows * q.heads, kNaN)};
   std::vector<AttentionItem> items;
@@ -162,6 +170,141 @@ TEST(Attention, BitsDoNotDependOnHowItIsComputed) {
         EXPECT_TRUE(SameBits(r.lse, want.lse)) << IsaName(isa) << " chunk " << chunk;
       }
     }
+  }
+}
+
+// The result over rows [from, to) of the sequence alone, as a segment of its own.
+Result Part(const Sequence& s, const Query& q, int64_t from, int64_t to) {
+  KeySegment segment = s.All();
+  segment.page_table += from / s.kv().block_tokens;
+  segment.rows = to - from;
+  segment.key_position = from;
+  return Attend(BestIsa(), s, q, {segment}, q.rows, nullptr);
+}
+
+Result Merge(Isa isa, Result left, Result right, const Sequence& s, const Query& q) {
+  const int64_t width = q.heads * s.kv().head_dim;
+  Result r{std::vector<float>(left.out.size(), kNaN), std::vector<float>(left.lse.size(), kNaN)};
+  const auto partials = [&](Result& x) {
+    return Partials{{x.out.data(), q.rows, width, width}, x.lse.data()};
+  };
+  Select(isa).merge_partials(
+      {q.heads, s.kv().head_dim, partials(left), partials(right), partials(r)});
+  return r;
+}
+
+Result Merge(const Result& left, const Result& right, const Sequence& s, const Query& q) {
+  return Merge(BestIsa(), left, right, s, q);
+}
+
+TEST(Attention, LeavesOf512MergeByTheBinaryTreeAndNoOtherOrder) {
+  const Sequence s(2200, 1, 16, DType::kBF16, 64);
+  const Query q = MakeQuery(4, 3, 16, 2196);
+  std::vector<Result> leaf;
+  for (int64_t from = 0; from < 2200; from += 512) {
+    leaf.push_back(Part(s, q, from, std::min<int64_t>(from + 512, 2200)));
+  }
+  const Result whole = Attend(BestIsa(), s, q, {s.All()}, 4, nullptr);
+  const auto join = [&](const Result& a, const Result& b) { return Merge(a, b, s, q); };
+  const Result tree = join(join(join(leaf[0], leaf[1]), join(leaf[2], leaf[3])), leaf[4]);
+  EXPECT_TRUE(SameBits(whole.out, tree.out));
+  EXPECT_TRUE(SameBits(whole.lse, tree.lse));
+  // Mutants that merge as results arrive would be noticed:
+  const Result chain = join(join(join(join(leaf[0], leaf[1]), leaf[2]), leaf[3]), leaf[4]);
+  EXPECT_FALSE(SameBits(whole.out, chain.out));
+  const Result late_first = join(leaf[4], join(join(leaf[0], leaf[1]), join(leaf[2], leaf[3])));
+  EXPECT_FALSE(SameBits(whole.out, late_first.out));
+  const Result swapped = join(join(join(leaf[0], leaf[2]), join(leaf[1], leaf[3])), leaf[4]);
+  EXPECT_FALSE(SameBits(whole.out, swapped.out));
+}
+
+TEST(Attention, ASubtreeComputedElsewhereMergesToTheSameBits) {
+  const Sequence s(3000, 2, 32, DType::kBF16, 64);
+  const Query q = MakeQuery(2, 4, 32, 2998);
+  const Result whole = Attend(BestIsa(), s, q, {s.All()}, 2, nullptr);
+  const Result split = Merge(Part(s, q, 0, 2048), Part(s, q, 2048, 3000), s, q);
+  EXPECT_TRUE(SameBits(whole.out, split.out));
+  EXPECT_TRUE(SameBits(whole.lse, split.lse));
+}
+
+TEST(Attention, SegmentsMergeInListOrder) {
+  const Sequence s(700, 2, 32, DType::kF16, 16);
+  const Query q = MakeQuery(5, 4, 32, 695);
+  KeySegment first = s.All(MaskKind::kFull);
+  first.rows = 100;
+  KeySegment second = s.All();
+  second.page_table += 10;  // rows 160 onwards
+  second.rows = 540;
+  second.key_position = 160;
+  for (Isa isa : Isas()) {
+    const Result both = Attend(isa, s, q, {first, second}, 2, nullptr);
+    const Result want = Merge(isa, Attend(isa, s, q, {first}, 5, nullptr),
+                              Attend(isa, s, q, {second}, 5, nullptr), s, q);
+    EXPECT_TRUE(SameBits(both.out, want.out)) << IsaName(isa);
+    EXPECT_TRUE(SameBits(both.lse, want.lse)) << IsaName(isa);
+  }
+}
+
+TEST(Attention, KeysNotVisibleAreNeverRead) {
+  // Rows from 70 on are NaN in the cache; a query at 69 sees 70 rows of a segment that claims more.
+  Sequence s(200, 1, 16, DType::kF32, 64);
+  const Query q = MakeQuery(1, 2, 16, 69);
+  const Result want = Attend(BestIsa(), s, q, {s.All()}, 1, nullptr);
+  s.Poison(70);
+  for (Isa isa : Isas()) {
+    const Result r = Attend(isa, s, q, {s.All()}, 1, nullptr);
+    EXPECT_TRUE(SameBits(r.out, want.out)) << IsaName(isa);
+    EXPECT_TRUE(SameBits(r.lse, want.lse)) << IsaName(isa);
+  }
+}
+
+TEST(Attention, NothingVisibleIsZeroAndMinusInfinity) {
+  const Sequence s(10, 1, 16, DType::kBF16, 64);
+  const Query q = MakeQuery(3, 2, 16, 0);
+  KeySegment later = s.All();
+  later.key_position = 2;  // the first two rows of the query come before every key
+  KeySegment none = s.All();
+  none.rows = 0;
+  for (Isa isa : Isas()) {
+    for (const std::vector<KeySegment>& segments :
+         {std::vector<KeySegment>{}, std::vector<KeySegment>{none},
+          std::vector<KeySegment>{later, none}}) {
+      const bool last_sees = segments.size() == 2;
+      const Result r = Attend(isa, s, q, segments, 3, nullptr);
+      for (size_t i = 0; i < (last_sees ? 4u : 6u); ++i) {
+        EXPECT_EQ(r.lse[i], -kInf);
+        for (size_t j = 0; j < 16; ++j) EXPECT_EQ(r.out[i * 16 + j], 0.0f);
+      }
+      if (last_sees) EXPECT_TRUE(std::isfinite(r.lse[4]) && std::isfinite(r.out[4 * 16]));
+    }
+  }
+}
+
+TEST(Attention, MergeKeepsTheOtherSideOfAnEmptyOne) {
+  const Sequence s(5, 1, 8, DType::kF32, 64);
+  const Query q = MakeQuery(1, 2, 8, 4);
+  const Result full = Attend(BestIsa(), s, q, {s.All()}, 1, nullptr);
+  const Result empty = Attend(BestIsa(), s, q, {}, 1, nullptr);
+  for (Isa isa : Isas()) {
+    EXPECT_TRUE(SameBits(Merge(isa, full, empty, s, q).out, full.out));
+    EXPECT_TRUE(SameBits(Merge(isa, empty, full, s, q).lse, full.lse));
+    EXPECT_EQ(Merge(isa, empty, empty, s, q).lse[0], -kInf);
+  }
+}
+
+TEST(Attention, MergeAgreesWithDouble) {
+  const Sequence s(400, 1, 24, DType::kF32, 64);
+  const Query q = MakeQuery(2, 3, 24, 398);
+  const Result left = Part(s, q, 0, 192);
+  const Result right = Part(s, q, 192, 400);
+  const ref::AttentionResult want = ref::Merge({ToDouble(left.out), ToDouble(left.lse)},
+                                               {ToDouble(right.out), ToDouble(right.lse)}, 24);
+  for (Isa isa : Isas()) {
+    const Result r = Merge(isa, left, right, s, q);
+    // Two exp of 2 ulp, a sum, a division, a product and an FMA on numbers of at most 1; lse
+    // below 8.
+    for (size_t i = 0; i < r.out.size(); ++i) ASSERT_NEAR(r.out[i], want.out[i], 0x1p-24 * 16);
+    for (size_t i = 0; i < r.lse.size(); ++i) ASSERT_NEAR(r.lse[i], want.lse[i], 0x1p-24 * 16);
   }
 }
 

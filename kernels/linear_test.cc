@@ -2,6 +2,9 @@
 // threads.
 #include <immintrin.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/cpu/denormals.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/packed_weights.h"
@@ -105,6 +108,115 @@ TEST(Linear, BitsDoNotDependOnInstructionSetBatchOrThreads) {
         }
         EXPECT_TRUE(SameBits(joined, want)) << IsaName(isa) << " batch " << batch;
       }
+    }
+  }
+}
+
+TEST(Linear, ConcatenatedPartsGiveTheirOwnBits) {
+  const std::vector<float> x = Uniform(3 * 70, 1);
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const int64_t rows[] = {5, 16, 3};
+    std::vector<Stored> stored;
+    std::vector<ConstMatrix> parts;
+    std::vector<std::vector<float>> want;
+    for (uint32_t i = 0; i < 3; ++i) {
+      stored.push_back(StoreAs(dtype, Uniform(rows[i] * 75, 20 + i)));
+    }
+    const auto run = [&](const PackedWeights& w) {
+      std::vector<float> y(static_cast<size_t>(3 * w.n()), kNaN);
+      TestScratch scratch(LinearScratchBytes(3, w));
+      LinearArgs args;
+      args.x = {x.data(), 3, 70, 70};
+      args.weights = &w;
+      args.y = {y.data(), 3, w.n(), w.n()};
+      Select(BestIsa()).linear(scratch.With(nullptr), args);
+      return y;
+    };
+    for (int i = 0; i < 3; ++i) {
+      parts.push_back({stored[i].bytes.data(), dtype, rows[i], 70, 75});
+      want.push_back(run(PackedWeights::Pack(parts.back())));
+    }
+    const std::vector<float> fused = run(PackedWeights::Pack(parts));
+    for (int64_t r = 0; r < 3; ++r) {
+      int64_t column = 0;
+      for (int i = 0; i < 3; ++i) {
+        for (int64_t n = 0; n < rows[i]; ++n, ++column) {
+          ASSERT_EQ(fused[r * 24 + column], want[i][r * rows[i] + n]);
+        }
+      }
+    }
+  }
+}
+
+// A pair of bf16 numbers: of like magnitude in most cases, of any magnitude in some, tiny in
+// others, so that products or sums are denormal.
+uint32_t RandomPair(uint64_t i, uint32_t stream) {
+  const auto bits = static_cast<uint32_t>(UniformAt(5, stream, i) * 4294967296.0);
+  const double kind = UniformAt(6, 0, i);
+  if (kind < 0.2) return bits & 0x9FFF9FFFu;
+  if (kind < 0.4) return bits & 0xBFFFBFFFu;  // keeps exponents away from overflow
+  return (bits & 0x83FF83FFu) + 0x3C003C00u;  // 2^-7 .. 2^1
+}
+
+__attribute__((target("avx512f,avx512bf16"))) void HardwareDot(const float* acc, const uint32_t* a,
+                                                               const uint32_t* b, float* out) {
+  _mm512_storeu_ps(out, _mm512_dpbf16_ps(_mm512_loadu_ps(acc), (__m512bh)_mm512_loadu_si512(a),
+                                         (__m512bh)_mm512_loadu_si512(b)));
+}
+
+TEST(Linear, TheDotInstructionIsTwoFusedStepsOddThenEven) {
+  if (!Supported(Isa::kAvx512)) GTEST_SKIP() << "needs a CPU with AVX512_BF16";
+  const DenormalsOff denormals_off;
+  int64_t order_matters = 0;
+  for (uint64_t i = 0; i < 100'000; i += 16) {
+    uint32_t a[16];
+    uint32_t b[16];
+    float acc[16];
+    float got[16];
+    for (uint64_t l = 0; l < 16; ++l) {
+      a[l] = RandomPair(i + l, 1);
+      b[l] = RandomPair(i + l, 2);
+      const uint32_t c = RandomPair(i + l, 3);
+      std::memcpy(&acc[l], &c, 4);
+    }
+    HardwareDot(acc, a, b, got);
+    for (int l = 0; l < 16; ++l) {
+      const auto half = [](uint32_t pair, int which) {
+        return Bf16ToF32(static_cast<uint16_t>(pair >> (16 * which)));
+      };
+      const float odd = std::fma(half(a[l], 1), half(b[l], 1), acc[l]);
+      const float want = std::fma(half(a[l], 0), half(b[l], 0), odd);
+      ASSERT_EQ(std::memcmp(&got[l], &want, 4), 0)
+          << "case " << i + l << ": " << got[l] << " vs " << want;
+      const float even = std::fma(half(a[l], 0), half(b[l], 0), acc[l]);
+      order_matters += std::fma(half(a[l], 1), half(b[l], 1), even) != want ? 1 : 0;
+    }
+  }
+  EXPECT_GT(order_matters, 1000);  // so the test would notice the other order
+}
+
+TEST(Linear, DenormalsVanishOnEveryInstructionSet) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const std::vector<float> x = {1e-20f, 1e-39f, 1.0f, 3e-38f};
+    const Stored w = StoreAs(DType::kF32, {1e-20f, 1.0f, 1e-39f, 0.25f});
+    std::vector<uint16_t> half(4);
+    // bf16 weights may hold denormals in a file; conversion would not make one.
+    for (int i = 0; i < 4; ++i)
+      half[i] = static_cast<uint16_t>(__builtin_bit_cast(uint32_t, w.values[i]) >> 16);
+    const void* data =
+        dtype == DType::kF32 ? static_cast<const void*>(w.bytes.data()) : half.data();
+    const PackedWeights packed = PackedWeights::Pack(ConstMatrix{data, dtype, 1, 4, 4});
+    for (Isa isa : Isas()) {
+      float y = kNaN;
+      TestScratch scratch(LinearScratchBytes(1, packed));
+      LinearArgs args;
+      args.x = {x.data(), 1, 4, 4};
+      args.weights = &packed;
+      args.y = {&y, 1, 1, 1};
+      const unsigned mode = _mm_getcsr();
+      Select(isa).linear(scratch.With(nullptr), args);
+      EXPECT_EQ(y, 0.0f) << IsaName(isa);  // every product is denormal or has a denormal factor
+      EXPECT_EQ(_mm_getcsr() & 0x8040u, mode & 0x8040u) << "the caller's mode is its own";
     }
   }
 }

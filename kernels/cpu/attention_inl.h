@@ -70,46 +70,63 @@ static void MergeTile(const Tile& t, TilePartial left, TilePartial right, TilePa
   }
 }
 
-// Row pointers of `keys` keys from row `first` of a segment, widened to f32 where they are not that
-// already.
-static void GatherKeys(const Tile& t, const KeySegment& segment, int64_t first, int64_t keys) {
+// Element i .. i + 15 of a key or value row kept as T.
+template <DType T>
+static inline V LoadRow(const void* row, int64_t i) {
+  if constexpr (T == DType::kF32) {
+    return V::Load(static_cast<const float*>(row) + i);
+  } else if constexpr (T == DType::kBF16) {
+    return V::LoadBf16(static_cast<const uint16_t*>(row) + i);
+  } else {
+    return V::LoadF16(static_cast<const uint16_t*>(row) + i);
+  }
+}
+
+// Whether the tiles read rows where they lie. Otherwise each block is widened to f32 first: worth
+// its stores once several queries read the result, and needed when a row ends inside a vector.
+static bool InPlace(const Tile& t) {
+  return t.dim == t.padded && (t.args->kv.dtype == DType::kF32 || t.queries <= 4);
+}
+
+// The block's key rows in the cache; the value rows lie half a segment further.
+static void FindKeys(const Tile& t, const KeySegment& segment, int64_t first, int64_t keys,
+                     const std::byte** cached) {
   const PagedKv& kv = t.args->kv;
   const int64_t row_bytes = t.dim * SizeOf(kv.dtype);
-  const int64_t segment_bytes = SegmentBytes(kv);
-  const bool in_place = kv.dtype == DType::kF32 && t.dim == t.padded;
+  const int64_t layer_bytes = kv.layer * SegmentBytes(kv);
+  int64_t page = first / kv.block_tokens;
+  int64_t slot = first % kv.block_tokens;
+  for (int64_t j = 0; j < keys; ++j, ++slot) {
+    if (slot == kv.block_tokens) {
+      slot = 0;
+      ++page;
+    }
+    cached[j] = kv.base + segment.page_table[page] * kv.page_stride_bytes + layer_bytes +
+                (t.kv_head * kv.block_tokens + slot) * row_bytes;
+  }
+}
+
+// mem.rows[j] = the row `offset` bytes after cached[j], widened to f32 unless read in place.
+static void Fetch(const Tile& t, const std::byte* const* cached, int64_t offset, int64_t keys) {
+  const DType dtype = t.args->kv.dtype;
   for (int64_t j = 0; j < keys; ++j) {
-    const int64_t row = first + j;
-    const std::byte* k = kv.base +
-                         segment.page_table[row / kv.block_tokens] * kv.page_stride_bytes +
-                         kv.layer * segment_bytes +
-                         (t.kv_head * kv.block_tokens + row % kv.block_tokens) * row_bytes;
-    const std::byte* v = k + segment_bytes / 2;
-    if (in_place) {
-      t.mem.k_rows[j] = reinterpret_cast<const float*>(k);
-      t.mem.v_rows[j] = reinterpret_cast<const float*>(v);
-      continue;
-    }
-    float* kf = t.mem.k + j * t.padded;
-    float* vf = t.mem.v + j * t.padded;
+    const std::byte* row = cached[j] + offset;
+    t.mem.rows[j] = row;
+    if (InPlace(t)) continue;
+    float* wide = t.mem.wide + j * t.padded;
     int64_t i = 0;
-    for (; i + 16 <= t.dim; i += 16) {
-      LoadAs(kv.dtype, k, i).Store(kf + i);
-      LoadAs(kv.dtype, v, i).Store(vf + i);
-    }
-    if (i < t.dim) {
-      LoadAsN(kv.dtype, k, i, t.dim - i).Store(kf + i);
-      LoadAsN(kv.dtype, v, i, t.dim - i).Store(vf + i);
-    }
-    t.mem.k_rows[j] = kf;
-    t.mem.v_rows[j] = vf;
+    for (; i + 16 <= t.dim; i += 16) LoadAs(dtype, row, i).Store(wide + i);
+    if (i < t.dim) LoadAsN(dtype, row, i, t.dim - i).Store(wide + i);
+    t.mem.rows[j] = reinterpret_cast<const std::byte*>(wide);
   }
   // The score tiles take 16 keys at a time: the rest of the last tile repeats a key and is masked.
-  for (int64_t j = keys; j < RoundUp(keys, 16); ++j) t.mem.k_rows[j] = t.mem.k_rows[keys - 1];
+  for (int64_t j = keys; j < RoundUp(keys, 16); ++j) t.mem.rows[j] = t.mem.rows[keys - 1];
 }
 
 // Scores of Q queries (stride padded) with 16 / Q keys, out[q][16 / Q].
-template <int Q>
-static inline void ScoreTile(const float* q, const float* const* k, int64_t padded, float* out) {
+template <int Q, DType T>
+static inline void ScoreTile(const float* q, const std::byte* const* k, int64_t padded,
+                             float* out) {
   constexpr int kKeys = 16 / Q;
   constexpr int kSub = kSubRows < kKeys ? kSubRows : kKeys;
   V acc[16];
@@ -127,7 +144,7 @@ static inline void ScoreTile(const float* q, const float* const* k, int64_t padd
       for (int r = 0; r < Q; ++r) vq[r] = V::Load(q + r * padded + i);
 #pragma clang loop unroll(full)
       for (int j = 0; j < kSub; ++j) {
-        const V vk = V::Load(k[sub + j] + i);
+        const V vk = LoadRow<T>(k[sub + j], i);
 #pragma clang loop unroll(full)
         for (int r = 0; r < Q; ++r) part[r][j] = Fma(vq[r], vk, part[r][j]);
       }
@@ -141,33 +158,31 @@ static inline void ScoreTile(const float* q, const float* const* k, int64_t padd
   ReduceAdd16(acc, out);
 }
 
-// p[q][slot0 + j] = raw scores of the tile's queries with `keys` gathered keys.
+// p[q][slot0 + j] = raw scores of the tile's queries with `keys` gathered keys; slots beyond are
+// overwritten with anything.
+template <DType T>
 static void Scores(const Tile& t, int64_t slot0, int64_t keys) {
   alignas(64) float out[16];
+  float* p = t.mem.p + slot0;
   int64_t q = 0;
-  for (; q + 2 <= t.queries; q += 2) {
+  for (; q + 2 <= t.queries; q += 2, p += 2 * kScoreStride) {
     for (int64_t j = 0; j < keys; j += 8) {
-      ScoreTile<2>(t.mem.q + q * t.padded, t.mem.k_rows + j, t.padded, out);
-      for (int r = 0; r < 2; ++r) {
-        for (int64_t i = 0; i < MinOf(8, keys - j); ++i) {
-          t.mem.p[(q + r) * kBlockKeys + slot0 + j + i] = out[r * 8 + i];
-        }
-      }
+      ScoreTile<2, T>(t.mem.q + q * t.padded, t.mem.rows + j, t.padded, out);
+      std::memcpy(p + j, out, 32);
+      std::memcpy(p + kScoreStride + j, out + 8, 32);
     }
   }
   if (q == t.queries) return;
   for (int64_t j = 0; j < keys; j += 16) {
-    ScoreTile<1>(t.mem.q + q * t.padded, t.mem.k_rows + j, t.padded, out);
-    for (int64_t i = 0; i < MinOf(16, keys - j); ++i) {
-      t.mem.p[q * kBlockKeys + slot0 + j + i] = out[i];
-    }
+    ScoreTile<1, T>(t.mem.q + q * t.padded, t.mem.rows + j, t.padded, out);
+    std::memcpy(p + j, out, 64);
   }
 }
 
 // One query's block: slots [begin, end) of p hold raw scores, the others become probability zero.
 // Updates the running maximum and sum and returns the factor for what o holds so far.
 static float SoftmaxBlock(const Tile& t, int64_t q, int64_t begin, int64_t end) {
-  float* p = t.mem.p + q * kBlockKeys;
+  float* p = t.mem.p + q * kScoreStride;
   for (int64_t j = 0; j < begin; ++j) p[j] = -kInfinity;
   for (int64_t j = end; j < kBlockKeys; ++j) p[j] = -kInfinity;
   // -inf times a scale stays -inf: scale is positive.
@@ -193,12 +208,12 @@ static float SoftmaxBlock(const Tile& t, int64_t q, int64_t begin, int64_t end) 
 }
 
 // o = o * factor, then o += p_j v_j for keys [begin, end), for Q queries and C vectors of columns.
-template <int Q, int C>
+template <int Q, int C, DType T>
 static inline void PvTile(const Tile& t, int64_t q0, int64_t column, const float* factor,
                           int64_t slot0, int64_t begin, int64_t end) {
   V o[Q][C];
   float* out = t.mem.leaf + q0 * t.padded + column;
-  const float* p = t.mem.p + q0 * kBlockKeys + slot0;
+  const float* p = t.mem.p + q0 * kScoreStride + slot0;
 #pragma clang loop unroll(full)
   for (int q = 0; q < Q; ++q) {
     const V f = V::Set1(factor[q]);
@@ -206,13 +221,12 @@ static inline void PvTile(const Tile& t, int64_t q0, int64_t column, const float
     for (int c = 0; c < C; ++c) o[q][c] = Mul(V::Load(out + q * t.padded + c * 16), f);
   }
   for (int64_t j = begin; j < end; ++j) {
-    const float* row = t.mem.v_rows[j] + column;
     V v[C];
 #pragma clang loop unroll(full)
-    for (int c = 0; c < C; ++c) v[c] = V::Load(row + c * 16);
+    for (int c = 0; c < C; ++c) v[c] = LoadRow<T>(t.mem.rows[j], column + c * 16);
 #pragma clang loop unroll(full)
     for (int q = 0; q < Q; ++q) {
-      const V w = V::Set1(p[q * kBlockKeys + j]);
+      const V w = V::Set1(p[q * kScoreStride + j]);
 #pragma clang loop unroll(full)
       for (int c = 0; c < C; ++c) o[q][c] = Fma(w, v[c], o[q][c]);
     }
@@ -224,50 +238,62 @@ static inline void PvTile(const Tile& t, int64_t q0, int64_t column, const float
   }
 }
 
-template <int Q>
+template <int Q, DType T>
 static void PvQueries(const Tile& t, int64_t q0, const float* factor, int64_t slot0, int64_t begin,
                       int64_t end) {
   int64_t column = 0;
   for (; column + kPvColumns * 16 <= t.padded; column += kPvColumns * 16) {
-    PvTile<Q, kPvColumns>(t, q0, column, factor, slot0, begin, end);
+    PvTile<Q, kPvColumns, T>(t, q0, column, factor, slot0, begin, end);
   }
   for (; column < t.padded; column += 16) {
-    PvTile<Q, 1>(t, q0, column, factor, slot0, begin, end);
+    PvTile<Q, 1, T>(t, q0, column, factor, slot0, begin, end);
   }
 }
 
 // A group of Q queries over the keys they all see, then each over the rest of its own.
-template <int Q>
+template <int Q, DType T>
 static void PvGroup(const Tile& t, int64_t q0, const float* factor, int64_t slot0,
                     const int64_t* visible) {
   int64_t common = visible[q0];
   for (int q = 1; q < Q; ++q) common = MinOf(common, visible[q0 + q]);
-  PvQueries<Q>(t, q0, factor + q0, slot0, 0, common);
+  PvQueries<Q, T>(t, q0, factor + q0, slot0, 0, common);
   const float one = 1;
   for (int64_t q = q0; q < q0 + Q; ++q) {
-    if (visible[q] > common) PvQueries<1>(t, q, &one, slot0, common, visible[q]);
+    if (visible[q] > common) PvQueries<1, T>(t, q, &one, slot0, common, visible[q]);
   }
 }
 
-// Block of up to 64 keys: rows [first, first + keys) of the segment; query q sees the first
-// visible[q].
-static void Block(const Tile& t, const KeySegment& segment, int64_t first, const int64_t* visible,
-                  int64_t keys) {
+// Block of up to 64 keys: rows [first, first + keys) of the segment, read as T; query q sees the
+// first visible[q] of them.
+template <DType T>
+static void BlockAs(const Tile& t, const KeySegment& segment, int64_t first, const int64_t* visible,
+                    int64_t keys) {
   const int64_t slot0 = (segment.key_position + first) % kBlockKeys;
-  GatherKeys(t, segment, first, keys);
-  Scores(t, slot0, keys);
+  const std::byte* cached[kBlockKeys];
+  FindKeys(t, segment, first, keys, cached);
+  Fetch(t, cached, 0, keys);
+  Scores<T>(t, slot0, keys);
   float factor[kQueries];
   for (int64_t q = 0; q < t.queries; ++q) {
     factor[q] = visible[q] > 0 ? SoftmaxBlock(t, q, slot0, slot0 + visible[q]) : 1;
   }
+  Fetch(t, cached, SegmentBytes(t.args->kv) / 2, keys);
   int64_t q = 0;
   for (; q + kPvQueries <= t.queries; q += kPvQueries) {
-    PvGroup<kPvQueries>(t, q, factor, slot0, visible);
+    PvGroup<kPvQueries, T>(t, q, factor, slot0, visible);
   }
   if constexpr (kPvQueries > 2) {
-    for (; q + 2 <= t.queries; q += 2) PvGroup<2>(t, q, factor, slot0, visible);
+    for (; q + 2 <= t.queries; q += 2) PvGroup<2, T>(t, q, factor, slot0, visible);
   }
-  for (; q < t.queries; ++q) PvGroup<1>(t, q, factor, slot0, visible);
+  for (; q < t.queries; ++q) PvGroup<1, T>(t, q, factor, slot0, visible);
+}
+
+static void Block(const Tile& t, const KeySegment& segment, int64_t first, const int64_t* visible,
+                  int64_t keys) {
+  const DType dtype = InPlace(t) ? t.args->kv.dtype : DType::kF32;
+  if (dtype == DType::kF32) return BlockAs<DType::kF32>(t, segment, first, visible, keys);
+  if (dtype == DType::kBF16) return BlockAs<DType::kBF16>(t, segment, first, visible, keys);
+  BlockAs<DType::kF16>(t, segment, first, visible, keys);
 }
 
 // How many rows of the segment query q sees.

@@ -13,14 +13,16 @@ namespace reprise::kernels::REPRISE_KERNEL_ISA {
 inline constexpr int64_t kBlockRows = PackedWeights::kRows;
 inline constexpr int64_t kLine = PackedWeights::kLineBytes;
 inline constexpr int64_t kMaxSlices = 8;
-// Ahead of the stream of a single row, where memory is the limit.
-inline constexpr int64_t kPrefetchBytes = 4096;
 
 // x rows as lines: row r at data + r * stride.
 struct PackedRows {
   const std::byte* data;
   int64_t stride;
 };
+
+// Ahead of the stream of a single row, where memory is the limit; in larger tiles prefetching cost
+// more than it gave.
+inline constexpr int64_t kPrefetchBytes = 4096;
 
 // sums[r][8] = lane trees of the dot products of M rows of x with the 8 rows of one weight block,
 // over `lines` consecutive lines.
@@ -66,53 +68,60 @@ struct Slices {
   int64_t lines;
 };
 
-static inline float JoinSlices(const float (*s)[kTileM][8], int r, int n) {
-  return ((s[0][r][n] + s[1][r][n]) + (s[2][r][n] + s[3][r][n])) +
-         ((s[4][r][n] + s[5][r][n]) + (s[6][r][n] + s[7][r][n]));
+// joined[8] = the eight slices' sums of row r.
+static inline void JoinSlices(const float (*s)[kTileM][8], int r, float* joined) {
+  for (int n = 0; n < 8; ++n) {
+    joined[n] = ((s[0][r][n] + s[1][r][n]) + (s[2][r][n] + s[3][r][n])) +
+                ((s[4][r][n] + s[5][r][n]) + (s[6][r][n] + s[7][r][n]));
+  }
 }
 
-// M rows of x from `row` against block `b`, bias and residual included.
+// Where a tile stands: rows of x from `row`, weight block `block`.
+struct TileAt {
+  int64_t row;
+  int64_t block;
+};
+
+// M rows of x against one block, bias and residual included. Returns M.
 template <class Line, int M>
-static inline void OutputTile(const LinearArgs& args, PackedRows x, Slices slices, int64_t row,
-                              int64_t b) {
+static inline int64_t OutputTile(const LinearArgs& args, PackedRows x, Slices slices, TileAt at) {
   alignas(64) float sums[kMaxSlices][kTileM][8];
-  const std::byte* w = args.weights->block(b);
+  const std::byte* w = args.weights->block(at.block);
   for (int64_t s = 0; s < slices.count; ++s) {
     const int64_t first = MinOf(s * slices.lines_per_slice, slices.lines);
     const int64_t lines = MinOf(slices.lines_per_slice, slices.lines - first);
     DotTile<Line, M>(w + first * kBlockRows * kLine,
-                     {x.data + row * x.stride + first * kLine, x.stride}, lines, sums[s]);
+                     {x.data + at.row * x.stride + first * kLine, x.stride}, lines, sums[s]);
   }
-  const int64_t n0 = b * kBlockRows;
+  const int64_t n0 = at.block * kBlockRows;
   const int64_t columns = MinOf(kBlockRows, args.weights->n() - n0);
   for (int r = 0; r < M; ++r) {
-    float* y = args.y.row(row + r) + n0;
+    float* y = args.y.row(at.row + r) + n0;
+    if (slices.count != 1) JoinSlices(sums, r, sums[0][r]);
     const float* residual =
-        args.residual.data == nullptr ? nullptr : args.residual.row(row + r) + n0;
+        args.residual.data == nullptr ? nullptr : args.residual.row(at.row + r) + n0;
     for (int n = 0; n < columns; ++n) {
-      float sum = slices.count == 1 ? sums[0][r][n] : JoinSlices(sums, r, n);
+      float sum = sums[0][r][n];
       if (args.bias != nullptr) sum = sum + args.bias[n0 + n];
       if (residual != nullptr) sum = sum + residual[n];
       y[n] = sum;
     }
   }
+  return M;
 }
 
-// Rows [row, end) against block b; a remainder of four is two tiles of two.
+// Rows [row, end) against one block; a remainder of four is two tiles of two.
 template <class Line>
-static void OutputRows(const LinearArgs& args, PackedRows x, Slices slices, int64_t row,
-                       int64_t end, int64_t b) {
-  while (row < end) {
-    const int64_t left = end - row;
+static void OutputRows(const LinearArgs& args, PackedRows x, Slices slices, TileAt at,
+                       int64_t end) {
+  while (at.row < end) {
+    const int64_t left = end - at.row;
     if (left >= kTileM && (kTileM < 3 || left != 4)) {
-      OutputTile<Line, kTileM>(args, x, slices, row, b);
-      row += kTileM;
+      at.row += OutputTile<Line, kTileM>(args, x, slices, at);
     } else if (left >= 2) {
-      OutputTile<Line, 2>(args, x, slices, row, b);
-      row += 2;
+      at.row += OutputTile<Line, 2>(args, x, slices, at);
     } else {
-      OutputTile<Line, 1>(args, x, slices, row, b);
-      row += 1;
+      at.row += OutputTile<Line, 1>(args, x, slices, at);
     }
   }
 }
@@ -146,7 +155,7 @@ static void LinearAs(const Exec& exec, const LinearArgs& args) {
   const int64_t row_tasks = (m + kRowsPerTask - 1) / kRowsPerTask;
   For(exec, row_tasks * w.blocks(), m * w.n() * w.k() / 8, [&](int64_t task) {
     const int64_t row = task / w.blocks() * kRowsPerTask;
-    OutputRows<Line>(args, x, slices, row, MinOf(m, row + kRowsPerTask), task % w.blocks());
+    OutputRows<Line>(args, x, slices, {row, task % w.blocks()}, MinOf(m, row + kRowsPerTask));
   });
 }
 
