@@ -37,7 +37,7 @@ TEST(Normalizer, LowercaseStripPrependReplace) {
   EXPECT_EQ(Apply(R"({"type":"Prepend","prepend":"_"})", "a"), "_a");
   EXPECT_EQ(Apply(R"({"type":"Prepend","prepend":"_"})", ""), "");
   EXPECT_EQ(Apply(R"({"type":"Replace","pattern":{"String":"aa"},"content":"b"})", "aaaca"),
-            "bbca");
+            "baca");
   EXPECT_EQ(Apply(R"({"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "})", "a   b c"),
             "a b c");
 }
