@@ -160,6 +160,14 @@ std::vector<NodeSummary> CoordinatorCore::Nodes(TimeNs now) const {
   return summaries;
 }
 
+size_t CoordinatorCore::CountNodes(Role role, NodeState state) const {
+  size_t count = 0;
+  for (const auto& [name, node] : membership_.nodes()) {
+    if (node.info.role == role && node.state == state) ++count;
+  }
+  return count;
+}
+
 std::vector<MembershipChange> CoordinatorCore::TakeChanges() { return std::exchange(changes_, {}); }
 
 CoordinatorCore::Stats CoordinatorCore::stats() const {

@@ -55,6 +55,7 @@ class CoordinatorCore {
   StatusOr<ModelInfo> Model(const std::string& name) const;
 
   std::vector<NodeSummary> Nodes(TimeNs now) const;  // ascending names
+  size_t CountNodes(Role role, NodeState state) const;
   // What happened to nodes since the last call.
   std::vector<MembershipChange> TakeChanges();
 

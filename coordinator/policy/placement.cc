@@ -175,14 +175,15 @@ class Chooser {
 
   // The cost of having the uncached prompt computed at `node`, without moving the result.
   int64_t PrefillCost(const NodeView& node) const {
-    return MissingPrefixCost(node) + PrefillQueue(node) +
-           options_.running_tokens * node.load->running +
-           (node.info->can_decode ? options_.mixed_prefill_tokens : 0) + UncachedPrompt();
+    const int64_t delays =
+        node.info->can_decode ? options_.mixed_prefill_tokens + UncachedPrompt() : 0;
+    return MissingPrefixCost(node) + PrefillQueue(node) + UncachedPrompt() + delays +
+           options_.running_tokens * node.load->running;
   }
 
   // Keeps the two cheapest prefill workers: the second serves when the first decodes.
   void RankPrefillers() {
-    if (UncachedPrompt() < options_.remote_prefill_min_tokens) return;
+    if (UncachedPrompt() < std::max(1, options_.remote_prefill_min_tokens)) return;
     for (const NodeView& node : view_.nodes) {
       const bool able = node.info->role == Role::kWorker && node.info->can_prefill &&
                         node.state == NodeState::kLive && !IsAvoided(query_, node);

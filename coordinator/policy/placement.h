@@ -33,7 +33,8 @@ struct PlacementOptions {
   int64_t move_discount = 8;
   int64_t running_tokens = 32;
   int64_t waiting_tokens = 256;
-  // Kept from workers that also decode, so that prefill legs go to dedicated workers first.
+  // A worker that also decodes counts a prefill twice, for the steps it delays, and this on top, so
+  // that prefill goes to dedicated workers until their queue is as long as that.
   int64_t mixed_prefill_tokens = 512;
 };
 
