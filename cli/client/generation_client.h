@@ -1,0 +1,101 @@
+// A client of the public API: one blocking call per method, and streams by callback so that a few
+// threads hold thousands of them. Used by the command line, tests and benchmarks. Any thread.
+//
+// Invariants:
+// 1. A stream calls on_event in order, one call at a time, then on_done exactly once.
+// 2. The client may be destroyed at any time: its streams are cancelled and waited for.
+#ifndef REPRISE_CLI_CLIENT_GENERATION_CLIENT_H_
+#define REPRISE_CLI_CLIENT_GENERATION_CLIENT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "common/mutex.h"
+#include "common/status.h"
+#include "reprise/v1/generation.grpc.pb.h"
+
+namespace reprise::client {
+
+struct ClientOptions {
+  std::string address;  // host:port of a gateway
+  // TCP connections, used in turn by streams: the work of one connection is done by one thread at a
+  // time.
+  int connections = 1;
+  int64_t call_timeout_ms = 30'000;  // of everything but streams
+};
+
+// One stream; stays valid for as long as anybody holds it.
+class GenerationStream {
+ public:
+  virtual ~GenerationStream() = default;
+  // Breaks the stream (the gateway ends the request); on_done follows.
+  virtual void Abandon() = 0;
+};
+
+struct StreamCallbacks {
+  // On a gRPC thread; the event is reused after the call. The next one is read after it returns.
+  std::function<void(const v1::GenerateEvent&)> on_event;
+  // On a gRPC thread. OK also when the request itself failed: see Finished.code.
+  std::function<void(const Status&)> on_done;
+};
+
+// Everything a request gave.
+struct Completion {
+  struct Branch {
+    std::vector<int32_t> ids;
+    std::vector<float> logprobs;
+    std::string text;
+    v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+  };
+  v1::Accepted accepted;
+  std::vector<Branch> branches;
+  v1::Finished finished;
+
+  // Takes the next event of the stream. INTERNAL when the stream breaks its promises: an index out
+  // of order, an event before Accepted or after Finished, a count that does not add up.
+  Status Add(const v1::GenerateEvent& event);
+
+ private:
+  Status AddToken(const v1::Token& token);
+};
+
+class GenerationClient {
+ public:
+  explicit GenerationClient(ClientOptions options);
+  ~GenerationClient();
+
+  // The stream starts at once.
+  std::shared_ptr<GenerationStream> Start(v1::GenerateRequest request, StreamCallbacks callbacks);
+
+  // Blocks until the request has ended; `on_event` may be null. The status is the call's, or that
+  // of Finished.code, or INTERNAL from Completion::Add.
+  StatusOr<Completion> Generate(const v1::GenerateRequest& request,
+                                const std::function<void(const v1::GenerateEvent&)>& on_event = {});
+
+  Status Cancel(const v1::Accepted& accepted);
+  StatusOr<std::vector<int32_t>> Tokenize(absl::string_view text, bool raw_text = false);
+  StatusOr<std::string> Detokenize(const std::vector<int32_t>& ids, bool keep_special = false);
+  StatusOr<std::vector<v1::Model>> ListModels();
+
+ private:
+  class Stream;
+  void Forget(Stream* stream);
+  void Prepare(grpc::ClientContext& context) const;
+
+  const ClientOptions options_;
+  std::vector<std::unique_ptr<v1::Generation::Stub>> stubs_;
+  std::atomic<uint64_t> next_stub_{0};
+  Mutex mu_;
+  CondVar empty_;
+  std::unordered_set<Stream*> streams_ GUARDED_BY(mu_);  // not yet done
+};
+
+}  // namespace reprise::client
+
+#endif  // REPRISE_CLI_CLIENT_GENERATION_CLIENT_H_

@@ -1,0 +1,59 @@
+#include "cli/model_commands.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "gateway/text/tokenizer.h"
+#include "worker/model/check_model.h"
+#include "worker/model/make_model.h"
+
+namespace reprise::cli {
+
+int RunMakeModel(const Args& args) {
+  worker::MakeModelOptions o;
+  int64_t seed = 0;
+  FlagSet flags("reprise make-model", "Writes a model folder with random weights.", "FOLDER");
+  flags.Add("preset", &o.preset, "shape: tiny, llama-160m, llama-1b, llama-8b, ...");
+  flags.AddRange("seed", &seed, 0, INT64_MAX, "the weights are a function of it");
+  flags.AddChoice("dtype", &o.dtype, {"bf16", "f16", "f32"}, "element type of the weights");
+  flags.AddRange("shards", &o.shards, 1, 1000, "weight files; more than one come with an index");
+  std::vector<std::string> positional;
+  if (const auto exit = ParseFlags(flags, args, 1, &positional)) return *exit;
+  if (positional.size() != 1) {
+    return Fail("make-model", absl::InvalidArgumentError("name the folder to write"));
+  }
+  o.dir = positional[0];
+  o.seed = static_cast<uint64_t>(seed);
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const Status status = worker::MakeModel(o, [&](uint64_t done, uint64_t total) {
+    if (!terminal) return;
+    std::fprintf(stderr, "\r%lu of %lu MiB", static_cast<unsigned long>(done >> 20),
+                 static_cast<unsigned long>(total >> 20));
+  });
+  if (terminal) std::fprintf(stderr, "\n");
+  if (!status.ok()) return Fail("make-model", status);
+  std::printf("wrote %s\n", o.dir.c_str());
+  return 0;
+}
+
+int RunCheck(const Args& args) {
+  worker::CheckModelOptions o;
+  FlagSet flags("reprise check", "Looks a model folder over: files, tensors, shapes, tokenizer.",
+                "FOLDER");
+  flags.Add("scan-values", &o.scan_values, "also read every weight and refuse NaN and infinity");
+  std::vector<std::string> positional;
+  if (const auto exit = ParseFlags(flags, args, 1, &positional)) return *exit;
+  if (positional.size() != 1) {
+    return Fail("check", absl::InvalidArgumentError("name the model's folder"));
+  }
+  const auto report = worker::CheckModel(positional[0], o);
+  if (!report.ok()) return Fail("check", report.status());
+  const auto tokenizer = Tokenizer::Load(positional[0]);
+  if (!tokenizer.ok()) return Fail("check", tokenizer.status());
+  std::printf("%stokenizer       %d entries\n", report->ToString().c_str(),
+              static_cast<int>((*tokenizer)->vocab_size()));
+  return 0;
+}
+
+}  // namespace reprise::cli

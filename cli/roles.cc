@@ -1,0 +1,42 @@
+#include "cli/roles.h"
+
+#include <cstdio>
+
+#include "common/log.h"
+
+namespace reprise::cli {
+
+int RunRole(FlagSet& flags, RoleFlags& common, const Args& args,
+            const std::function<Status(const RoleControl&)>& run) {
+  flags.Add("ready-file", &common.ready_file, "written with the addresses once the role serves");
+  flags.AddChoice("log-level", &common.log_level, {"debug", "info", "warning", "error"},
+                  "lines below it are dropped");
+  if (const auto exit = ParseFlags(flags, args, 0, nullptr)) return *exit;
+  if (const auto level = ParseLogSeverity(common.log_level); level.ok()) SetLogLevel(*level);
+  static StopSignal stop;
+  StopOnSignals(&stop);
+  LogInfo("starting", {{"options", flags.Echo()}});
+  Status ready_status;
+  const RoleControl control{.stop = &stop, .ready = [&](const RoleAddresses& addresses) {
+                              if (common.ready_file.empty()) {
+                                std::printf("gRPC %s%s%s, metrics http://%s/metrics\n",
+                                            addresses.grpc.c_str(),
+                                            addresses.kv.empty() ? "" : ", KV stream ",
+                                            addresses.kv.c_str(), addresses.metrics.c_str());
+                                std::fflush(stdout);
+                                return;
+                              }
+                              ready_status = WriteReadyFile(common.ready_file, addresses);
+                              if (!ready_status.ok()) stop.Stop();
+                            }};
+  Status status = run(control);
+  if (status.ok()) status = ready_status;
+  if (!status.ok() && !absl::IsCancelled(status)) {
+    LogError("failed", {{"status", status}});
+    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace reprise::cli
