@@ -6,29 +6,28 @@
 #include <cmath>
 #include <unordered_set>
 
+#include "absl/strings/charconv.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 
 namespace reprise {
 namespace {
 
 constexpr unsigned kFlags = rapidjson::kParseIterativeFlag | rapidjson::kParseValidateEncodingFlag |
-                            rapidjson::kParseFullPrecisionFlag;
+                            rapidjson::kParseNumbersAsStringsFlag;
 
 // Forwards events to the document while counting depth, values and keys; refuses past the limits.
-class LimitingHandler {
+class LimitingHandler : public rapidjson::BaseReaderHandler<rapidjson::UTF8<>, LimitingHandler> {
  public:
-  using Ch = char;
   LimitingHandler(JsonDocument& doc, const JsonLimits& limits) : doc_(doc), limits_(limits) {}
+
+  bool Default() { return false; }  // no other event comes with kFlags
 
   bool Null() { return Count() && doc_.Null(); }
   bool Bool(bool b) { return Count() && doc_.Bool(b); }
-  bool Int(int i) { return Count() && doc_.Int(i); }
-  bool Uint(unsigned u) { return Count() && doc_.Uint(u); }
-  bool Int64(int64_t i) { return Count() && doc_.Int64(i); }
-  bool Uint64(uint64_t u) { return Count() && doc_.Uint64(u); }
-  bool Double(double d) { return Count() && doc_.Double(d); }
-  bool RawNumber(const char* s, rapidjson::SizeType n, bool copy) {
-    return Count() && doc_.RawNumber(s, n, copy);
+  // Numbers come as text: the reader's own conversion to double has undefined behaviour on "0E80".
+  bool RawNumber(const char* s, rapidjson::SizeType n, bool) {
+    return Count() && Number(absl::string_view(s, n));
   }
   bool String(const char* s, rapidjson::SizeType n, bool copy) {
     return Count() && doc_.String(s, n, copy);
@@ -67,6 +66,21 @@ class LimitingHandler {
       return false;
     }
     return Count();
+  }
+  bool Number(absl::string_view digits) {
+    int64_t i = 0;
+    if (absl::SimpleAtoi(digits, &i)) return doc_.Int64(i);
+    uint64_t u = 0;
+    if (absl::SimpleAtoi(digits, &u)) return doc_.Uint64(u);
+    double d = 0;
+    const auto end = digits.data() + digits.size();
+    const absl::from_chars_result result = absl::from_chars(digits.data(), end, d);
+    if (result.ec == std::errc::result_out_of_range && std::abs(d) >= 1) {
+      error = absl::InvalidArgumentError(
+          absl::StrCat("JSON number ", digits.substr(0, 40), " is too big for a double"));
+      return false;
+    }
+    return doc_.Double(d);
   }
   bool Count() {
     if (++values_ > limits_.values_max) {

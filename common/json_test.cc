@@ -37,6 +37,27 @@ TEST(Json, FollowsTheParsingSuite) {
   EXPECT_GT(refused, 180);
 }
 
+TEST(Json, NumbersKeepTheirTypeAndPrecision) {
+  const auto doc = ParseJson(
+      "[0E80, -0, 9223372036854775807, -9223372036854775808, 18446744073709551615,"
+      " 18446744073709551616, 0.1, 1e-400, 0E00000060, 123456789012345678e-10]");
+  ASSERT_TRUE(doc.ok()) << doc.status();
+  const JsonValue& v = *doc;
+  EXPECT_EQ(v[0].GetDouble(), 0);
+  EXPECT_TRUE(v[1].IsInt());
+  EXPECT_EQ(v[2].GetInt64(), INT64_MAX);
+  EXPECT_EQ(v[3].GetInt64(), INT64_MIN);
+  EXPECT_FALSE(v[4].IsInt64());
+  EXPECT_EQ(v[4].GetUint64(), UINT64_MAX);
+  EXPECT_EQ(v[5].GetDouble(), 0x1p64);
+  EXPECT_EQ(v[6].GetDouble(), 0.1);
+  EXPECT_EQ(v[7].GetDouble(), 0);
+  EXPECT_EQ(v[8].GetDouble(), 0);
+  EXPECT_EQ(v[9].GetDouble(), 12345678.9012345678);
+  EXPECT_FALSE(ParseJson("1e400").ok());
+  EXPECT_FALSE(ParseJson(std::string(400, '9')).ok());
+}
+
 TEST(Json, NamesTheLimitItHits) {
   JsonLimits limits;
   limits.depth_max = 2;
