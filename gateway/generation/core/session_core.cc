@@ -358,7 +358,7 @@ void SessionCore::End(const Status& status, bool cancel_worker, Actions& actions
   retry_at_ = kNever;
   actions.place.reset();
   actions.submit.reset();
-  Finish finish{.accepted = attempts_ > 0};
+  SessionEnd finish{.accepted = attempts_ > 0};
   // What the client has is complete; how the end was learnt does not matter.
   finish.status = finish.accepted && AllEnded() ? absl::OkStatus() : status;
   finish.usage = {

@@ -116,7 +116,7 @@ struct Usage {
   int32_t generated_tokens = 0;
   int32_t attempts = 0;
 };
-struct Finish {
+struct SessionEnd {
   bool accepted = false;  // false: a refusal, the client gets `status` and no event
   Status status;          // OK when every branch ended by itself
   Usage usage;
@@ -132,7 +132,7 @@ struct Actions {
   std::optional<CancelWorker> cancel;
   std::optional<AskPlacement> place;    // with avoid() and branches() as they are now
   std::optional<SubmitAttempt> submit;  // with branches() as they are now
-  std::optional<Finish> finish;
+  std::optional<SessionEnd> finish;
   void Clear();
 };
 

@@ -190,7 +190,7 @@ class LossyCluster {
   std::deque<Message> wire_;
   std::vector<std::vector<int32_t>> journal_;
   int finishes_ = 0;
-  Finish finish_;
+  SessionEnd finish_;
 };
 
 TEST(SessionCoreRandom, EveryIndexArrivesOnceWithTheRightValueWhateverIsLost) {

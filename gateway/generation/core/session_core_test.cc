@@ -91,7 +91,7 @@ class Story {
   Actions last;  // of the latest event
   uint64_t last_ask = 0;
   std::vector<TokenEvent> delivered;
-  std::vector<Finish> finishes;
+  std::vector<SessionEnd> finishes;
 
  private:
   template <typename F>
@@ -126,7 +126,7 @@ TEST(SessionCore, StreamsARequestFromPlacementToItsUsage) {
   EXPECT_THAT(s.finishes, IsEmpty());
   s.Done({}, {}, 8);
   ASSERT_EQ(s.finishes.size(), 1u);
-  const Finish& finish = s.finishes[0];
+  const SessionEnd& finish = s.finishes[0];
   EXPECT_TRUE(finish.accepted);
   EXPECT_TRUE(finish.status.ok());
   EXPECT_EQ(finish.usage.prompt_tokens, 10);

@@ -1,0 +1,104 @@
+#include "gateway/server/gateway_main.h"
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/random.h"
+#include "common/rpc_server.h"
+#include "gateway/server/generation_service.h"
+#include "gateway/text/tokenizer.h"
+#include "worker/model/model_config.h"
+
+namespace reprise::gateway {
+namespace {
+
+// What the model folder gives; all empty without one.
+struct Folder {
+  std::unique_ptr<Tokenizer> tokenizer;
+  worker::GenerationDefaults defaults;
+  int32_t vocab = 0;
+};
+
+StatusOr<Folder> LoadFolder(const std::string& dir) {
+  Folder folder;
+  if (dir.empty()) return folder;
+  ASSIGN_OR_RETURN(const worker::ModelConfig config, worker::LoadModelConfig(dir));
+  ASSIGN_OR_RETURN(folder.defaults, worker::LoadGenerationDefaults(dir, config));
+  ASSIGN_OR_RETURN(folder.tokenizer, Tokenizer::Load(dir));
+  folder.vocab = static_cast<int32_t>(config.vocab);
+  return folder;
+}
+
+v1::NodeInfo DescribeNode(const GatewayOptions& options, const NodeKey& self,
+                          const RoleAddresses& addresses) {
+  v1::NodeInfo node;
+  node.mutable_ref()->set_name(self.name);
+  node.mutable_ref()->set_incarnation(self.incarnation);
+  node.mutable_ref()->set_grpc_address(addresses.grpc);
+  node.set_role(v1::ROLE_GATEWAY);
+  node.set_metrics_address(addresses.metrics);
+  node.set_failure_domain(options.failure_domain);
+  return node;
+}
+
+}  // namespace
+
+Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
+  SetLogRole("gateway", options.name);
+  const NodeKey self{options.name, RandomU64() | 1};
+  ASSIGN_OR_RETURN(const Folder folder, LoadFolder(options.model_dir));
+  MetricsRegistry metrics_registry("gateway");
+  GatewayMetrics metrics(metrics_registry);
+  ASSIGN_OR_RETURN(const auto metrics_door, ServeMetrics(metrics_registry, options.metrics_listen));
+
+  // In order of use: each may call those before it, and they end in reverse.
+  std::atomic<int64_t> streams{0};
+  TimerQueue timers;
+  SessionRegistry registry;
+  WorkerLinks links(self, registry, metrics);
+  CoordinatorLink coordinator({.address = options.coordinator,
+                               .model = options.model,
+                               .defaults = folder.defaults,
+                               .folder_vocab = folder.vocab,
+                               .place_timeout_ms = options.place_timeout_ms},
+                              registry, links);
+  GenerationService service(
+      SessionContext{
+          .registry = registry,
+          .timers = timers,
+          .links = links,
+          .coordinator = coordinator,
+          .metrics = metrics,
+          .tokenizer = folder.tokenizer.get(),
+          .streams = streams,
+          .stream_buffer_bytes_max = static_cast<size_t>(options.stream_buffer_bytes_max),
+          .slow_reader_grace_ns = NsFromMs(options.slow_reader_grace_ms),
+          .attempts_max = options.attempts_max},
+      options.streams_max);
+  ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {&service}));
+  door->SetServing(true);
+  const RoleAddresses addresses{.grpc = door->address(), .metrics = metrics_door->address()};
+  LogInfo("gateway_ready", {{"grpc", addresses.grpc},
+                            {"metrics", addresses.metrics},
+                            {"incarnation", self.incarnation},
+                            {"tokenizer", folder.tokenizer != nullptr}});
+  coordinator.Start(DescribeNode(options, self, addresses));
+  if (control.ready) control.ready(addresses);
+  control.stop->Wait();
+
+  LogInfo("gateway_stopping", {{"streams", streams.load()}});
+  door->SetServing(false);
+  registry.ForEach([](const std::string&, RequestSink& sink) {
+    sink.Abort(absl::UnavailableError("the gateway is stopping"));
+  });
+  door->Shutdown(static_cast<int>(options.stop_grace_ms));
+  // Every Generate call is done; answers under way find ended requests.
+  coordinator.Stop();
+  links.Shutdown();
+  return absl::OkStatus();
+}
+
+}  // namespace reprise::gateway

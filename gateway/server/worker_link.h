@@ -1,0 +1,55 @@
+// One Serve stream to one worker incarnation. Made and forgotten by WorkerLinks; keeps itself alive
+// until gRPC has called OnDone. Any thread.
+#ifndef REPRISE_GATEWAY_SERVER_WORKER_LINK_H_
+#define REPRISE_GATEWAY_SERVER_WORKER_LINK_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <deque>
+#include <memory>
+
+#include "gateway/server/worker_links.h"
+#include "reprise/v1/cluster.grpc.pb.h"
+
+namespace reprise::gateway {
+
+class WorkerLink final : public grpc::ClientBidiReactor<v1::ServeRequest, v1::ServeResponse>,
+                         public std::enable_shared_from_this<WorkerLink> {
+ public:
+  WorkerLink(WorkerLinks& links, const v1::NodeRef& worker, uint64_t serial, Gate::Holder holder);
+
+  // Once; until then messages wait behind the greeting.
+  void Open();
+  // False when the link is broken: the message is lost, and the requests were or will be told.
+  bool Send(v1::ServeRequest message);
+  void Cancel(const Status& why);
+
+  uint64_t serial() const { return serial_; }
+  const NodeKey& worker() const { return worker_; }
+
+  void OnWriteDone(bool ok) override;
+  void OnReadDone(bool ok) override;
+  void OnDone(const grpc::Status& status) override;
+
+ private:
+  void WriteNext();
+
+  WorkerLinks& links_;
+  const NodeKey worker_;
+  const uint64_t serial_;
+  const std::unique_ptr<v1::Worker::Stub> stub_;
+  Gate::Holder holder_;
+  grpc::ClientContext context_;
+  std::shared_ptr<WorkerLink> self_;  // from Open to OnDone
+  v1::ServeResponse response_;        // reused by every read
+
+  Mutex mu_;
+  std::deque<v1::ServeRequest> queue_ GUARDED_BY(mu_);  // the front is being written
+  bool writing_ GUARDED_BY(mu_) = true;                 // the greeting, from Open on
+  bool broken_ GUARDED_BY(mu_) = false;
+  Status why_ GUARDED_BY(mu_);
+};
+
+}  // namespace reprise::gateway
+
+#endif  // REPRISE_GATEWAY_SERVER_WORKER_LINK_H_
