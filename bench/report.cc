@@ -1,7 +1,5 @@
 #include "bench/report.h"
 
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -67,16 +65,6 @@ int Report::Finish() const {
                           .Take()
                           .c_str());
   return ok ? 0 : 1;
-}
-
-double Median(std::vector<double> values) { return Percentile(std::move(values), 50); }
-
-double Percentile(std::vector<double> values, double p) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const double rank = std::ceil(p / 100 * static_cast<double>(values.size()));
-  const size_t index = rank < 1 ? 0 : static_cast<size_t>(rank) - 1;
-  return values[std::min(index, values.size() - 1)];
 }
 
 }  // namespace reprise::bench

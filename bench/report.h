@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "common/percentile.h"
 
 namespace reprise::bench {
 
@@ -48,9 +49,6 @@ class Report {
   std::vector<std::string> notes_;
   std::vector<BarRow> bars_;
 };
-
-double Median(std::vector<double> values);                // 0 for none
-double Percentile(std::vector<double> values, double p);  // p in [0, 100], nearest rank
 
 }  // namespace reprise::bench
 
