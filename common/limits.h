@@ -87,6 +87,13 @@ inline constexpr int32_t kRegexStackBytesMax = 64 << 20;
 inline constexpr size_t kStreamMessageBytesMax = size_t{64} << 20;
 inline constexpr size_t kFetchItemsMax = 4096;
 inline constexpr size_t kPeersMax = 1024;
+inline constexpr size_t kFetchesPerPeerMax = 4096;    // being served to one peer
+inline constexpr size_t kFencedRequestsMax = 65'536;  // whose highest attempt is remembered
+inline constexpr size_t kQueuedOffersMax = 64;        // to a peer not connected yet
+inline constexpr size_t kHostBytesMax = 64;
+inline constexpr size_t kTenantSaltBytesMax = 256;
+inline constexpr size_t kDerivationBytesMax = 256;
+inline constexpr size_t kStreamErrorBytesMax = 1024;
 inline constexpr int kBlockTokensMax = 1024;
 inline constexpr int kLayersMax = 1024;
 
