@@ -9,7 +9,7 @@
 namespace reprise::kernels {
 namespace {
 
-using namespace testing;  // NOLINT(google-build-using-namespace)
+using namespace testing;
 
 // A sequence in a paged cache whose every unused byte is NaN.
 class Sequence {

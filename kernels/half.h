@@ -1,17 +1,13 @@
 // Scalar conversions between f32, bf16 and f16 with the bits the vector instructions give
 // (vcvtneps2bf16, vcvtps2ph, vcvtph2ps). Pure integer code; any thread.
-//
-// always_inline: these are shared by translation units compiled for different instruction sets, and
-// no out-of-line copy of one may be linked into another.
 #ifndef REPRISE_KERNELS_HALF_H_
 #define REPRISE_KERNELS_HALF_H_
 
-#include <bit>
 #include <cstdint>
 
-namespace reprise::kernels {
+#include "kernels/inline.h"
 
-#define REPRISE_INLINE inline __attribute__((always_inline))
+namespace reprise::kernels {
 
 REPRISE_INLINE float Bf16ToF32(uint16_t h) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(h) << 16);

@@ -73,8 +73,8 @@ class Recorder {
     kv.kv_heads = 2;
     kv.head_dim = kDim;
     kv.page_stride_bytes = SegmentBytes(kv);
-    std::vector<int32_t> table;
-    for (int32_t p = 0; p < 18; ++p) table.push_back(17 - p);
+    std::vector<int32_t> table(18);
+    for (int32_t p = 0; p < 18; ++p) table[p] = 17 - p;
     std::vector<std::byte> memory(18 * static_cast<size_t>(kv.page_stride_bytes));
     kv.base = memory.data();
     const std::vector<float> k = Data(kKeys * 2 * kDim, 1);

@@ -14,7 +14,7 @@
 namespace reprise::kernels {
 namespace {
 
-using namespace testing;  // NOLINT(google-build-using-namespace)
+using namespace testing;
 
 struct Case {
   int64_t m, n, k;
@@ -186,8 +186,7 @@ TEST(Linear, TheDotInstructionIsTwoFusedStepsOddThenEven) {
       };
       const float odd = std::fma(half(a[l], 1), half(b[l], 1), acc[l]);
       const float want = std::fma(half(a[l], 0), half(b[l], 0), odd);
-      ASSERT_EQ(std::memcmp(&got[l], &want, 4), 0)
-          << "case " << i + l << ": " << got[l] << " vs " << want;
+      ASSERT_TRUE(SameBits({got[l]}, {want})) << "case " << i + l;
       const float even = std::fma(half(a[l], 0), half(b[l], 0), acc[l]);
       order_matters += std::fma(half(a[l], 1), half(b[l], 1), even) != want ? 1 : 0;
     }

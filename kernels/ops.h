@@ -20,6 +20,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/inline.h"
+
 namespace reprise::kernels {
 
 class PackedWeights;  // kernels/packed_weights.h
@@ -27,7 +29,7 @@ class ThreadPool;     // kernels/cpu/thread_pool.h
 
 enum class DType : uint8_t { kF32, kBF16, kF16 };
 
-constexpr int64_t SizeOf(DType type) { return type == DType::kF32 ? 4 : 2; }
+REPRISE_INLINE constexpr int64_t SizeOf(DType type) { return type == DType::kF32 ? 4 : 2; }
 
 // Row-major views; row_stride counts elements.
 struct ConstMatrix {
@@ -43,7 +45,7 @@ struct ConstF32 {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t row_stride = 0;
-  const float* row(int64_t r) const { return data + r * row_stride; }
+  REPRISE_INLINE const float* row(int64_t r) const { return data + r * row_stride; }
 };
 
 struct F32 {
@@ -51,8 +53,8 @@ struct F32 {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t row_stride = 0;
-  float* row(int64_t r) const { return data + r * row_stride; }
-  operator ConstF32() const { return {data, rows, cols, row_stride}; }
+  REPRISE_INLINE float* row(int64_t r) const { return data + r * row_stride; }
+  REPRISE_INLINE operator ConstF32() const { return {data, rows, cols, row_stride}; }
 };
 
 // What a call may use besides its operands. `scratch` is 64-byte aligned and at least as large as
@@ -149,7 +151,7 @@ struct AttentionItem {
 struct AttentionArgs {
   PagedKv kv;
   int64_t q_heads = 0;  // a multiple of kv_heads; head h reads kv head h / (q_heads / kv_heads)
-  float scale = 0;
+  float scale = 0;      // > 0
   const AttentionItem* items = nullptr;
   int64_t n_items = 0;
 };

@@ -14,6 +14,7 @@
 #include <memory>
 #include <span>
 
+#include "kernels/inline.h"
 #include "kernels/ops.h"
 
 namespace reprise::kernels {
@@ -30,14 +31,14 @@ class PackedWeights {
   static PackedWeights Pack(std::span<const ConstMatrix> parts);
   static PackedWeights Pack(const ConstMatrix& whole) { return Pack(std::span(&whole, 1)); }
 
-  DType dtype() const { return dtype_; }
-  int64_t n() const { return n_; }
-  int64_t k() const { return k_; }
-  int64_t k_padded() const { return k_padded_; }
-  int64_t blocks() const { return (n_ + kRows - 1) / kRows; }
-  int64_t block_bytes() const { return kRows * k_padded_ * SizeOf(dtype_); }
-  const std::byte* block(int64_t b) const { return data_.get() + b * block_bytes(); }
-  int64_t bytes() const { return blocks() * block_bytes(); }
+  REPRISE_INLINE DType dtype() const { return dtype_; }
+  REPRISE_INLINE int64_t n() const { return n_; }
+  REPRISE_INLINE int64_t k() const { return k_; }
+  REPRISE_INLINE int64_t k_padded() const { return k_padded_; }
+  REPRISE_INLINE int64_t blocks() const { return (n_ + kRows - 1) / kRows; }
+  REPRISE_INLINE int64_t block_bytes() const { return kRows * k_padded_ * SizeOf(dtype_); }
+  REPRISE_INLINE const std::byte* block(int64_t b) const { return data_.get() + b * block_bytes(); }
+  REPRISE_INLINE int64_t bytes() const { return blocks() * block_bytes(); }
 
  private:
   struct Free {

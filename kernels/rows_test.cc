@@ -7,7 +7,7 @@
 namespace reprise::kernels {
 namespace {
 
-using namespace testing;  // NOLINT(google-build-using-namespace)
+using namespace testing;
 
 constexpr double kUlp = 0x1p-24;  // half an ulp of 1: the error of one rounding, relatively
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/inline.h"
 #include "kernels/ops.h"
 
 namespace reprise::kernels {
@@ -17,8 +18,8 @@ inline constexpr int64_t kScoreStride = kBlockKeys + 16;
 
 struct TileMemory {
   // `padded` is head_dim rounded up to 16. Constant size up to the stack of partial results, which
-  // takes the rest of the share. Inlined wherever used: see half.h.
-  __attribute__((always_inline)) TileMemory(std::byte* memory, int64_t padded)
+  // takes the rest of the share.
+  REPRISE_INLINE TileMemory(std::byte* memory, int64_t padded)
       : partial(kQueries * padded + Aligned(kQueries)) {
     rows = reinterpret_cast<const std::byte**>(memory);
     auto* f = reinterpret_cast<float*>(rows + kBlockKeys);
@@ -37,7 +38,7 @@ struct TileMemory {
     next = take(partial);
     levels = f;
   }
-  static constexpr int64_t Aligned(int64_t n) { return (n + 15) / 16 * 16; }
+  REPRISE_INLINE static constexpr int64_t Aligned(int64_t n) { return (n + 15) / 16 * 16; }
   // Bytes of a share whose stack has `depth` levels.
   static constexpr int64_t Bytes(int64_t padded, int64_t depth) {
     const int64_t partial = kQueries * padded + Aligned(kQueries);
@@ -45,7 +46,7 @@ struct TileMemory {
                            2 * Aligned(kQueries) + (2 + depth) * partial;
     return kBlockKeys * static_cast<int64_t>(sizeof(std::byte*)) + floats * 4;
   }
-  float* Level(int level) const { return levels + level * partial; }
+  REPRISE_INLINE float* Level(int level) const { return levels + level * partial; }
 
   int64_t partial;         // floats of one partial result: out [kQueries][padded], lse [kQueries]
   const std::byte** rows;  // [64], the block's keys, then its values

@@ -6,17 +6,19 @@
 
 #include <xmmintrin.h>
 
+#include "kernels/inline.h"
+
 namespace reprise::kernels {
 
 class DenormalsOff {
  public:
-  __attribute__((always_inline)) DenormalsOff() : saved_(_mm_getcsr()) {
+  REPRISE_INLINE DenormalsOff() : saved_(_mm_getcsr()) {
     // Round to nearest, exceptions masked, FTZ (0x8000) and DAZ (0x0040): the caller's mode never
     // shows.
     _mm_setcsr(0x1F80u | 0x8040u);
     asm volatile("" ::: "memory");  // keeps arithmetic on loaded values inside the scope
   }
-  __attribute__((always_inline)) ~DenormalsOff() {
+  REPRISE_INLINE ~DenormalsOff() {
     asm volatile("" ::: "memory");
     _mm_setcsr(saved_);
   }

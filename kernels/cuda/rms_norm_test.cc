@@ -9,7 +9,7 @@
 namespace reprise::kernels {
 namespace {
 
-using namespace testing;  // NOLINT(google-build-using-namespace)
+using namespace testing;
 
 constexpr int kInsufficientDriver = 35;
 constexpr int kNoDevice = 100;
