@@ -64,8 +64,8 @@ Status RunCoordinator(const CoordinatorOptions& options, const RoleControl& cont
   MetricsRegistry metrics("coordinator");
   const CoreOptions core = MakeCoreOptions(options);
   CoordinatorService service(core, RealClock(), &metrics);
-  ASSIGN_OR_RETURN(const auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
   ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {&service}));
+  ASSIGN_OR_RETURN(const auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
   const RoleAddresses addresses{
       .grpc = door->address(), .kv = "", .metrics = metrics_door->address()};
   service.Tick();
