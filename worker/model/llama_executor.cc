@@ -1,0 +1,205 @@
+#include "worker/model/llama_executor.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <utility>
+
+#include "common/limits.h"
+#include "worker/engine/sampling_ops.h"
+#include "worker/model/model_folder.h"
+#include "worker/model/numerics_class.h"
+
+namespace reprise::worker {
+namespace {
+
+using kernels::DType;
+using kernels::Isa;
+
+constexpr int kThreadsMax = 256;
+constexpr int32_t kChunkTokensMax = 512;
+// Step rows beside a prompt chunk that scratch is made for at start; more make it grow.
+constexpr int64_t kStepRows = 64;
+
+StatusOr<Isa> ResolveIsa(const std::string& name) {
+  if (name == "auto") return kernels::BestIsa();
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+    if (name != kernels::IsaName(isa)) continue;
+    if (kernels::Supported(isa)) return isa;
+    return absl::FailedPreconditionError(
+        absl::StrCat("isa ", name, " is not supported by this machine, which has up to ",
+                     kernels::IsaName(kernels::BestIsa())));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("isa \"", name, "\" is not one of auto, scalar, avx2, avx512"));
+}
+
+struct KvType {
+  DType dtype;
+  kv::ElementCodec codec;
+};
+
+StatusOr<KvType> ResolveKvType(const std::string& name, DType model) {
+  constexpr KvType kF32{DType::kF32, kv::ElementCodec::kF32};
+  constexpr KvType kBF16{DType::kBF16, kv::ElementCodec::kBF16};
+  constexpr KvType kF16{DType::kF16, kv::ElementCodec::kF16};
+  if (name == "auto") return model == DType::kF32 ? kF32 : kBF16;
+  if (name == "f32") return kF32;
+  if (name == "bf16") return kBF16;
+  if (name == "f16") return kF16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("kv_dtype \"", name, "\" is not one of auto, f32, bf16, f16"));
+}
+
+Status CheckRange(absl::string_view name, int value, int min, int max) {
+  if (value >= min && value <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " is ", value, ", the range is ", min, " to ", max));
+}
+
+Status CheckOptions(const LlamaExecutorOptions& options) {
+  RETURN_IF_ERROR(CheckRange("threads", options.threads, 1, kThreadsMax));
+  RETURN_IF_ERROR(CheckRange("block_tokens", options.block_tokens, 1, limits::kBlockTokensMax));
+  return CheckRange("chunk_tokens", options.chunk_tokens, 0, limits::kPromptTokensMax);
+}
+
+std::string FolderName(const std::string& dir) {
+  const std::filesystem::path path = std::filesystem::path(dir).lexically_normal();
+  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+}
+
+kv::KvFormat FormatOf(const ModelConfig& config, const KvType& kv_type, int block_tokens) {
+  kv::KvFormat format;
+  const auto heads = static_cast<uint32_t>(config.kv_heads);
+  const auto elements = static_cast<uint32_t>(config.head_dim);
+  format.fields = {{"k", heads, elements, true}, {"v", heads, elements, false}};
+  format.layers = static_cast<uint32_t>(config.layers);
+  format.block_tokens = static_cast<uint32_t>(block_tokens);
+  format.codec = kv_type.codec;
+  return format;
+}
+
+}  // namespace
+
+int32_t AutoChunkTokens(const ModelConfig& config, Isa isa, int threads) {
+  // Multiply-adds a second and thread, an eighth of what an idle core of 2019 reaches.
+  const double rate = isa == Isa::kAvx512 ? 8e9 : isa == Isa::kAvx2 ? 4e9 : 5e8;
+  constexpr double kLayerSeconds = 0.25;
+  const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
+  const double weights = static_cast<double>(config.hidden * (2 * q + 2 * kv) +
+                                             3 * config.hidden * config.intermediate);
+  const double attention = 2 * static_cast<double>(q) * static_cast<double>(config.context);
+  const double tokens = kLayerSeconds * rate * threads / (weights + attention);
+  return static_cast<int32_t>(std::clamp(tokens, 1.0, static_cast<double>(kChunkTokensMax)));
+}
+
+StatusOr<std::unique_ptr<LlamaExecutor>> LlamaExecutor::Create(
+    const LlamaExecutorOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(const Isa isa, ResolveIsa(options.isa));
+  ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(options.model_dir));
+  ASSIGN_OR_RETURN(LlamaWeights weights, LoadLlamaWeights(folder));
+  ASSIGN_OR_RETURN(const KvType kv_type, ResolveKvType(options.kv_dtype, weights.dtype));
+  const ModelConfig& config = folder.config();
+
+  ExecutorInfo info;
+  info.model_name = FolderName(options.model_dir);
+  info.kv_format = FormatOf(config, kv_type, options.block_tokens);
+  info.kv_format.model_fingerprint = weights.fingerprint;
+  info.kv_format.numerics_class =
+      NumericsClass(config, {.isa = isa, .weights = weights.dtype, .kv = kv_type.dtype});
+  RETURN_IF_ERROR(kv::ValidateFormat(info.kv_format));
+  info.vocab_size = static_cast<int32_t>(config.vocab);
+  info.context_tokens = static_cast<int32_t>(config.context);
+  info.chunk_tokens_max = options.chunk_tokens != 0 ? options.chunk_tokens
+                                                    : AutoChunkTokens(config, isa, options.threads);
+  const LlamaOptions llama_options{.isa = isa,
+                                   .threads = options.threads,
+                                   .kv_dtype = kv_type.dtype,
+                                   .block_tokens = options.block_tokens};
+  return std::unique_ptr<LlamaExecutor>(
+      new LlamaExecutor(std::move(info), config, std::move(weights), llama_options));
+}
+
+LlamaExecutor::LlamaExecutor(ExecutorInfo info, const ModelConfig& config, LlamaWeights weights,
+                             const LlamaOptions& options)
+    : info_(std::move(info)), llama_(config, std::move(weights), options) {
+  llama_.Reserve(std::min(info_.chunk_tokens_max, info_.context_tokens) + kStepRows);
+  sample_scratch_.resize(static_cast<size_t>(info_.vocab_size));
+}
+
+void LlamaExecutor::AttachPool(uint8_t* base, int32_t pages) {
+  llama_.AttachPool(reinterpret_cast<std::byte*>(base));
+  attached_ = true;
+  pages_ = pages;
+}
+
+Status LlamaExecutor::CheckItem(const StepItem& item) const {
+  if (item.tokens.empty()) return absl::InvalidArgumentError("it holds no tokens");
+  const int64_t context = info_.context_tokens;
+  const auto n = static_cast<int64_t>(item.tokens.size());
+  if (item.first_position < 0 || item.first_position > context ||
+      n > context - item.first_position) {
+    return absl::InvalidArgumentError(absl::StrCat("positions ", item.first_position, " + ", n,
+                                                   " exceed the context of ", context));
+  }
+  for (const int32_t id : item.tokens) {
+    if (id < 0 || id >= info_.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token ", id, " is outside the vocabulary of ", info_.vocab_size));
+    }
+  }
+  const int64_t block = info_.kv_format.block_tokens;
+  const int64_t blocks = (item.first_position + n + block - 1) / block;
+  if (static_cast<int64_t>(item.pages.size()) < blocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("its page table has ", item.pages.size(), " of ", blocks, " pages"));
+  }
+  for (const int32_t page : item.pages.first(static_cast<size_t>(blocks))) {
+    if (page < 0 || page >= pages_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("page ", page, " is outside the pool of ", pages_));
+    }
+  }
+  return absl::OkStatus();
+}
+
+Status LlamaExecutor::CheckStep(std::span<const StepItem> items) const {
+  if (!attached_) return absl::FailedPreconditionError("no KV pool is attached");
+  if (items.empty()) return absl::InvalidArgumentError("a step needs at least one item");
+  for (size_t i = 0; i < items.size(); ++i) {
+    const Status status = CheckItem(items[i]);
+    if (!status.ok()) return Annotate(status, absl::StrCat("step item ", i));
+  }
+  return absl::OkStatus();
+}
+
+Status LlamaExecutor::Run(std::span<const StepItem> items, const LayerDone& layer_done) {
+  RETURN_IF_ERROR(CheckStep(items));
+  output_of_item_.clear();
+  int64_t outputs = 0;
+  for (const StepItem& item : items) output_of_item_.push_back(item.wants_output ? outputs++ : -1);
+  llama_.Forward(items, Llama::Outputs::kWanted, layer_done);
+  return absl::OkStatus();
+}
+
+Status LlamaExecutor::RunAll(std::span<const StepItem> items) {
+  RETURN_IF_ERROR(CheckStep(items));
+  output_of_item_.clear();
+  llama_.Forward(items, Llama::Outputs::kAll, nullptr);
+  return absl::OkStatus();
+}
+
+SampledToken LlamaExecutor::Sample(size_t item, const SampleInput& input) {
+  if (item >= output_of_item_.size() || output_of_item_[item] < 0) return {};
+  const std::span<const float> logits = llama_.logits(output_of_item_[item]);
+  std::copy(logits.begin(), logits.end(), sample_scratch_.begin());
+  return SampleWith(llama_.ops(), sample_scratch_, input);
+}
+
+StatusOr<std::unique_ptr<Executor>> MakeLlamaExecutor(const LlamaExecutorOptions& options) {
+  ASSIGN_OR_RETURN(std::unique_ptr<LlamaExecutor> executor, LlamaExecutor::Create(options));
+  return executor;
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,125 @@
+#include "worker/model/make_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "common/crc32c.h"
+#include "common/json.h"
+#include "worker/model/model_folder.h"
+#include "worker/model/test_models.h"
+
+namespace reprise::worker {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Read(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+TEST(MakeModel, EveryPresetReadsBack) {
+  for (const std::string& name : PresetNames()) {
+    const ModelConfig config = *PresetConfig(name);
+    const auto parsed = ParseModelConfig(ConfigJson(config));
+    ASSERT_TRUE(parsed.ok()) << name << ": " << parsed.status();
+    EXPECT_EQ(*parsed, config) << name;
+  }
+  EXPECT_EQ(PresetConfig("llama-160m")->parameters(), 162'417'408);
+  EXPECT_EQ(PresetConfig("llama-1b")->parameters(), 1'235'814'400);
+  EXPECT_EQ(PresetConfig("llama-8b")->parameters(), 8'030'261'248);
+}
+
+TEST(MakeModel, BytesAreAFunctionOfTheSeed) {
+  const std::string a = Read(TestModel("tiny", {.seed = 1}) + "/model.safetensors");
+  EXPECT_EQ(Read(TestModel("tiny", {.seed = 1}) + "/model.safetensors"), a);
+  EXPECT_NE(Read(TestModel("tiny", {.seed = 2}) + "/model.safetensors"), a);
+  EXPECT_EQ(Crc32c(a.data(), a.size()), 2421731184u) << "a preset and seed name the same bytes for ever";
+}
+
+TEST(MakeModel, ScalesArePlausible) {
+  const auto folder = ModelFolder::Open(TestModel("tiny-bias", {.dtype = "f32"}));
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const auto moments = [&](const std::string& name) {
+    const TensorView& tensor = folder->tensor(name);
+    double sum = 0, squares = 0;
+    const auto n = static_cast<double>(tensor.elements());
+    for (size_t i = 0; i < tensor.elements(); ++i) {
+      float f;
+      std::memcpy(&f, tensor.bytes.data() + 4 * i, 4);
+      sum += f;
+      squares += static_cast<double>(f) * f;
+    }
+    return std::pair(sum / n, std::sqrt(squares / n - sum / n * (sum / n)));
+  };
+  // Six standard errors of mean and deviation for the element counts.
+  const auto [q_mean, q_deviation] = moments("model.layers.0.self_attn.q_proj.weight");
+  EXPECT_NEAR(q_mean, 0, 6 * 0.125 / 64);
+  EXPECT_NEAR(q_deviation, 0.125, 6 * 0.125 / 90);
+  EXPECT_NEAR(moments("model.layers.1.self_attn.o_proj.weight").second, 0.0625, 6 * 0.0625 / 90);
+  EXPECT_NEAR(moments("model.norm.weight").first, 1, 6 * 0.1 / 8);
+  EXPECT_NEAR(moments("model.embed_tokens.weight").second, 0.25, 6 * 0.25 / 256);
+}
+
+TEST(MakeModel, TokenizerCoversTheVocabulary) {
+  const std::string dir = TestModel("tiny");
+  const auto doc = ParseJson(Read(dir + "/tokenizer.json"), {.unique_keys = true});
+  ASSERT_TRUE(doc.ok()) << doc.status();
+  const JsonValue& vocab = *FindMember(*FindMember(*doc, "model"), "vocab");
+  std::set<int64_t> ids;
+  for (const auto& member : vocab.GetObject()) ids.insert(member.value.GetInt64());
+  EXPECT_EQ(ids.size(), 512u);
+  EXPECT_EQ(*ids.begin(), 0);
+  EXPECT_EQ(*ids.rbegin(), 511);
+  EXPECT_EQ(*GetInt(vocab, "A", -1), 'A' + 1);
+  EXPECT_EQ(*GetInt(vocab, "\xC4\xA0", -1), ' ' + 1);  // U+0120 stands for a space
+  EXPECT_EQ(*GetInt(vocab,
+                    "\xC4\xA0"
+                    "aa",
+                    -1),
+            257);
+  EXPECT_EQ(*GetInt(vocab,
+                    "\xC4\xA0"
+                    "ba",
+                    -1),
+            257 + 26);
+}
+
+TEST(MakeModel, ShowsProgressToTheEnd) {
+  uint64_t last = 0, total = 1;
+  const std::string dir = testing::TempDir() + "/progress";
+  std::filesystem::remove_all(dir);
+  ASSERT_TRUE(MakeModel({.preset = "tiny", .dir = dir}, [&](uint64_t done, uint64_t all) {
+                EXPECT_GE(done, last);
+                last = done;
+                total = all;
+              }).ok());
+  EXPECT_EQ(last, total);
+  EXPECT_EQ(total, 2u * static_cast<uint64_t>(PresetConfig("tiny")->parameters()));
+}
+
+TEST(MakeModel, RefusesByName) {
+  const std::string dir = testing::TempDir() + "/refused";
+  std::filesystem::remove_all(dir);
+  EXPECT_THAT(MakeModel({.preset = "llama-3", .dir = dir}).message(),
+              HasSubstr("\"llama-3\" is not one of tiny,"));
+  EXPECT_THAT(MakeModel({.dir = dir, .dtype = "fp8"}).message(), HasSubstr("dtype \"fp8\""));
+  EXPECT_THAT(MakeModel({.dir = dir, .shards = 0}).message(), HasSubstr("shards is 0"));
+  EXPECT_FALSE(std::filesystem::exists(dir)) << "a refusal leaves nothing";
+  std::filesystem::create_directories(dir);
+  std::ofstream(dir + "/precious") << "x";
+  EXPECT_EQ(MakeModel({.dir = dir}).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(MakeModel({.dir = dir + "/precious"}).code(), absl::StatusCode::kPermissionDenied);
+}
+
+}  // namespace
+}  // namespace reprise::worker

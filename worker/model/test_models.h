@@ -1,0 +1,44 @@
+// Small random model folders for tests, written under the test's temporary folder. Owner: tests.
+#ifndef REPRISE_WORKER_MODEL_TEST_MODELS_H_
+#define REPRISE_WORKER_MODEL_TEST_MODELS_H_
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/random.h"
+#include "worker/model/make_model.h"
+#include "worker/model/presets.h"
+
+namespace reprise::worker {
+
+// Writes the configuration afresh and returns its folder.
+inline std::string TestModel(ModelConfig config, MakeModelOptions options = {}) {
+  static int count = 0;
+  options.dir = testing::TempDir() + "/model_" + std::to_string(count++);
+  std::filesystem::remove_all(options.dir);
+  const Status status = MakeModelOf(std::move(config), options);
+  EXPECT_TRUE(status.ok()) << status;
+  return options.dir;
+}
+
+inline std::string TestModel(const std::string& preset, MakeModelOptions options = {}) {
+  return TestModel(*PresetConfig(preset), std::move(options));
+}
+
+inline std::vector<int32_t> RandomTokens(size_t n, int64_t vocab, uint64_t seed) {
+  SplitMix64 random(seed);
+  std::vector<int32_t> tokens(n);
+  for (int32_t& id : tokens) {
+    id = static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab)));
+  }
+  return tokens;
+}
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_MODEL_TEST_MODELS_H_
