@@ -1,6 +1,5 @@
 #include "gateway/server/gateway_main.h"
 
-#include <atomic>
 #include <memory>
 #include <utility>
 
@@ -44,6 +43,17 @@ v1::NodeInfo DescribeNode(const GatewayOptions& options, const NodeKey& self,
   return node;
 }
 
+// False when told to stop first.
+bool WaitForModel(const CoordinatorLink& coordinator, StopSignal* stop) {
+  static LogEvery every(10 * kSecond);
+  while (true) {
+    const auto model = coordinator.model();
+    if (model.ok()) return true;
+    if (every.Allow()) LogInfo("waiting_for_model", {{"status", model.status()}});
+    if (stop->WaitFor(20 * kMillisecond)) return false;
+  }
+}
+
 }  // namespace
 
 Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
@@ -52,10 +62,13 @@ Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
   ASSIGN_OR_RETURN(const Folder folder, LoadFolder(options.model_dir));
   MetricsRegistry metrics_registry("gateway");
   GatewayMetrics metrics(metrics_registry);
-  ASSIGN_OR_RETURN(const auto metrics_door, ServeMetrics(metrics_registry, options.metrics_listen));
+  std::unique_ptr<MetricsServer> metrics_door;
+  if (!options.metrics_listen.empty()) {
+    ASSIGN_OR_RETURN(metrics_door, ServeMetrics(metrics_registry, options.metrics_listen));
+  }
 
   // In order of use: each may call those before it, and they end in reverse.
-  std::atomic<int64_t> streams{0};
+  StreamSlots slots(options.streams_max);
   TimerQueue timers;
   SessionRegistry registry;
   WorkerLinks links(self, registry, metrics);
@@ -65,36 +78,43 @@ Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
                                .folder_vocab = folder.vocab,
                                .place_timeout_ms = options.place_timeout_ms},
                               registry, links);
-  GenerationService service(
-      SessionContext{
-          .registry = registry,
-          .timers = timers,
-          .links = links,
-          .coordinator = coordinator,
-          .metrics = metrics,
-          .tokenizer = folder.tokenizer.get(),
-          .streams = streams,
-          .stream_buffer_bytes_max = static_cast<size_t>(options.stream_buffer_bytes_max),
-          .slow_reader_grace_ns = NsFromMs(options.slow_reader_grace_ms),
-          .attempts_max = options.attempts_max},
-      options.streams_max);
+  GenerationService service(SessionContext{
+      .registry = registry,
+      .timers = timers,
+      .links = links,
+      .coordinator = coordinator,
+      .metrics = metrics,
+      .tokenizer = folder.tokenizer.get(),
+      .slots = slots,
+      .stream_buffer_bytes_max = static_cast<size_t>(options.stream_buffer_bytes_max),
+      .slow_reader_grace_ns = NsFromMs(options.slow_reader_grace_ms),
+      .attempts_max = options.attempts_max});
   ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {&service}));
-  door->SetServing(true);
-  const RoleAddresses addresses{.grpc = door->address(), .metrics = metrics_door->address()};
-  LogInfo("gateway_ready", {{"grpc", addresses.grpc},
-                            {"metrics", addresses.metrics},
-                            {"incarnation", self.incarnation},
-                            {"tokenizer", folder.tokenizer != nullptr}});
+  const RoleAddresses addresses{
+      .grpc = door->address(),
+      .kv = "",
+      .metrics = metrics_door == nullptr ? std::string() : metrics_door->address()};
   coordinator.Start(DescribeNode(options, self, addresses));
-  if (control.ready) control.ready(addresses);
-  control.stop->Wait();
+  if (WaitForModel(coordinator, control.stop)) {
+    door->SetServing(true);
+    LogInfo("gateway_ready", {{"grpc", addresses.grpc},
+                              {"metrics", addresses.metrics},
+                              {"incarnation", self.incarnation},
+                              {"tokenizer", folder.tokenizer != nullptr}});
+    if (control.ready) control.ready(addresses);
+    control.stop->Wait();
+  }
 
-  LogInfo("gateway_stopping", {{"streams", streams.load()}});
+  LogInfo("gateway_stopping", {{"streams", slots.open()}});
   door->SetServing(false);
+  slots.Close(0);
   registry.ForEach([](const std::string&, RequestSink& sink) {
     sink.Abort(absl::UnavailableError("the gateway is stopping"));
   });
-  door->Shutdown(static_cast<int>(options.stop_grace_ms));
+  slots.Close(NsFromMs(options.stop_grace_ms));
+  // What is left is cut off. Idle clients may never answer a goodbye, so there is nothing to wait
+  // for.
+  door->Shutdown(0);
   // Every Generate call is done; answers under way find ended requests.
   coordinator.Stop();
   links.Shutdown();

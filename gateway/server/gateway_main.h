@@ -15,7 +15,7 @@ namespace reprise::gateway {
 struct GatewayOptions {
   std::string name = "gateway";
   std::string listen = "127.0.0.1:0";          // public gRPC, loopback only
-  std::string metrics_listen = "127.0.0.1:0";  // HTTP, loopback only
+  std::string metrics_listen = "127.0.0.1:0";  // HTTP, loopback only; empty: none
   std::string coordinator;                     // host:port
   std::string model;      // the name asked for at the coordinator; empty: the only one
   std::string model_dir;  // tokenizer and defaults; empty: token ids only
@@ -28,8 +28,9 @@ struct GatewayOptions {
   int64_t stop_grace_ms = 2000;  // for open streams to be read to their end
 };
 
-// `control.ready` is called when the doors are open, coordinator or not. Returns after
-// control.stop, or with the reason why it could not start.
+// The door answers at once, but health says "not serving", and `control.ready` is not called, until
+// the coordinator has named the model. Returns after control.stop, or with the reason why it could
+// not start.
 Status RunGateway(const GatewayOptions& options, const RoleControl& control);
 
 }  // namespace reprise::gateway

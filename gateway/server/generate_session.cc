@@ -205,7 +205,7 @@ void GenerateSession::OnDone() {
   }
   Carry(outcome);
   shared_.metrics.active_streams.Add(-1);
-  shared_.streams.fetch_sub(1, std::memory_order_acq_rel);
+  shared_.slots.Leave();
 }
 
 void GenerateSession::OnWorkerEvent(const v1::RequestEvent& event, TimeNs now) {
@@ -488,8 +488,10 @@ void GenerateSession::ApplyFinish(const SessionEnd& finish, TimeNs now) {
 }
 
 void GenerateSession::LogFinish(const SessionEnd& finish, TimeNs first_token, TimeNs now) {
+  // The fields view their texts.
+  const std::string code = absl::StatusCodeToString(finish.status.code());
   const LogFields fields = {{"request", request_.request_id},
-                            {"code", absl::StatusCodeToString(finish.status.code())},
+                            {"code", code},
                             {"message", finish.status.message()},
                             {"tokens", finish.usage.generated_tokens},
                             {"attempts", finish.usage.attempts},

@@ -16,7 +16,6 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -31,6 +30,7 @@
 #include "gateway/server/request_sink.h"
 #include "gateway/server/session_registry.h"
 #include "gateway/server/stream_buffer.h"
+#include "gateway/server/stream_slots.h"
 #include "gateway/server/timer_queue.h"
 #include "gateway/server/worker_links.h"
 #include "gateway/text/detokenizer.h"
@@ -46,7 +46,7 @@ struct SessionContext {
   CoordinatorLink& coordinator;
   GatewayMetrics& metrics;
   const Tokenizer* tokenizer = nullptr;  // null: text deltas stay empty
-  std::atomic<int64_t>& streams;         // calls not yet done
+  StreamSlots& slots;
   size_t stream_buffer_bytes_max = 0;
   TimeNs slow_reader_grace_ns = 0;
   int32_t attempts_max = 0;
@@ -57,7 +57,8 @@ class GenerateSession final : public grpc::ServerWriteReactor<v1::GenerateEvent>
                               public TimerQueue::Client,
                               public std::enable_shared_from_this<GenerateSession> {
  public:
-  // Counts one in shared.streams until OnDone. `request` has its prompt, id and seed.
+  // Leaves shared.slots, which the caller entered, in OnDone. `request` has its prompt, id and
+  // seed.
   static grpc::ServerWriteReactor<v1::GenerateEvent>* Start(
       const SessionContext& shared, grpc::CallbackServerContext* call, ValidatedRequest request,
       std::shared_ptr<const ModelSnapshot> model, TimeNs arrived);

@@ -12,8 +12,6 @@
 namespace reprise::gateway {
 namespace {
 
-constexpr int64_t kRetryAfterMs = 1000;
-
 // Ends a call that never became a request.
 class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateEvent> {
  public:
@@ -54,13 +52,10 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* GenerationService::Generate(
   if (!model.ok()) return refuse(model.status());
   auto prepared = Prepare(*request, (*model)->served);
   if (!prepared.ok()) return refuse(prepared.status());
-  if (shared_.streams.fetch_add(1, std::memory_order_acq_rel) >= streams_max_) {
-    shared_.streams.fetch_sub(1, std::memory_order_acq_rel);
-    shared_.metrics.refused_streams_max.Increment();
-    return refuse(
-        WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
-                           "this gateway holds ", streams_max_, " streams, which is its limit")),
-                       kRetryAfterMs));
+  const Status entered = shared_.slots.Enter();
+  if (!entered.ok()) {
+    if (absl::IsResourceExhausted(entered)) shared_.metrics.refused_streams_max.Increment();
+    return refuse(entered);
   }
   shared_.metrics.active_streams.Add(1);
   return GenerateSession::Start(shared_, context, *std::move(prepared), *model, arrived);

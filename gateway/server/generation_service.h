@@ -1,8 +1,8 @@
 // The public gRPC service reprise.v1.Generation. Owned by the gateway; gRPC's threads.
 //
 // Invariants:
-// 1. At most streams_max Generate calls are open; one more is refused with a retry hint, and
-// nothing
+// 1. At most as many Generate calls are open as there are slots; one more is refused with a retry
+// hint, and nothing
 //    accepted suffers.
 // 2. Cancel acts only for the request's resume handle.
 #ifndef REPRISE_GATEWAY_SERVER_GENERATION_SERVICE_H_
@@ -18,8 +18,7 @@ namespace reprise::gateway {
 class GenerationService final : public v1::Generation::CallbackService {
  public:
   // `shared` refers to what outlives the service.
-  GenerationService(const SessionContext& shared, int32_t streams_max)
-      : shared_(shared), streams_max_(streams_max) {}
+  explicit GenerationService(const SessionContext& shared) : shared_(shared) {}
 
   grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -45,7 +44,6 @@ class GenerationService final : public v1::Generation::CallbackService {
   Status DoListModels(v1::ListModelsResponse* response) const;
 
   const SessionContext shared_;
-  const int32_t streams_max_;
 };
 
 }  // namespace reprise::gateway
