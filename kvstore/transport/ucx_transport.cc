@@ -253,6 +253,8 @@ void UcxTransport::End() {
     if (!RunDeferred() && !progressed) context_->Sleep(kMillisecond);
   }
   Flush();
+  while (RunPosted()) {  // what the last completions posted
+  }
   std::vector<std::function<void()>> dropped;  // destroyed outside the lock
   MutexLock lock(mu_);
   stopped_ = true;

@@ -1,0 +1,50 @@
+// The highest attempt seen of each request, for at most `requests_max` requests: the one not asked
+// about for longest is forgotten first. Owned by the serving side; one thread.
+#ifndef REPRISE_KVSTORE_STREAM_FENCES_H_
+#define REPRISE_KVSTORE_STREAM_FENCES_H_
+
+#include <cstddef>
+#include <list>
+#include <string>
+#include <unordered_map>
+
+#include "common/ids.h"
+
+namespace reprise::kv {
+
+class Fences {
+ public:
+  enum class Verdict { kCurrent, kRaised, kStale };  // kRaised: a lower attempt was known
+
+  explicit Fences(size_t requests_max) : requests_max_(requests_max) {}
+
+  // Remembers the attempt unless it is stale. A request without an id is never stale.
+  Verdict Check(const RequestKey& request) {
+    if (request.id.empty()) return Verdict::kCurrent;
+    const auto found = index_.find(request.id);
+    if (found == index_.end()) {
+      if (order_.size() >= requests_max_) {
+        index_.erase(order_.back().id);
+        order_.pop_back();
+      }
+      order_.push_front(request);
+      index_[request.id] = order_.begin();
+      return Verdict::kCurrent;
+    }
+    RequestKey& known = *found->second;
+    if (request.attempt < known.attempt) return Verdict::kStale;
+    order_.splice(order_.begin(), order_, found->second);
+    if (request.attempt == known.attempt) return Verdict::kCurrent;
+    known.attempt = request.attempt;
+    return Verdict::kRaised;
+  }
+
+ private:
+  const size_t requests_max_;
+  std::list<RequestKey> order_;  // latest first
+  std::unordered_map<std::string, std::list<RequestKey>::iterator> index_;
+};
+
+}  // namespace reprise::kv
+
+#endif  // REPRISE_KVSTORE_STREAM_FENCES_H_

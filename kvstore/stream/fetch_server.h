@@ -1,0 +1,133 @@
+// The serving side of a stream: answers fetches from a SegmentSource, waits for pending layers,
+// and keeps every pin until nothing reads its bytes. Owned by the lane that listens; one thread.
+//
+// Invariants:
+// 1. A pin is released when its item is over and none of its payloads is posted. A connection that
+//    is not known dead is never closed while payloads are posted on it: the peer could still read.
+// 2. Runs of one item are posted in layer order; fetches take turns, one run each.
+// 3. Posted bytes stay below the limits, except that every peer may have one run posted, so that a
+//    peer that stopped reading never starves the others.
+#ifndef REPRISE_KVSTORE_STREAM_FETCH_SERVER_H_
+#define REPRISE_KVSTORE_STREAM_FETCH_SERVER_H_
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "common/limits.h"
+#include "kvstore/stream/fences.h"
+#include "kvstore/stream/kv_stream.h"
+#include "kvstore/stream/lane_context.h"
+#include "kvstore/stream/pacer.h"
+
+namespace reprise::kv {
+
+struct FetchServerOptions {
+  size_t inflight_bytes_max = size_t{256} << 20;
+  int64_t throttle_bytes_per_s = 0;  // 0: none
+};
+
+class FetchServer {
+ public:
+  // `source` may be null: everything is missing.
+  FetchServer(const LaneContext& context, const FetchServerOptions& options, SegmentSource* source);
+
+  void Publish(const BlockId& id, uint32_t layers_ready);
+  void Withdraw(const BlockId& id);
+  void FenceRequest(const RequestKey& request);
+  void SetOfferHandler(std::function<void(BlockOffer)> handler) { on_offer_ = std::move(handler); }
+  // Ends every fetch; idle() holds once nothing is posted.
+  void EndAll();
+  bool idle() const { return fetches_.empty() && posted_bytes_ == 0; }
+
+  void OnAccepted(EndpointId endpoint);
+  bool Owns(EndpointId endpoint) const { return connections_.contains(endpoint); }
+  void OnMessage(EndpointId endpoint, const wire::Envelope& envelope);
+  void OnMalformed(EndpointId endpoint, const Status& status);
+  void OnFailed(EndpointId endpoint);
+
+ private:
+  struct Connection {
+    EndpointId endpoint = 0;
+    NodeKey peer;
+    bool welcomed = false;
+    bool refused = false;  // told so; nothing it says counts any more
+    bool dead = false;     // kept while payloads are posted
+    size_t fetches = 0;
+    size_t posted_bytes = 0;
+    TimerQueue::Id timer{};  // of the handshake, then of the close after a refusal
+  };
+  struct Item {
+    BlockId id;
+    SegmentSource::Block block;
+    uint32_t layers_sent = 0;  // posted or chosen to be
+    uint32_t posted = 0;       // runs not terminal yet
+    bool over = false;         // sent, missing, or dropped with its fetch
+    bool waiting_turn = false;
+  };
+  struct Fetch {
+    Connection* connection = nullptr;
+    wire::Fetch message;
+    std::vector<Item> items;
+    std::deque<uint32_t> ready;  // items with layers to send
+    size_t open_items = 0;
+    size_t posted = 0;  // runs
+    bool queued = false;
+    bool ended = false;
+    TimerQueue::Id deadline{};
+  };
+  using FetchKey = std::pair<EndpointId, uint64_t>;
+  struct Run {
+    FetchKey fetch;
+    uint32_t item = 0;
+    uint32_t first_layer = 0;
+    uint32_t layers = 0;
+  };
+
+  void Handle(Connection& connection, const wire::Hello& hello);
+  void Handle(Connection& connection, const wire::Fetch& message);
+  void Handle(Connection& connection, const wire::Cancel& message);
+  void Handle(Connection& connection, wire::Offer message);
+  void Refuse(Connection& connection, const Status& status);
+  void CloseWhenQuiet(Connection& connection);
+  void ForgetIfQuiet(Connection& connection);
+
+  Status Admit(const Connection& connection, const wire::Fetch& message);
+  void Open(Fetch& fetch);
+  void Enqueue(Fetch& fetch, uint32_t item);
+  // The next run of the fetch in turn that the limits allow; nullopt: nothing can be posted now.
+  std::optional<Run> NextRun();
+  std::optional<Run> TakeRun(Fetch& fetch);
+  bool MayPost(const Connection& connection, size_t bytes) const;
+  void Pump();
+  void Post(const Run& run);
+  void OnPosted(const Run& run, const Status& status);
+  void CloseItem(Fetch& fetch, Item& item);
+  void EndFetch(Fetch& fetch);
+  void EndFetches(const std::function<bool(const Fetch&)>& which, const Status& status);
+  void FinishIfQuiet(Fetch& fetch);
+  void Unsubscribe(const Fetch& fetch);
+
+  const LaneContext& context_;
+  const FetchServerOptions options_;
+  SegmentSource* const source_;
+  const size_t run_bytes_max_;
+  const size_t peer_bytes_max_;
+  std::function<void(BlockOffer)> on_offer_;
+
+  std::unordered_map<EndpointId, std::unique_ptr<Connection>> connections_;
+  std::map<FetchKey, std::unique_ptr<Fetch>> fetches_;
+  std::map<BlockId, std::vector<std::pair<FetchKey, uint32_t>>> subscribers_;
+  std::deque<FetchKey> turns_;  // fetches with something ready
+  Fences fences_{limits::kFencedRequestsMax};
+  Pacer pacer_;
+  size_t posted_bytes_ = 0;
+};
+
+}  // namespace reprise::kv
+
+#endif  // REPRISE_KVSTORE_STREAM_FETCH_SERVER_H_

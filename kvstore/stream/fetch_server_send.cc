@@ -1,0 +1,137 @@
+// The sending half of FetchServer: whose turn it is, what the limits allow, and what is posted.
+#include <algorithm>
+#include <utility>
+
+#include "kvstore/block/checksum.h"
+#include "kvstore/stream/fetch_server.h"
+
+namespace reprise::kv {
+
+void FetchServer::Enqueue(Fetch& fetch, uint32_t index) {
+  Item& item = fetch.items[index];
+  if (item.over || item.waiting_turn || item.layers_sent >= item.block.layers_ready) return;
+  item.waiting_turn = true;
+  fetch.ready.push_back(index);
+  if (!fetch.queued) {
+    fetch.queued = true;
+    turns_.emplace_back(fetch.connection->endpoint, fetch.message.fetch_id);
+  }
+}
+
+bool FetchServer::MayPost(const Connection& connection, size_t bytes) const {
+  if (connection.posted_bytes == 0) return true;
+  return posted_bytes_ + bytes <= options_.inflight_bytes_max &&
+         connection.posted_bytes + bytes <= peer_bytes_max_;
+}
+
+std::optional<FetchServer::Run> FetchServer::TakeRun(Fetch& fetch) {
+  while (!fetch.ready.empty()) {
+    const uint32_t index = fetch.ready.front();
+    Item& item = fetch.items[index];
+    if (item.over) {
+      fetch.ready.pop_front();
+      continue;
+    }
+    const size_t layers_max = std::max<size_t>(1, run_bytes_max_ / context_.segment_bytes);
+    const auto layers = static_cast<uint32_t>(
+        std::min<size_t>(item.block.layers_ready - item.layers_sent, layers_max));
+    if (!MayPost(*fetch.connection, layers * context_.segment_bytes)) return std::nullopt;
+    const Run run{.fetch = {fetch.connection->endpoint, fetch.message.fetch_id},
+                  .item = index,
+                  .first_layer = item.layers_sent,
+                  .layers = layers};
+    item.layers_sent += layers;
+    if (item.layers_sent == item.block.layers_ready) {
+      item.waiting_turn = false;
+      fetch.ready.pop_front();
+    }
+    return run;
+  }
+  return std::nullopt;
+}
+
+std::optional<FetchServer::Run> FetchServer::NextRun() {
+  // Every fetch in the queue is asked once; those whose peer is at its limit keep their turn.
+  for (size_t asked = 0, waiting = turns_.size(); asked < waiting; ++asked) {
+    const FetchKey key = turns_.front();
+    turns_.pop_front();
+    const auto found = fetches_.find(key);
+    if (found == fetches_.end()) continue;
+    Fetch& fetch = *found->second;
+    const std::optional<Run> run = TakeRun(fetch);
+    fetch.queued = !fetch.ready.empty();
+    if (fetch.queued) turns_.push_back(key);
+    if (run.has_value()) return run;
+  }
+  return std::nullopt;
+}
+
+void FetchServer::Pump() {
+  while (const std::optional<Run> run = NextRun()) {
+    Fetch& fetch = *fetches_.at(run->fetch);
+    const size_t bytes = run->layers * context_.segment_bytes;
+    ++fetch.items[run->item].posted;
+    ++fetch.posted;
+    fetch.connection->posted_bytes += bytes;
+    posted_bytes_ += bytes;
+    context_.counters->posted_bytes.store(posted_bytes_, std::memory_order_relaxed);
+    if (!pacer_.active()) {
+      Post(*run);
+    } else {
+      context_.timers->At(pacer_.Cross(context_.Now(), bytes), [this, run = *run] { Post(run); });
+    }
+  }
+}
+
+void FetchServer::Post(const Run& run) {
+  Fetch& fetch = *fetches_.at(run.fetch);  // present while a run is posted
+  if (fetch.ended) {
+    OnPosted(run, absl::CancelledError("the fetch has ended"));
+    return;
+  }
+  const Item& item = fetch.items[run.item];
+  const size_t segment_bytes = context_.segment_bytes;
+  const uint8_t* data = item.block.data + run.first_layer * segment_bytes;
+  std::vector<uint32_t> checksums(run.layers);
+  for (uint32_t i = 0; i < run.layers; ++i) {
+    const uint32_t layer = run.first_layer + i;
+    checksums[i] = item.block.checksums.size() > layer
+                       ? item.block.checksums[layer]
+                       : SegmentChecksum(item.id, layer, item.block.first_position,
+                                         data + i * segment_bytes, segment_bytes);
+  }
+  wire::Bulk bulk{.fetch_id = fetch.message.fetch_id,
+                  .receiver_incarnation = fetch.connection->peer.incarnation,
+                  .item = run.item,
+                  .first_layer = static_cast<uint16_t>(run.first_layer),
+                  .layers = static_cast<uint16_t>(run.layers),
+                  .attempt_n = fetch.message.request.attempt.n};
+  bulk.checksum = wire::RunChecksum(bulk, checksums);
+  context_.transport->SendBulk(run.fetch.first, wire::EncodeBulk(bulk),
+                               {data, run.layers * segment_bytes},
+                               [this, run](const Status& status) { OnPosted(run, status); });
+}
+
+void FetchServer::OnPosted(const Run& run, const Status& status) {
+  Fetch& fetch = *fetches_.at(run.fetch);
+  Item& item = fetch.items[run.item];
+  const size_t bytes = run.layers * context_.segment_bytes;
+  --item.posted;
+  --fetch.posted;
+  fetch.connection->posted_bytes -= bytes;
+  posted_bytes_ -= bytes;
+  context_.counters->posted_bytes.store(posted_bytes_, std::memory_order_relaxed);
+  if (status.ok()) {
+    context_.counters->segments_sent.fetch_add(run.layers, std::memory_order_relaxed);
+    context_.counters->bytes_sent.fetch_add(bytes, std::memory_order_relaxed);
+  }
+  // A refusal means that the peer has settled the item or ended the fetch; a broken connection is
+  // reported on its own. Either way nothing more of this item is of use.
+  const bool sent = item.layers_sent == context_.layers && item.posted == 0;
+  if (!item.over && (sent || !status.ok())) CloseItem(fetch, item);
+  if (item.over && item.posted == 0) item.block.pin = SegmentPin();
+  FinishIfQuiet(fetch);
+  Pump();
+}
+
+}  // namespace reprise::kv

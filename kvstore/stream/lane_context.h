@@ -1,0 +1,56 @@
+// What the two sides of a stream share on one event loop. Owned by the lane; the counters are read
+// from any thread, the rest is the loop's.
+#ifndef REPRISE_KVSTORE_STREAM_LANE_CONTEXT_H_
+#define REPRISE_KVSTORE_STREAM_LANE_CONTEXT_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "common/ids.h"
+#include "common/sha256.h"
+#include "kvstore/block/block_id.h"
+#include "kvstore/block/kv_format.h"
+#include "kvstore/stream/timer_queue.h"
+#include "kvstore/stream/wire.h"
+#include "kvstore/transport/transport.h"
+
+namespace reprise::kv {
+
+struct StreamCounters {
+  std::atomic<uint64_t> bytes_sent{0};
+  std::atomic<uint64_t> bytes_received{0};
+  std::atomic<uint64_t> segments_sent{0};
+  std::atomic<uint64_t> segments_received{0};
+  std::atomic<uint64_t> checksum_failures{0};
+  std::atomic<uint64_t> stale_refused{0};
+  std::atomic<uint64_t> malformed_refused{0};
+  std::atomic<uint64_t> fetches_failed{0};
+  std::atomic<uint64_t> peers{0};
+  std::atomic<uint64_t> posted_bytes{0};
+};
+
+struct LaneContext {
+  NodeKey self;
+  Digest256 format_digest{};
+  size_t segment_bytes = 0;
+  uint32_t layers = 0;
+  Transport* transport = nullptr;
+  TimerQueue* timers = nullptr;
+  StreamCounters* counters = nullptr;
+
+  TimeNs Now() const { return transport->NowNs(); }
+  void Send(EndpointId to, uint64_t receiver_incarnation, wire::Message message) const {
+    transport->Send(to, wire::Encode({receiver_incarnation, std::move(message)}));
+  }
+};
+
+// Fit to move blocks between: the same bytes mean the same.
+inline Status CheckFormat(const Digest256& ours, const Digest256& theirs) {
+  if (ours == theirs) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("KV formats differ: ", HexEncode(ours), " here, ", HexEncode(theirs), " there"));
+}
+
+}  // namespace reprise::kv
+
+#endif  // REPRISE_KVSTORE_STREAM_LANE_CONTEXT_H_

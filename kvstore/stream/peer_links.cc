@@ -1,0 +1,126 @@
+#include "kvstore/stream/peer_links.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/limits.h"
+
+namespace reprise::kv {
+namespace {
+
+constexpr TimeNs kHandshakeTimeoutNs = 2 * kSecond;
+constexpr TimeNs kBackoffMinNs = 50 * kMillisecond;
+constexpr TimeNs kBackoffMaxNs = 2 * kSecond;
+
+std::string Name(const PeerAddress& address) {
+  return absl::StrCat(address.key.name, "/", address.key.incarnation, " at ", address.host, ":",
+                      address.port);
+}
+
+}  // namespace
+
+StatusOr<PeerLink*> PeerLinks::Slot(const PeerAddress& address) {
+  const Key key(address.key.name, address.key.incarnation, address.host, address.port);
+  if (const auto found = links_.find(key); found != links_.end()) return found->second.get();
+  if (links_.size() >= limits::kPeersMax) {
+    auto oldest = links_.end();
+    for (auto it = links_.begin(); it != links_.end(); ++it) {
+      if (!it->second->fetches.empty()) continue;
+      if (oldest == links_.end() || it->second->last_use < oldest->second->last_use) oldest = it;
+    }
+    if (oldest == links_.end()) {
+      return absl::UnavailableError(
+          absl::StrCat("all of ", limits::kPeersMax, " peer connections are in use"));
+    }
+    Drop(*oldest->second, absl::UnavailableError("replaced by another peer"));
+    links_.erase(oldest);
+  }
+  auto link = std::make_unique<PeerLink>();
+  link->address = address;
+  return (links_[key] = std::move(link)).get();
+}
+
+StatusOr<PeerLink*> PeerLinks::Open(const PeerAddress& address) {
+  ASSIGN_OR_RETURN(PeerLink * link, Slot(address));
+  link->last_use = ++uses_;
+  if (link->endpoint != 0) return link;
+  const TimeNs now_ns = context_.Now();
+  if (now_ns < link->retry_at_ns) {
+    return absl::UnavailableError(absl::StrCat(Name(address), " was unreachable, next try in ",
+                                               (link->retry_at_ns - now_ns) / kMillisecond, " ms"));
+  }
+  RETURN_IF_ERROR(Connect(*link));
+  return link;
+}
+
+Status PeerLinks::Connect(PeerLink& link) {
+  ASSIGN_OR_RETURN(link.endpoint,
+                   context_.transport->Connect(link.address.host, link.address.port));
+  by_endpoint_[link.endpoint] = &link;
+  context_.counters->peers.fetch_add(1, std::memory_order_relaxed);
+  // Counted as a failure until the handshake is done; see Drop.
+  link.handshake_timer = context_.timers->At(context_.Now() + kHandshakeTimeoutNs, [this, &link] {
+    Drop(link, absl::UnavailableError(absl::StrCat(Name(link.address), " did not answer within ",
+                                                   kHandshakeTimeoutNs / kMillisecond, " ms")));
+  });
+  context_.Send(link.endpoint, 0,
+                wire::Hello{.self = context_.self,
+                            .wanted = link.address.key,
+                            .format_digest = context_.format_digest});
+  return absl::OkStatus();
+}
+
+PeerLink* PeerLinks::Find(EndpointId endpoint) {
+  const auto found = by_endpoint_.find(endpoint);
+  return found != by_endpoint_.end() ? found->second : nullptr;
+}
+
+PeerLink* PeerLinks::FindNode(const NodeKey& key) {
+  for (const auto& [endpoint, link] : by_endpoint_) {
+    if (link->ready && link->address.key == key) return link;
+  }
+  return nullptr;
+}
+
+void PeerLinks::OnWelcome(PeerLink& link, const wire::Welcome& welcome) {
+  Status fits = CheckFormat(context_.format_digest, welcome.format_digest);
+  if (welcome.version != wire::kProtocolVersion) {
+    fits = absl::FailedPreconditionError(absl::StrCat("protocol version ", wire::kProtocolVersion,
+                                                      " here, ", welcome.version, " there"));
+  } else if (welcome.self != link.address.key) {
+    context_.counters->stale_refused.fetch_add(1, std::memory_order_relaxed);
+    fits = absl::FailedPreconditionError(absl::StrCat(
+        Name(link.address), " is now ", welcome.self.name, "/", welcome.self.incarnation));
+  }
+  if (!fits.ok() || link.ready) {
+    Drop(link, fits.ok() ? absl::UnavailableError("a second welcome") : fits);
+    return;
+  }
+  link.ready = true;
+  link.failures = 0;
+  context_.timers->Cancel(link.handshake_timer);
+  for (std::string& offer : link.offers) {
+    context_.transport->Send(link.endpoint, std::move(offer));
+  }
+  link.offers.clear();
+  user_->OnLinkUp(link);
+}
+
+void PeerLinks::Drop(PeerLink& link, const Status& status) {
+  if (link.endpoint == 0) return;
+  context_.timers->Cancel(link.handshake_timer);
+  context_.transport->Close(link.endpoint);
+  by_endpoint_.erase(link.endpoint);
+  context_.counters->peers.fetch_sub(1, std::memory_order_relaxed);
+  link.endpoint = 0;
+  link.offers.clear();
+  // One that had answered is tried again at once: it may just have been restarted.
+  if (!link.ready) {
+    const int doublings = std::min(link.failures++, 10);
+    link.retry_at_ns = context_.Now() + std::min(kBackoffMinNs << doublings, kBackoffMaxNs);
+  }
+  link.ready = false;
+  user_->OnLinkDown(link, Annotate(status, Name(link.address)));
+}
+
+}  // namespace reprise::kv

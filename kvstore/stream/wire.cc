@@ -1,0 +1,268 @@
+#include "kvstore/stream/wire.h"
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "common/bytes.h"
+#include "common/crc32c.h"
+#include "common/limits.h"
+
+namespace reprise::kv::wire {
+namespace {
+
+using Writer = ByteWriter<std::string>;
+
+constexpr size_t kItemBytes = 16 + 8;
+
+// ---- Shared fields. ----
+
+void Put(Writer& out, const NodeKey& key) { out.PrefixedText(key.name).U64(key.incarnation); }
+NodeKey GetNodeKey(ByteReader& in) {
+  NodeKey key;
+  key.name = std::string(in.PrefixedText("node name", limits::kNodeNameBytesMax));
+  key.incarnation = in.U64("incarnation");
+  return key;
+}
+
+void Put(Writer& out, const RequestKey& key) {
+  out.PrefixedText(key.id).U64(key.attempt.owner_epoch).U32(key.attempt.n);
+}
+RequestKey GetRequestKey(ByteReader& in) {
+  RequestKey key;
+  key.id = std::string(in.PrefixedText("request id", limits::kRequestIdBytesMax));
+  key.attempt.owner_epoch = in.U64("owner epoch");
+  key.attempt.n = in.U32("attempt");
+  return key;
+}
+
+template <size_t kBytes>
+std::array<uint8_t, kBytes> GetArray(ByteReader& in, const char* field) {
+  std::array<uint8_t, kBytes> array{};
+  const auto bytes = in.Bytes(field, kBytes);
+  std::copy(bytes.begin(), bytes.end(), array.begin());
+  return array;
+}
+
+bool GetBool(ByteReader& in, const char* field) {
+  const uint8_t value = in.U8(field);
+  if (value > 1) in.Fail(absl::StrCat(field, " is ", value, ", expected 0 or 1"));
+  return value == 1;
+}
+
+absl::StatusCode GetCode(ByteReader& in) {
+  const uint8_t value = in.U8("status code");
+  if (value > static_cast<uint8_t>(absl::StatusCode::kUnauthenticated)) {
+    in.Fail(absl::StrCat("status code ", value, " is unknown"));
+  }
+  return static_cast<absl::StatusCode>(value);
+}
+
+void PutText(Writer& out, absl::string_view text) {
+  out.PrefixedText(text.substr(0, limits::kStreamErrorBytesMax));
+}
+std::string GetText(ByteReader& in) {
+  return std::string(in.PrefixedText("message", limits::kStreamErrorBytesMax));
+}
+
+// ---- One pair of functions per message; the type byte is its index in Message. ----
+
+void Put(Writer& out, const Hello& m) {
+  out.U16(m.version);
+  Put(out, m.self);
+  Put(out, m.wanted);
+  out.Bytes(m.format_digest);
+}
+void Get(ByteReader& in, Hello& m) {
+  m.version = in.U16("version");
+  m.self = GetNodeKey(in);
+  m.wanted = GetNodeKey(in);
+  m.format_digest = GetArray<32>(in, "format digest");
+}
+
+void Put(Writer& out, const Welcome& m) {
+  out.U16(m.version);
+  Put(out, m.self);
+  out.Bytes(m.format_digest);
+}
+void Get(ByteReader& in, Welcome& m) {
+  m.version = in.U16("version");
+  m.self = GetNodeKey(in);
+  m.format_digest = GetArray<32>(in, "format digest");
+}
+
+void Put(Writer& out, const Fetch& m) {
+  out.U64(m.fetch_id);
+  Put(out, m.request);
+  out.U32(m.leg).U8(m.subscribe ? 1 : 0).U32(m.timeout_ms);
+  out.U32(static_cast<uint32_t>(m.items.size()));
+  for (const Fetch::Item& item : m.items) out.Bytes(item.id.bytes).I64(item.first_position);
+}
+void Get(ByteReader& in, Fetch& m) {
+  m.fetch_id = in.U64("fetch id");
+  m.request = GetRequestKey(in);
+  m.leg = in.U32("leg");
+  m.subscribe = GetBool(in, "subscribe");
+  m.timeout_ms = in.U32("timeout");
+  m.items.resize(in.Count("items", limits::kFetchItemsMax, kItemBytes));
+  for (Fetch::Item& item : m.items) {
+    item.id.bytes = GetArray<16>(in, "block id");
+    item.first_position = in.I64("first position");
+    if (item.first_position < 0) in.Fail("a first position is negative");
+  }
+  if (m.items.empty()) in.Fail("a fetch has no items");
+}
+
+void Put(Writer& out, const ItemsMissing& m) {
+  out.U64(m.fetch_id).U32(static_cast<uint32_t>(m.items.size()));
+  for (const uint32_t item : m.items) out.U32(item);
+}
+void Get(ByteReader& in, ItemsMissing& m) {
+  m.fetch_id = in.U64("fetch id");
+  m.items.resize(in.Count("missing items", limits::kFetchItemsMax, 4));
+  for (uint32_t& item : m.items) item = in.U32("missing item");
+}
+
+void Put(Writer& out, const FetchDone& m) {
+  out.U64(m.fetch_id).U8(static_cast<uint8_t>(m.code));
+  PutText(out, m.message);
+}
+void Get(ByteReader& in, FetchDone& m) {
+  m.fetch_id = in.U64("fetch id");
+  m.code = GetCode(in);
+  m.message = GetText(in);
+}
+
+void Put(Writer& out, const Cancel& m) { out.U64(m.fetch_id); }
+void Get(ByteReader& in, Cancel& m) { m.fetch_id = in.U64("fetch id"); }
+
+void Put(Writer& out, const CancelAck& m) { out.U64(m.fetch_id); }
+void Get(ByteReader& in, CancelAck& m) { m.fetch_id = in.U64("fetch id"); }
+
+void Put(Writer& out, const Offer& m) {
+  const BlockOffer& offer = m.offer;
+  Put(out, offer.source.key);
+  out.PrefixedText(offer.source.host).U16(static_cast<uint16_t>(offer.source.port));
+  Put(out, offer.fence.request);
+  out.U32(offer.fence.leg).Bytes(offer.parent.bytes).I64(offer.first_position);
+  out.PrefixedText(offer.tenant_salt).PrefixedText(offer.derivation);
+  out.U32(static_cast<uint32_t>(offer.tokens.size()));
+  for (const int32_t token : offer.tokens) out.I32(token);
+}
+void Get(ByteReader& in, Offer& m) {
+  BlockOffer& offer = m.offer;
+  offer.source.key = GetNodeKey(in);
+  offer.source.host = std::string(in.PrefixedText("host", limits::kHostBytesMax));
+  offer.source.port = in.U16("port");
+  offer.fence.request = GetRequestKey(in);
+  offer.fence.leg = in.U32("leg");
+  offer.parent.bytes = GetArray<16>(in, "parent id");
+  offer.first_position = in.I64("first position");
+  if (offer.first_position < 0) in.Fail("a first position is negative");
+  offer.tenant_salt = std::string(in.PrefixedText("tenant salt", limits::kTenantSaltBytesMax));
+  offer.derivation = std::string(in.PrefixedText("derivation", limits::kDerivationBytesMax));
+  offer.tokens.resize(in.Count("tokens", limits::kPromptTokensMax, 4));
+  for (int32_t& token : offer.tokens) {
+    token = in.I32("token");
+    if (token < 0) in.Fail("a token id is negative");
+  }
+}
+
+void Put(Writer& out, const Refusal& m) {
+  out.U8(static_cast<uint8_t>(m.code));
+  PutText(out, m.message);
+}
+void Get(ByteReader& in, Refusal& m) {
+  m.code = GetCode(in);
+  m.message = GetText(in);
+}
+
+template <size_t kIndex = 0>
+bool GetAny(ByteReader& in, size_t type, Message& message) {
+  if constexpr (kIndex < std::variant_size_v<Message>) {
+    if (type == kIndex) {
+      Get(in, message.emplace<kIndex>());
+      return true;
+    }
+    return GetAny<kIndex + 1>(in, type, message);
+  } else {
+    return false;
+  }
+}
+
+}  // namespace
+
+bool Offer::operator==(const Offer& other) const {
+  const auto fields = [](const BlockOffer& o) {
+    return std::tie(o.source.key, o.source.host, o.source.port, o.fence.request, o.fence.leg,
+                    o.parent, o.first_position, o.tenant_salt, o.derivation, o.tokens);
+  };
+  return fields(offer) == fields(other.offer);
+}
+
+std::string Encode(const Envelope& envelope) {
+  std::string bytes;
+  Writer out(bytes);
+  out.U8(static_cast<uint8_t>(envelope.message.index())).U64(envelope.receiver_incarnation);
+  std::visit([&out](const auto& message) { Put(out, message); }, envelope.message);
+  return bytes;
+}
+
+StatusOr<Envelope> Decode(std::span<const uint8_t> bytes) {
+  if (bytes.size() > limits::kStreamMessageBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("a stream message has ", bytes.size(),
+                                                   " bytes, the limit is ",
+                                                   limits::kStreamMessageBytesMax));
+  }
+  ByteReader in(bytes);
+  Envelope envelope;
+  const size_t type = in.U8("message type");
+  envelope.receiver_incarnation = in.U64("receiver incarnation");
+  RETURN_IF_ERROR(in.status());
+  if (!GetAny(in, type, envelope.message)) {
+    return absl::InvalidArgumentError(absl::StrCat("message type ", type, " is unknown"));
+  }
+  RETURN_IF_ERROR(in.Finish());
+  return envelope;
+}
+
+BulkHeader EncodeBulk(const Bulk& bulk) {
+  std::string bytes;
+  Writer(bytes)
+      .U64(bulk.fetch_id)
+      .U64(bulk.receiver_incarnation)
+      .U32(bulk.item)
+      .U16(bulk.first_layer)
+      .U16(bulk.layers)
+      .U32(bulk.attempt_n)
+      .U32(bulk.checksum);
+  BulkHeader header;
+  std::copy_n(bytes.begin(), header.size(), header.begin());
+  return header;
+}
+
+Bulk DecodeBulk(const BulkHeader& header) {
+  ByteReader in{std::span<const uint8_t>(header)};
+  Bulk bulk;
+  bulk.fetch_id = in.U64("fetch id");
+  bulk.receiver_incarnation = in.U64("receiver incarnation");
+  bulk.item = in.U32("item");
+  bulk.first_layer = in.U16("first layer");
+  bulk.layers = in.U16("layers");
+  bulk.attempt_n = in.U32("attempt");
+  bulk.checksum = in.U32("checksum");
+  return bulk;
+}
+
+uint32_t RunChecksum(const Bulk& bulk, std::span<const uint32_t> segment_checksums) {
+  Bulk covered = bulk;
+  covered.checksum = 0;
+  const BulkHeader header = EncodeBulk(covered);
+  std::string words;
+  Writer out(words);
+  for (const uint32_t checksum : segment_checksums) out.U32(checksum);
+  return Crc32c(words.data(), words.size(), Crc32c(header.data(), header.size()));
+}
+
+}  // namespace reprise::kv::wire
