@@ -1,0 +1,251 @@
+// From waiting to computing: room, reuse of prefixes, fetches and the remote prefill leg.
+#include <algorithm>
+#include <utility>
+
+#include "worker/engine/core/core.h"
+
+namespace reprise::worker {
+
+void WorkerCore::AdmitWaiting(int64_t pages_wanted, TimeNs now) {
+  while (!waiting_.empty() && running() < settings_.running_max) {
+    // In order only: a large request is not overtaken for ever by small ones.
+    if (!TryAdmit(*waiting_.begin()->second, pages_wanted, now)) return;
+  }
+}
+
+// The rows every live branch has in common: they are computed once.
+void WorkerCore::SetTrunk(Request& request) {
+  size_t lead = 0;
+  while (lead + 1 < request.branches.size() && !request.branches[lead].live) ++lead;
+  Branch& from = request.branches[request.lead];
+  Branch& to = request.branches[lead];
+  if (&from != &to) {
+    to.pages = std::exchange(from.pages, {});
+    to.computed = std::exchange(from.computed, 0);
+    to.islands = std::exchange(from.islands, {});
+  }
+  request.lead = lead;
+  const bool alone = request.is_leg || request.live_branches() == 1;
+  request.trunk_len = alone ? static_cast<int64_t>(to.tokens.size()) : request.prompt_len();
+  EnsureChain(request, to, request.trunk_len);
+}
+
+bool WorkerCore::TryAdmit(Request& request, int64_t pages_wanted, TimeNs now) {
+  SetTrunk(request);
+  Branch& lead = request.branches[request.lead];
+  const auto cached_at = [&](int64_t block) {
+    return cache_.FindSealed(lead.chain[static_cast<size_t>(block)]);
+  };
+  int64_t hits = 0;
+  while (hits < Whole(request.trunk_len) && cached_at(hits)) ++hits;
+  // Room for what is known and one block more, so that admission is followed by progress.
+  const int64_t rows_ever = request.prompt_len() + request.sampling.max_tokens - 1;
+  const int64_t rows =
+      request.is_leg ? request.trunk_len
+                     : std::min(request.trunk_len + block_, std::max(request.trunk_len, rows_ever));
+  // When even the last row is cached it still runs, for its output, in a copy of its page.
+  bool copies = request.TrunkHasOutput() && hits * block_ == request.trunk_len;
+  if (copies && Covering(rows) + 1 > settings_.pages) {
+    --hits;  // computing the whole block anew needs no page more
+    copies = false;
+  }
+  int64_t idle_hits = 0;
+  for (int64_t block = 0; block < hits; ++block) idle_hits += cache_.idle(*cached_at(block));
+  const int64_t needed = Covering(rows) - hits + copies;
+  const PagePool::Counts& counts = pool_.counts();
+  if (counts.free + counts.cached - idle_hits < needed + pages_wanted) return false;
+
+  for (int64_t block = 0; block < hits; ++block) {
+    const PageId page = *cached_at(block);
+    RefPage(page);
+    lead.pages.push_back(page);
+  }
+  // Never at the cost of rows that run already: they must find their pages in this very step.
+  if (counts.free < needed + pages_wanted) {
+    Evict(needed + pages_wanted - counts.free);
+    while (!lead.pages.empty()) {
+      ReleasePage(lead.pages.back());
+      lead.pages.pop_back();
+    }
+    return false;  // until the evicted pages are quiet
+  }
+  for (int64_t page = hits; page < Covering(rows); ++page) {
+    lead.pages.push_back(*pool_.Allocate());
+  }
+  lead.computed = std::min(hits * block_, request.trunk_len - request.TrunkHasOutput());
+  waiting_.erase(request.rank);
+  running_.emplace(request.rank, &request);
+  BeginWork(request, hits, now);
+  return true;
+}
+
+void WorkerCore::BeginWork(Request& request, int64_t hits, TimeNs now) {
+  const Branch& lead = request.branches[request.lead];
+  if (!std::exchange(request.admitted_before, true)) {
+    request.cached_tokens = static_cast<int32_t>(std::min(lead.computed, request.prompt_len()));
+    stats_.cached_tokens += static_cast<uint64_t>(request.cached_tokens);
+    StartFetches(request, hits, now);
+  }
+  if (request.awaiting_leg()) {
+    request.phase = Phase::kFetching;
+    return;
+  }
+  ListPending(request, hits);
+  if (request.is_leg) {
+    commands_.push_back(AcceptPrefill{request.key, request.leg});
+    ++stats_.legs_served;
+  }
+  OfferPrompt(request, now);
+  request.phase = request.fetches_open > 0 ? Phase::kFetching : Phase::kComputing;
+  if (request.phase == Phase::kComputing && lead.computed >= request.trunk_len) Fork(request);
+}
+
+const PrefixSource* WorkerCore::SourceOf(const Request& request, int64_t block) const {
+  for (const PrefixSource& source : request.sources) {
+    if (source.node.key == settings_.self.key) continue;
+    if (block >= source.first_block &&
+        block - source.first_block < static_cast<int64_t>(source.blocks)) {
+      return &source;
+    }
+  }
+  return nullptr;
+}
+
+void WorkerCore::StartFetches(Request& request, int64_t first_block, TimeNs now) {
+  const Branch& lead = request.branches[request.lead];
+  std::map<const PrefixSource*, std::vector<FetchedBlock>> by_source;  // in order of the vector
+  std::vector<FetchedBlock> from_leg;
+  int64_t leg_rows = 0;
+  const bool remote =
+      !request.is_leg && request.prefill && request.prefill->key != settings_.self.key;
+  for (int64_t block = first_block; block < Covering(request.trunk_len); ++block) {
+    FetchedBlock wanted;
+    wanted.block = block;
+    wanted.item.first_position = block * block_;
+    wanted.item.page = lead.pages[static_cast<size_t>(block)];
+    wanted.rows_end = (block + 1) * block_;
+    const bool whole = wanted.rows_end <= request.trunk_len;
+    const PrefixSource* source = whole ? SourceOf(request, block) : nullptr;
+    if (whole) wanted.item.id = lead.chain[static_cast<size_t>(block)];
+    if (source) {
+      by_source[source].push_back(wanted);
+    } else if (remote && block * block_ < request.prompt_len()) {
+      wanted.from_leg = true;
+      if (wanted.rows_end > request.prompt_len()) {
+        wanted.whole = false;
+        wanted.rows_end = request.prompt_len();
+        wanted.item.id = kv::TailId(request.key, 1, block * block_);
+      }
+      leg_rows += wanted.rows_end - block * block_;
+      from_leg.push_back(wanted);
+    }
+  }
+  if (leg_rows > settings_.local_suffix_tokens) {
+    request.leg_blocks = std::move(from_leg);
+    CallLeg(request, now);
+  }
+  for (auto& [source, blocks] : by_source) {
+    StartFetchOf(request, source->node, std::move(blocks));
+  }
+}
+
+void WorkerCore::CallLeg(Request& request, TimeNs now) {
+  ++stats_.legs_called;
+  request.leg = 1;
+  request.leg_state = LegState::kCalled;
+  request.leg_deadline_ns = now + settings_.leg_timeout_ns;
+  SubmitPrefill leg;
+  leg.key = request.key;
+  leg.leg = request.leg;
+  leg.prompt = request.prompt;
+  leg.sampling = request.sampling;
+  leg.sources = request.sources;
+  leg.stores = request.stores;
+  leg.tenant = request.tenant;
+  leg.deadline_ns = request.deadline_ns;
+  const int64_t here = Whole(request.branches[request.lead].computed);
+  if (here > 0) leg.sources.push_back({settings_.self, 0, static_cast<int32_t>(here)});
+  commands_.push_back(CallPrefill{*request.prefill, std::move(leg)});
+}
+
+void WorkerCore::StartFetchOf(Request& request, const NodeRef& source,
+                              std::vector<FetchedBlock> blocks) {
+  for (size_t at = 0; at < blocks.size(); at += limits::kFetchItemsMax) {
+    const size_t count = std::min(limits::kFetchItemsMax, blocks.size() - at);
+    Fetch fetch;
+    fetch.owner = &request;
+    fetch.blocks.assign(blocks.begin() + static_cast<std::ptrdiff_t>(at),
+                        blocks.begin() + static_cast<std::ptrdiff_t>(at + count));
+    StartFetch start;
+    start.fetch = next_fetch_++;
+    start.source = source;
+    start.key = request.key;
+    start.leg = request.leg;
+    start.subscribe = fetch.blocks.front().from_leg;
+    start.timeout_ns = start.subscribe ? settings_.leg_timeout_ns : settings_.fetch_timeout_ns;
+    for (const FetchedBlock& block : fetch.blocks) start.items.push_back(block.item);
+    ++stats_.fetches;
+    ++request.fetches_open;
+    fetches_.emplace(start.fetch, std::move(fetch));
+    commands_.push_back(std::move(start));
+  }
+}
+
+// The rest is computed here: what arrived stays, what is under way ends first.
+void WorkerCore::LegFailed(Request& request, TimeNs now) {
+  ++stats_.legs_failed;
+  request.leg_state = LegState::kFailed;
+  request.leg_deadline_ns = 0;
+  request.leg_blocks.clear();
+  commands_.push_back(ReleasePrefill{*request.prefill, request.key, request.leg});
+  for (const auto& [id, fetch] : fetches_) {
+    if (fetch.owner == &request && fetch.blocks.front().from_leg) {
+      commands_.push_back(CancelFetch{id});
+    }
+  }
+  ResolveIfArrived(request, now);
+}
+
+void WorkerCore::ResolveIfArrived(Request& request, TimeNs now) {
+  if (request.phase != Phase::kFetching || request.awaiting_leg() || request.fetches_open > 0) {
+    return;
+  }
+  if (request.leg_state == LegState::kOk) {
+    commands_.push_back(ReleasePrefill{*request.prefill, request.key, request.leg});
+  }
+  SetTrunk(request);
+  TakeArrived(request);
+  request.phase = Phase::kComputing;
+  Branch& lead = request.branches[request.lead];
+  if (request.leg_state == LegState::kFailed) {
+    ListPending(request, Whole(lead.computed));
+    OfferPrompt(request, now);
+  } else if (request.leg_state == LegState::kOk) {
+    // The prefill node has offered them.
+    lead.offered_blocks = Whole(request.prompt_len());
+    request.prompt_offered = true;
+  }
+  if (lead.computed >= request.trunk_len) Fork(request);
+}
+
+void WorkerCore::TakeArrived(Request& request) {
+  Branch& lead = request.branches[request.lead];
+  std::vector<FetchedBlock> arrived = std::exchange(request.arrived, {});
+  std::sort(arrived.begin(), arrived.end(),
+            [](const FetchedBlock& a, const FetchedBlock& b) { return a.block < b.block; });
+  const int64_t rows_max = request.trunk_len - request.TrunkHasOutput();
+  int64_t cached = 0;
+  for (const FetchedBlock& block : arrived) {
+    const Island island{block.item.first_position, std::min(block.rows_end, rows_max)};
+    if (island.first < island.last) lead.islands.push_back(island);
+    // A block whose last row still runs here is sealed then.
+    if (block.whole && block.rows_end <= rows_max) Seal(lead, block.block);
+    if (!block.from_leg) cached += std::min(island.last, request.prompt_len()) - island.first;
+  }
+  cached = std::max<int64_t>(cached, 0);
+  if (request.leg_state != LegState::kOk) request.cached_tokens += static_cast<int32_t>(cached);
+  stats_.cached_tokens += static_cast<uint64_t>(cached);
+  lead.Advance();
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,379 @@
+#include "worker/engine/core/core.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace reprise::worker {
+
+WorkerCore::WorkerCore(CoreSettings settings)
+    : settings_(std::move(settings)),
+      block_(settings_.chain.block_tokens),
+      pool_(settings_.pages),
+      cache_(settings_.pages) {}
+
+void WorkerCore::Handle(Event event, TimeNs now) {
+  std::visit([this, now](auto& typed) { On(typed, now); }, event);
+  FlushEmits();
+  ForgetOldFences();
+}
+
+std::vector<Command> WorkerCore::TakeCommands() { return std::exchange(commands_, {}); }
+
+Status WorkerCore::Validate(const std::vector<int32_t>& prompt, const SamplingParams& sampling,
+                            bool decodes) const {
+  const auto prompt_len = static_cast<int64_t>(prompt.size());
+  if (prompt.empty()) return absl::InvalidArgumentError("the prompt is empty");
+  if (prompt_len >= settings_.context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt of ", prompt_len,
+                                                   " tokens leaves no room in a context of ",
+                                                   settings_.context_tokens, " tokens"));
+  }
+  for (const int32_t token : prompt) {
+    if (token < 0 || token >= settings_.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "prompt token ", token, " is outside the vocabulary of ", settings_.vocab_size));
+    }
+  }
+  if (sampling.n < 1 || sampling.n > limits::kBranchesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("n is ", sampling.n, ", the limit is ", limits::kBranchesMax));
+  }
+  if (sampling.max_tokens < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens is ", sampling.max_tokens, ", at least 1 is needed"));
+  }
+  const int64_t rows =
+      std::min<int64_t>(settings_.context_tokens, prompt_len + sampling.max_tokens) - 1;
+  const int64_t shared = sampling.n > 1 ? Whole(prompt_len) : 0;
+  const int64_t pages =
+      decodes ? shared + sampling.n * (Covering(rows) - shared) : Covering(prompt_len);
+  if (pages > settings_.pages) {
+    return absl::InvalidArgumentError(absl::StrCat("the request may need ", pages, " KV pages of ",
+                                                   block_, " tokens, the worker's pool has ",
+                                                   settings_.pages));
+  }
+  return absl::OkStatus();
+}
+
+Status WorkerCore::ValidateResume(const Submit& event) const {
+  if (!event.branches.empty() && event.branches.size() != static_cast<size_t>(event.sampling.n)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "resume names ", event.branches.size(), " branches, the request has ", event.sampling.n));
+  }
+  const size_t room = static_cast<size_t>(settings_.context_tokens) - event.prompt.size();
+  for (const BranchResume& branch : event.branches) {
+    const size_t limit = std::min(static_cast<size_t>(event.sampling.max_tokens), room);
+    if (branch.emitted.size() > limit) {
+      return absl::InvalidArgumentError(absl::StrCat("resume holds ", branch.emitted.size(),
+                                                     " emitted tokens, the limit is ", limit));
+    }
+    for (const int32_t token : branch.emitted) {
+      if (token < 0 || token >= settings_.vocab_size) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "emitted token ", token, " is outside the vocabulary of ", settings_.vocab_size));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+Status WorkerCore::CheckLoad(bool new_work, absl::string_view what) const {
+  if (!new_work) return absl::OkStatus();
+  if (draining_) return absl::UnavailableError("the worker is draining");
+  if (waiting() >= settings_.waiting_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(what, " refused: ", waiting(), " requests wait, the limit waiting_max is ",
+                     settings_.waiting_max, "; retry after ", settings_.retry_after_ms, " ms"));
+  }
+  return absl::OkStatus();
+}
+
+Status WorkerCore::Superseded(const RequestKey& key, const Attempt& by) {
+  return absl::AbortedError(absl::StrCat("attempt ", key.attempt.owner_epoch, ".", key.attempt.n,
+                                         " was superseded by ", by.owner_epoch, ".", by.n));
+}
+
+WorkerCore::Fence* WorkerCore::RaiseFence(const RequestKey& key) {
+  const auto [entry, fresh] = fences_.try_emplace(key.id);
+  Fence& fence = entry->second;
+  if (fresh) {
+    fence.attempt = key.attempt;
+    ended_ids_.push_back(key.id);
+    return &fence;
+  }
+  if (key.attempt < fence.attempt) {
+    ++stats_.stale;
+    return nullptr;
+  }
+  if (key.attempt > fence.attempt) {
+    for (Request* lower : {fence.decode, fence.served_leg}) {
+      if (lower) End(*lower, Superseded(lower->key, key.attempt), EndReason::kError);
+    }
+    fence = Fence{.attempt = key.attempt};
+  }
+  return &fence;
+}
+
+void WorkerCore::ForgetOldFences() {
+  for (size_t looked = ended_ids_.size(); fences_.size() > settings_.fences_max && looked > 0;
+       --looked) {
+    const auto entry = fences_.find(ended_ids_.front());
+    if (entry->second.decode || entry->second.served_leg) {
+      ended_ids_.push_back(ended_ids_.front());
+    } else {
+      fences_.erase(entry);
+    }
+    ended_ids_.pop_front();
+  }
+}
+
+Request& WorkerCore::Add(std::unique_ptr<Request> request, bool new_work, TimeNs now) {
+  request->rank = Rank{new_work, next_arrival_++};
+  request->submitted_ns = now;
+  request->emit.key = request->key;
+  Request& added = *request;
+  requests_.emplace(added.rank.arrival, std::move(request));
+  waiting_.emplace(added.rank, &added);
+  ++stats_.accepted;
+  return added;
+}
+
+void WorkerCore::On(Submit& event, TimeNs now) {
+  Fence* fence = RaiseFence(event.key);
+  if (fence == nullptr) {
+    return Refuse(event.key, Superseded(event.key, fences_.at(event.key.id).attempt));
+  }
+  if (std::exchange(fence->decode_seen, true)) {
+    ++stats_.duplicates;
+    return;
+  }
+  bool new_work = event.key.attempt.n <= 1;
+  for (const BranchResume& branch : event.branches) new_work &= branch.emitted.empty();
+  Status status = Validate(event.prompt, event.sampling, true);
+  if (status.ok()) status = ValidateResume(event);
+  if (status.ok()) status = CheckLoad(new_work, "request");
+  if (status.ok() && !settings_.can_decode) {
+    status = absl::FailedPreconditionError("this worker does not decode");
+  }
+  if (!status.ok()) return Refuse(event.key, std::move(status));
+
+  auto request = std::make_unique<Request>();
+  request->key = std::move(event.key);
+  request->prompt = std::move(event.prompt);
+  request->sampling = std::move(event.sampling);
+  request->sampling.max_tokens =
+      std::min(request->sampling.max_tokens,
+               settings_.context_tokens - static_cast<int32_t>(request->prompt.size()));
+  request->prefill = std::move(event.prefill);
+  request->sources = std::move(event.sources);
+  request->stores = std::move(event.stores);
+  request->tenant = std::move(event.tenant);
+  request->deadline_ns = event.deadline_ns;
+  request->branches.resize(static_cast<size_t>(request->sampling.n));
+  Request& added = Add(std::move(request), new_work, now);
+  fence->decode = &added;
+  for (size_t b = 0; b < added.branches.size(); ++b) {
+    Branch& branch = added.branches[b];
+    branch.tokens = added.prompt;
+    if (event.branches.empty()) continue;
+    const BranchResume& resume = event.branches[b];
+    branch.tokens.insert(branch.tokens.end(), resume.emitted.begin(), resume.emitted.end());
+    branch.live = !resume.finished;
+    if (!branch.live) continue;
+    // The attempt before may have died between a last token and saying that it was the last.
+    if (const auto reason = ReasonToEnd(added, branch)) EndBranch(added, b, *reason);
+  }
+  FinishIfAllEnded(added);
+}
+
+void WorkerCore::On(SubmitPrefill& event, TimeNs now) {
+  Fence* fence = RaiseFence(event.key);
+  if (fence == nullptr || (fence->leg_seen && event.leg < fence->leg)) {
+    return RefuseLeg(event.key, event.leg,
+                     absl::AbortedError(absl::StrCat("prefill leg ", event.leg, " is stale")));
+  }
+  if (fence->leg_seen && event.leg == fence->leg) {
+    if (fence->leg_cancelled) {
+      return RefuseLeg(event.key, event.leg, absl::CancelledError("cancelled before it came"));
+    }
+    ++stats_.duplicates;
+    return;
+  }
+  if (fence->served_leg) {
+    End(*fence->served_leg, absl::AbortedError("superseded by a later leg"), EndReason::kError);
+  }
+  fence->leg_seen = true;
+  fence->leg_cancelled = false;
+  fence->leg = event.leg;
+  const bool new_work = event.key.attempt.n <= 1;
+  Status status = Validate(event.prompt, event.sampling, false);
+  if (status.ok()) status = CheckLoad(new_work, "prefill leg");
+  if (status.ok() && !settings_.can_prefill) {
+    status = absl::FailedPreconditionError("this worker serves no prefill legs");
+  }
+  if (!status.ok()) return RefuseLeg(event.key, event.leg, std::move(status));
+
+  auto request = std::make_unique<Request>();
+  request->is_leg = true;
+  request->leg = event.leg;
+  request->key = std::move(event.key);
+  request->prompt = std::move(event.prompt);
+  request->sampling = std::move(event.sampling);
+  request->sources = std::move(event.sources);
+  request->stores = std::move(event.stores);
+  request->tenant = std::move(event.tenant);
+  request->deadline_ns = event.deadline_ns;
+  request->branches.resize(1);
+  request->branches[0].tokens = request->prompt;
+  fence->served_leg = &Add(std::move(request), new_work, now);
+}
+
+Request* WorkerCore::FindDecode(const RequestKey& key) {
+  const auto entry = fences_.find(key.id);
+  if (entry == fences_.end() || entry->second.attempt != key.attempt) return nullptr;
+  return entry->second.decode;
+}
+
+Request* WorkerCore::FindLeg(const RequestKey& key, uint32_t leg) {
+  const auto entry = fences_.find(key.id);
+  if (entry == fences_.end() || entry->second.attempt != key.attempt) return nullptr;
+  Request* served = entry->second.served_leg;
+  return served && served->leg == leg ? served : nullptr;
+}
+
+void WorkerCore::On(const Cancel& event, TimeNs) {
+  Request* request = FindDecode(event.key);
+  if (request == nullptr) return;
+  const bool deadline = event.why == EndReason::kDeadline;
+  End(*request,
+      deadline ? absl::DeadlineExceededError("the request's deadline has passed")
+               : absl::CancelledError("the request was cancelled"),
+      deadline ? EndReason::kDeadline : EndReason::kCancelled);
+}
+
+void WorkerCore::On(const CancelPrefill& event, TimeNs) {
+  if (Request* request = FindLeg(event.key, event.leg)) {
+    return End(*request, absl::CancelledError("the prefill leg was cancelled"),
+               EndReason::kCancelled);
+  }
+  // It may overtake the leg it cancels.
+  Fence* fence = RaiseFence(event.key);
+  if (fence == nullptr || (fence->leg_seen && event.leg <= fence->leg)) return;
+  fence->leg_seen = true;
+  fence->leg_cancelled = true;
+  fence->leg = event.leg;
+}
+
+void WorkerCore::On(const FetchDone& event, TimeNs now) {
+  auto node = fetches_.extract(event.fetch);
+  if (node.empty()) return;
+  Fetch& fetch = node.mapped();
+  if (fetch.owner == nullptr) {
+    for (const FetchedBlock& block : fetch.blocks) pool_.Quiet(block.item.page);
+    return;
+  }
+  Request& request = *fetch.owner;
+  --request.fetches_open;
+  bool leg_lost = false;
+  for (size_t i = 0; i < fetch.blocks.size(); ++i) {
+    if (i < event.items.size() && event.items[i].ok()) {
+      ++stats_.fetch_hits;
+      request.arrived.push_back(fetch.blocks[i]);
+    } else {
+      ++stats_.fetch_misses;
+      leg_lost |= fetch.blocks[i].from_leg;
+    }
+  }
+  if (leg_lost && request.awaiting_leg()) LegFailed(request, now);
+  ResolveIfArrived(request, now);
+}
+
+void WorkerCore::On(const PrefillStarted& event, TimeNs) {
+  Request* request = FindDecode(event.key);
+  if (request == nullptr || request->leg != event.leg) return;
+  if (request->leg_state != LegState::kCalled) return;
+  request->leg_state = LegState::kStarted;
+  StartFetchOf(*request, *request->prefill, std::exchange(request->leg_blocks, {}));
+}
+
+void WorkerCore::On(PrefillReply& event, TimeNs now) {
+  Request* request = FindDecode(event.key);
+  if (request == nullptr || request->leg != event.leg || !request->awaiting_leg()) return;
+  bool usable = event.status.ok() && event.first.size() == request->branches.size();
+  for (const SampledToken& token : event.first) {
+    usable &= token.id >= 0 && token.id < settings_.vocab_size;
+  }
+  if (!usable) return LegFailed(*request, now);
+  if (request->leg_state == LegState::kCalled) {
+    On(PrefillStarted{event.key, event.leg}, now);
+  }
+  request->leg_state = LegState::kOk;
+  request->leg_deadline_ns = 0;
+  request->cached_tokens =
+      std::clamp<int32_t>(event.cached_tokens, 0, static_cast<int32_t>(request->prompt_len()));
+  // Tokens are the truth: they go out before the rows they came from are here.
+  for (size_t b = 0; b < request->branches.size(); ++b) {
+    const Branch& branch = request->branches[b];
+    if (!branch.live || branch.tokens.size() != request->prompt.size()) continue;
+    CommitToken(*request, b, std::move(event.first[b]), now);
+  }
+  if (request->live_branches() == 0) return FinishIfAllEnded(*request);
+  ResolveIfArrived(*request, now);
+}
+
+void WorkerCore::On(const PageQuiet& event, TimeNs) { pool_.Quiet(event.page); }
+
+void WorkerCore::On(const Tick&, TimeNs now) {
+  std::vector<Request*> late;
+  for (const auto& [arrival, request] : requests_) {
+    if (request->phase == Phase::kEnded) continue;
+    const bool deadline = request->deadline_ns != 0 && request->deadline_ns <= now;
+    const bool leg = request->leg_deadline_ns != 0 && request->leg_deadline_ns <= now;
+    if (deadline || leg) late.push_back(request.get());
+  }
+  for (Request* request : late) {
+    if (request->phase == Phase::kLingering ||
+        (request->deadline_ns != 0 && request->deadline_ns <= now)) {
+      End(*request, absl::DeadlineExceededError("the request's deadline has passed"),
+          EndReason::kDeadline);
+    } else {
+      LegFailed(*request, now);
+    }
+  }
+}
+
+void WorkerCore::On(const Drain&, TimeNs) { draining_ = true; }
+
+std::optional<TimeNs> WorkerCore::NextTick() const {
+  std::optional<TimeNs> next;
+  for (const auto& [arrival, request] : requests_) {
+    if (request->phase == Phase::kEnded) continue;
+    for (const TimeNs at : {request->deadline_ns, request->leg_deadline_ns}) {
+      if (at != 0 && (!next || at < *next)) next = at;
+    }
+  }
+  return next;
+}
+
+int64_t WorkerCore::queued_prefill_tokens() const {
+  int64_t tokens = 0;
+  for (const auto& [rank, request] : waiting_) {
+    tokens += static_cast<int64_t>(request->prompt.size());
+  }
+  for (const auto& [rank, request] : running_) {
+    // What a remote leg computes is queued there.
+    if (request->phase == Phase::kFetching || request->forked) continue;
+    tokens += request->trunk_len - request->branches[request->lead].computed;
+  }
+  return tokens;
+}
+
+std::vector<RequestKey> WorkerCore::Decoding() const {
+  std::vector<RequestKey> keys;
+  for (const auto& [arrival, request] : requests_) {
+    if (!request->is_leg && request->phase != Phase::kEnded) keys.push_back(request->key);
+  }
+  return keys;
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,205 @@
+// The life cycle of every request in a worker: admission, prefix reuse, remote prefill, batching,
+// preemption, sealing, ends. A pure state machine: (state, event, now) -> (state, commands), with
+// no threads, clocks, sockets or logging; the engine and the simulator run this very library.
+// Owned by the engine's step thread, or by the simulator; one thread at a time.
+//
+// Use: Handle each event; PlanStep when no step runs; after each call carry out TakeCommands() in
+// order. UnlistBlock is answered by PageQuiet, which may come at once; when PlanStep gives no plan
+// but its commands were answered, call it again.
+//
+// Invariants:
+// 1. Every accepted attempt gets exactly one Emit with `done`, every prefill leg one ReplyPrefill.
+// 2. Tokens of a branch are emitted in index order, each once per attempt.
+// 3. A page is free only when no request, step or transfer can touch it.
+// 4. At most one step is in flight; what its plan points to stays until its StepDone.
+// 5. Nothing depends on the order of an unordered container.
+#ifndef REPRISE_WORKER_ENGINE_CORE_CORE_H_
+#define REPRISE_WORKER_ENGINE_CORE_CORE_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "worker/engine/core/request.h"
+#include "worker/engine/core/types.h"
+#include "worker/engine/page_pool.h"
+#include "worker/engine/prefix_cache.h"
+
+namespace reprise::worker {
+
+class WorkerCore {
+ public:
+  explicit WorkerCore(CoreSettings settings);
+
+  void Handle(Event event, TimeNs now);
+  // Empty when a step is in flight or nothing can run.
+  std::optional<StepPlan> PlanStep(TimeNs now);
+  std::vector<Command> TakeCommands();
+
+  // When Tick must be handled next; empty: never.
+  std::optional<TimeNs> NextTick() const;
+
+  const CoreStats& stats() const { return stats_; }
+  const PagePool::Counts& pages() const { return pool_.counts(); }
+  const CoreSettings& settings() const { return settings_; }
+  int32_t running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int64_t queued_prefill_tokens() const;
+  bool step_in_flight() const { return !flight_.empty(); }
+  bool draining() const { return draining_; }
+  // Nothing accepted is left (cached blocks may be).
+  bool idle() const { return requests_.empty(); }
+  std::vector<kv::BlockId> SealedIds() const { return cache_.SealedIds(); }
+  // Requests decoding here, oldest first.
+  std::vector<RequestKey> Decoding() const;
+
+  // For tests: page accounting is exact and no impossible transition was asked for.
+  bool Conserved() const { return pool_.Conserved() && pool_.violations() == 0; }
+  uint64_t violations() const { return pool_.violations(); }
+
+ private:
+  // What is remembered of a request id.
+  struct Fence {
+    Attempt attempt;           // highest seen
+    bool decode_seen = false;  // of that attempt
+    bool leg_seen = false;
+    bool leg_cancelled = false;  // before it came
+    uint32_t leg = 0;            // highest of that attempt
+    Request* decode = nullptr;
+    Request* served_leg = nullptr;
+  };
+  struct Fetch {
+    Request* owner = nullptr;  // null: given up, its pages are in quarantine
+    std::vector<FetchedBlock> blocks;
+  };
+  // One item of the step in flight.
+  struct Flight {
+    Request* request = nullptr;  // lives at least until the step is done
+    uint64_t arrival = 0;
+    size_t branch = 0;
+    int64_t first = 0;
+    int64_t last = 0;               // rows computed after it
+    std::vector<uint32_t> samples;  // branches
+  };
+
+  // core.cc: events
+  void On(Submit& event, TimeNs now);
+  void On(SubmitPrefill& event, TimeNs now);
+  void On(const Cancel& event, TimeNs now);
+  void On(const CancelPrefill& event, TimeNs now);
+  void On(const FetchDone& event, TimeNs now);
+  void On(const PrefillStarted& event, TimeNs now);
+  void On(PrefillReply& event, TimeNs now);
+  void On(StepDone& event, TimeNs now);
+  void On(const PageQuiet& event, TimeNs now);
+  void On(const Tick&, TimeNs now);
+  void On(const Drain&, TimeNs now);
+  Status Validate(const std::vector<int32_t>& prompt, const SamplingParams& sampling,
+                  bool decodes) const;
+  Status ValidateResume(const Submit& event) const;
+  Status CheckLoad(bool new_work, absl::string_view what) const;
+  // Null when the attempt is stale; a higher one ends what lower attempts still have here.
+  Fence* RaiseFence(const RequestKey& key);
+  Request& Add(std::unique_ptr<Request> request, bool new_work, TimeNs now);
+  static Status Superseded(const RequestKey& key, const Attempt& by);
+  Request* FindDecode(const RequestKey& key);
+  Request* FindLeg(const RequestKey& key, uint32_t leg);
+  void ForgetOldFences();
+
+  // lifecycle.cc: ends and tokens
+  void Refuse(const RequestKey& key, Status status);
+  void RefuseLeg(const RequestKey& key, uint32_t leg, Status status);
+  void End(Request& request, Status status, EndReason reason);
+  void Destroy(Request& request);
+  void DetachFetches(Request& request);
+  void CommitToken(Request& request, size_t branch, SampledToken token, TimeNs now);
+  void EndBranch(Request& request, size_t branch, EndReason reason);
+  std::optional<EndReason> ReasonToEnd(const Request& request, const Branch& branch) const;
+  void FinishIfAllEnded(Request& request);
+  void FlushEmits();
+
+  // admission.cc: from waiting to computing
+  void AdmitWaiting(int64_t pages_wanted, TimeNs now);
+  bool TryAdmit(Request& request, int64_t pages_wanted, TimeNs now);
+  void BeginWork(Request& request, int64_t hits, TimeNs now);
+  void SetTrunk(Request& request);
+  void StartFetches(Request& request, int64_t first_block, TimeNs now);
+  void CallLeg(Request& request, TimeNs now);
+  void StartFetchOf(Request& request, const NodeRef& source, std::vector<FetchedBlock> blocks);
+  void LegFailed(Request& request, TimeNs now);
+  void ResolveIfArrived(Request& request, TimeNs now);
+  void TakeArrived(Request& request);
+  const PrefixSource* SourceOf(const Request& request, int64_t block) const;
+
+  // sharing.cc: what peers and stores are told
+  void ListPending(Request& request, int64_t first_block);
+  void OfferPrompt(Request& request, TimeNs now);
+  void OfferSealed(Request& request, TimeNs now);
+  void OfferBranch(Request& request, Branch& branch);
+  void Offer(const Request& request, const Branch& branch, int64_t first, int64_t last);
+
+  // plan.cc: one step
+  struct Row {
+    Request* request = nullptr;
+    size_t branch = 0;
+    int64_t last = 0;  // rows computed after it
+  };
+  int64_t TargetRows(const Request& request, size_t branch) const;
+  bool IsDecodeRow(const Request& request, size_t branch) const;
+  std::vector<Row> CollectRows() const;
+  void CollectChunks(std::vector<Row>& rows) const;
+  int64_t PagesWanted(const Row& row) const;
+  int64_t PagesWanted() const;
+  bool Preempt();
+  bool TakePages(const Row& row, StepPlan& plan);
+  void PlanRow(const Row& row, StepPlan& plan);
+  void PlanSamples(const Row& row, StepPlan& plan);
+
+  // step_done.cc: what a step brought
+  void Apply(const Flight& flight, std::span<SampledToken> samples, TimeNs now);
+  void AnswerLeg(Request& request, std::span<SampledToken> samples, TimeNs now);
+
+  // pages.cc: the pool, the cache and the listing together
+  int64_t Whole(int64_t rows) const { return rows / block_; }
+  int64_t Covering(int64_t rows) const { return (rows + block_ - 1) / block_; }
+  void RefPage(PageId page);
+  void ReleasePage(PageId page, int32_t transfer_holds = 0);
+  void ReleaseAll(Request& request);
+  // Evicts up to `pages` idle pages; true when any.
+  bool Evict(int64_t pages);
+  bool Writable(PageId page) const { return pool_.refs(page) == 1 && !cache_.sealed(page); }
+  void Seal(Branch& branch, int64_t block);  // its rows are complete
+  void SealRows(Branch& branch, int64_t first, int64_t last);
+  void Fork(Request& request);
+  void ExtendFromCache(Request& request, Branch& branch);
+  void EnsureChain(const Request& request, Branch& branch, int64_t rows);
+
+  const CoreSettings settings_;
+  const int64_t block_;  // tokens
+
+  PagePool pool_;
+  PrefixCache cache_;
+  std::map<uint64_t, std::unique_ptr<Request>> requests_;  // by arrival
+  std::map<Rank, Request*> waiting_;
+  std::map<Rank, Request*> running_;               // admitted and not ended
+  std::unordered_map<std::string, Fence> fences_;  // looked up only
+  std::deque<std::string> ended_ids_;              // oldest first: which fences to forget
+  std::map<FetchId, Fetch> fetches_;
+  std::vector<Flight> flight_;
+  std::vector<Command> commands_;
+  std::vector<uint64_t> emitting_;  // arrivals of requests with something in `emit`
+  uint64_t next_arrival_ = 1;
+  FetchId next_fetch_ = 1;
+  bool draining_ = false;
+  CoreStats stats_;
+};
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_ENGINE_CORE_CORE_H_

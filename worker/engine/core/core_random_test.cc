@@ -1,0 +1,212 @@
+// Random requests, resumes, cancels, losses and preemptions over three workers; whatever happens,
+// every request's tokens are the expected ones and every page comes home.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "worker/engine/core/fake_cluster.h"
+
+namespace reprise::worker {
+namespace {
+
+const char* const kNames[] = {"a", "b", "p"};
+
+// What a gateway would hold of one request.
+struct Client {
+  Submit request;  // of the current attempt
+  std::vector<std::vector<int32_t>> emitted;
+  std::vector<bool> finished;
+  std::optional<Status> done;
+  bool cancelled = false;
+  std::string worker;
+};
+
+class Scenario {
+ public:
+  explicit Scenario(uint64_t seed)
+      : cluster_(seed, seed % 5 == 0 ? 0 : 40), random_(cluster_.random().Split()) {
+    cluster_.faults.lose_item = random_.Chance(0.5) ? 0.1 : 0;
+    cluster_.faults.refuse_call = random_.Chance(0.5) ? 0.2 : 0;
+    cluster_.faults.duplicate = random_.Chance(0.3) ? 0.2 : 0;
+    for (const char* name : kNames) {
+      CoreSettings settings = cluster_.Settings(name);
+      settings.pages = 26 + static_cast<int32_t>(random_.Below(30));
+      settings.chunk_tokens = 1 + static_cast<int32_t>(random_.Below(12));
+      settings.running_max = 2 + static_cast<int32_t>(random_.Below(8));
+      settings.fetch_timeout_ns = 500;
+      settings.leg_timeout_ns = 3000;
+      settings.leg_linger_ns = 1000;
+      settings.offer_interval_ns = 10;
+      cluster_.AddWorker(settings);
+    }
+    cluster_.on_emit = [this](const Emit& emit) { OnEmit(emit); };
+  }
+
+  void Run() {
+    const int requests = 12 + static_cast<int>(random_.Below(12));
+    for (int i = 0; i < requests; ++i) {
+      cluster_.After(static_cast<TimeNs>(random_.Below(600)),
+                     [this, id = absl::StrCat("r", i)] { Start(id); });
+    }
+    for (int i = 0; i < requests / 3; ++i) {
+      cluster_.After(static_cast<TimeNs>(random_.Below(1500)), [this] { Disturb(); });
+    }
+    cluster_.RunToEnd();
+  }
+
+  void Verify() {
+    ASSERT_EQ(cluster_.trouble, "");
+    for (const char* name : kNames) {
+      const WorkerCore& core = cluster_.core(name);
+      EXPECT_TRUE(core.idle()) << name << ": running " << core.running() << ", waiting "
+                               << core.waiting() << ", pages free " << core.pages().free
+                               << ", used " << core.pages().used << ", cached "
+                               << core.pages().cached << ", quarantined "
+                               << core.pages().quarantined;
+    }
+    for (const auto& [id, client] : clients_) {
+      SCOPED_TRACE(id);
+      ASSERT_TRUE(client.done.has_value());
+      const bool whole = client.done->ok();
+      EXPECT_TRUE(whole || client.cancelled) << *client.done;
+      for (uint32_t b = 0; b < client.emitted.size(); ++b) {
+        std::vector<int32_t> expected;
+        for (const SampledToken& token : ExpectedTimedTokens(
+                 cluster_.model(), client.request.prompt, client.request.sampling, b)) {
+          expected.push_back(token.id);
+        }
+        if (!whole) expected.resize(std::min(expected.size(), client.emitted[b].size()));
+        EXPECT_EQ(client.emitted[b], expected) << "branch " << b;
+        EXPECT_TRUE(!whole || client.finished[b]);
+      }
+    }
+    EXPECT_THAT(broken_, testing::IsEmpty());
+    EXPECT_EQ(cluster_.HeldPages(), 0);
+  }
+
+  void Count(std::map<std::string, uint64_t>& totals) {
+    for (const char* name : kNames) {
+      const CoreStats& stats = cluster_.core(name).stats();
+      totals["preemptions"] += stats.preemptions;
+      totals["cached"] += stats.cached_tokens;
+      totals["hits"] += stats.fetch_hits;
+      totals["misses"] += stats.fetch_misses;
+      totals["legs_failed"] += stats.legs_failed;
+      totals["legs_served"] += stats.legs_served;
+      totals["evictions"] += stats.evictions;
+      totals["stale"] += stats.stale;
+      totals["duplicates"] += stats.duplicates;
+    }
+  }
+
+ private:
+  void Start(const std::string& id) {
+    Client& client = clients_[id];
+    Submit& submit = client.request;
+    submit.key = {id, {1, 1}};
+    // A few common beginnings, so that prefixes are shared.
+    SplitMix64 shared(random_.Below(3));
+    const uint64_t length = 1 + random_.Below(40);
+    const uint64_t common = random_.Below(length + 1);
+    for (uint64_t i = 0; i < length; ++i) {
+      SplitMix64& source = i < common ? shared : random_;
+      submit.prompt.push_back(static_cast<int32_t>(source.Below(64)));
+    }
+    submit.sampling.n = random_.Chance(0.3) ? 2 + static_cast<int32_t>(random_.Below(2)) : 1;
+    submit.sampling.max_tokens = 1 + static_cast<int32_t>(random_.Below(20));
+    submit.sampling.seed = random_.Next();
+    if (random_.Chance(0.3)) submit.sampling.eos_ids = {1, 2, 3};
+    if (random_.Chance(0.2)) submit.sampling.stop_ids = {7, 8};
+    submit.sampling.min_tokens = static_cast<int32_t>(random_.Below(4));
+    if (random_.Chance(0.4)) submit.stores = {cluster_.Node("store")};
+    client.emitted.resize(static_cast<size_t>(submit.sampling.n));
+    client.finished.resize(client.emitted.size());
+    Place(client);
+  }
+
+  void Place(Client& client) {
+    Submit& submit = client.request;
+    client.worker = kNames[random_.Below(2)];
+    submit.prefill.reset();
+    if (random_.Chance(0.5)) submit.prefill = cluster_.Node(kNames[random_.Below(3)]);
+    submit.sources.clear();
+    for (uint64_t i = random_.Below(3); i > 0; --i) {
+      submit.sources.push_back({cluster_.Node(kNames[random_.Below(3)]),
+                                static_cast<int32_t>(random_.Below(4)),
+                                static_cast<int32_t>(random_.Below(8))});
+    }
+    submit.branches.clear();
+    for (size_t b = 0; b < client.emitted.size(); ++b) {
+      submit.branches.push_back({client.emitted[b], client.finished[b]});
+    }
+    cluster_.Send(client.worker, submit);
+  }
+
+  // A client leaves, or its gateway places it anew somewhere (the old worker may never hear).
+  void Disturb() {
+    if (clients_.empty()) return;
+    auto chosen = clients_.begin();
+    std::advance(chosen, static_cast<std::ptrdiff_t>(random_.Below(clients_.size())));
+    Client& client = chosen->second;
+    if (client.done) return;
+    if (random_.Chance(0.4)) {
+      client.cancelled = true;
+      cluster_.Send(client.worker, Cancel{client.request.key, EndReason::kCancelled});
+      return;
+    }
+    const RequestKey old = client.request.key;
+    const std::string before = client.worker;
+    ++client.request.key.attempt.n;
+    Place(client);
+    cluster_.After(static_cast<TimeNs>(random_.Below(300)), [this, before, old] {
+      cluster_.Send(before, Cancel{old, {}});
+    });
+  }
+
+  void OnEmit(const Emit& emit) {
+    Client& client = clients_.at(emit.key.id);
+    const size_t dones = cluster_.outcome(emit.key).dones.size();
+    // A late copy of a fenced attempt is refused once more; nobody waits for that answer.
+    if (emit.done && absl::IsAborted(emit.done->status) && emit.key != client.request.key) return;
+    if (dones > 1) broken_.push_back(absl::StrCat(emit.key.id, " ended twice"));
+    if (dones == 1 && !emit.done) broken_.push_back(absl::StrCat(emit.key.id, " went on"));
+    if (emit.key != client.request.key) return;  // fenced
+    for (const BranchToken& token : emit.tokens) {
+      if (token.index != client.emitted[token.branch].size() || client.finished[token.branch]) {
+        broken_.push_back(absl::StrCat(emit.key.id, " branch ", token.branch, " gave index ",
+                                       token.index, " after ",
+                                       client.emitted[token.branch].size()));
+      }
+      client.emitted[token.branch].push_back(token.token.id);
+    }
+    for (const BranchEnd& end : emit.ended) client.finished[end.branch] = true;
+    if (emit.done) client.done = emit.done->status;
+  }
+
+  FakeCluster cluster_;
+  SplitMix64 random_;
+  std::map<std::string, Client> clients_;
+  std::vector<std::string> broken_;
+};
+
+TEST(WorkerCoreRandom, TokensAreTheExpectedOnesAndEveryPageComesHome) {
+  std::map<std::string, uint64_t> totals;
+  for (uint64_t seed = 1; seed <= 400; ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    Scenario scenario(seed);
+    scenario.Run();
+    scenario.Verify();
+    scenario.Count(totals);
+    if (testing::Test::HasFailure()) return;
+  }
+  // The histories did visit what they are for.
+  for (const auto& [what, count] : totals) {
+    EXPECT_GT(count, 30u) << what;
+    RecordProperty(what, static_cast<int>(count));
+  }
+}
+
+}  // namespace
+}  // namespace reprise::worker
