@@ -125,6 +125,7 @@ class FetchServer {
   std::deque<FetchKey> turns_;  // fetches with something ready
   Fences fences_{limits::kFencedRequestsMax};
   Pacer pacer_;
+  bool crossing_ = false;  // a run is on the throttled link
   size_t posted_bytes_ = 0;
 };
 

@@ -67,7 +67,10 @@ std::optional<FetchServer::Run> FetchServer::NextRun() {
 }
 
 void FetchServer::Pump() {
-  while (const std::optional<Run> run = NextRun()) {
+  // A throttled link carries one run at a time, so that fetches take turns on it too.
+  while (!crossing_) {
+    const std::optional<Run> run = NextRun();
+    if (!run.has_value()) return;
     Fetch& fetch = *fetches_.at(run->fetch);
     const size_t bytes = run->layers * context_.segment_bytes;
     ++fetch.items[run->item].posted;
@@ -78,7 +81,12 @@ void FetchServer::Pump() {
     if (!pacer_.active()) {
       Post(*run);
     } else {
-      context_.timers->At(pacer_.Cross(context_.Now(), bytes), [this, run = *run] { Post(run); });
+      crossing_ = true;
+      context_.timers->At(pacer_.Cross(context_.Now(), bytes), [this, run = *run] {
+        crossing_ = false;
+        Post(run);
+        Pump();
+      });
     }
   }
 }
