@@ -9,6 +9,7 @@
 
 #include "common/bind_address.h"
 #include "common/log.h"
+#include "kvstore/stream/stream_metrics.h"
 
 namespace reprise::kv {
 namespace {
@@ -322,6 +323,7 @@ void StoreServer::SetWaker(std::function<void()> wake) {
 }
 
 void StoreServer::AddMetrics(MetricsRegistry* metrics) {
+  AddStreamMetrics(metrics, stream_.get());
   const auto gauge = [&](const char* tier, const char* state, Slot TierCounts::*field,
                          TierCounts (StoreCore::*tier_of)() const) {
     metrics->RegisterCallbackGauge("reprise_store_blocks", "Block slots by tier and state.",
