@@ -6,6 +6,7 @@ def cc_unit_test(name, deps = [], **kwargs):
         name = name,
         srcs = kwargs.pop("srcs", [name + ".cc"]),
         deps = deps + ["//bazel/system:gtest"],
+        data = kwargs.pop("data", []) + select({"//bazel:tsan": ["//bazel:tsan.supp"], "//conditions:default": []}),
         **kwargs
     )
 
