@@ -219,16 +219,15 @@ void FetchClient::Announce(Fetch& fetch, const wire::Bulk& bulk, std::vector<uin
 void FetchClient::OnMessage(EndpointId endpoint, const wire::Envelope& envelope) {
   PeerLink* link = links_.Find(endpoint);
   if (link == nullptr) return;
-  if (envelope.receiver_incarnation != context_.self.incarnation) {
-    context_.counters->stale_refused.fetch_add(1, std::memory_order_relaxed);
-    links_.Drop(*link, absl::UnavailableError("it answers an earlier incarnation of this node"));
-    return;
-  }
   const wire::Message& message = envelope.message;
   if (const auto* refusal = std::get_if<wire::Refusal>(&message)) {
+    // Whoever refuses before our hello was understood cannot name us.
     const auto code =
         refusal->code == absl::StatusCode::kOk ? absl::StatusCode::kUnavailable : refusal->code;
     links_.Drop(*link, Status(code, refusal->message));
+  } else if (envelope.receiver_incarnation != context_.self.incarnation) {
+    context_.counters->stale_refused.fetch_add(1, std::memory_order_relaxed);
+    links_.Drop(*link, absl::UnavailableError("it answers an earlier incarnation of this node"));
   } else if (const auto* welcome = std::get_if<wire::Welcome>(&message)) {
     links_.OnWelcome(*link, *welcome);
   } else if (!link->ready) {

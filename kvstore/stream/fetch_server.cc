@@ -67,6 +67,11 @@ void FetchServer::OnMessage(EndpointId endpoint, const wire::Envelope& envelope)
 }
 
 void FetchServer::Handle(Connection& connection, const wire::Hello& hello) {
+  if (connection.welcomed) {
+    OnMalformed(connection.endpoint, absl::InvalidArgumentError("a second hello"));
+    return;
+  }
+  connection.peer = hello.self;
   Status fits = CheckFormat(context_.format_digest, hello.format_digest);
   if (hello.version != wire::kProtocolVersion) {
     fits = absl::FailedPreconditionError(absl::StrCat("protocol version ", wire::kProtocolVersion,
@@ -81,13 +86,8 @@ void FetchServer::Handle(Connection& connection, const wire::Hello& hello) {
     Refuse(connection, fits);
     return;
   }
-  if (connection.welcomed) {
-    OnMalformed(connection.endpoint, absl::InvalidArgumentError("a second hello"));
-    return;
-  }
   context_.timers->Cancel(connection.timer);
   connection.welcomed = true;
-  connection.peer = hello.self;
   context_.Send(connection.endpoint, connection.peer.incarnation,
                 wire::Welcome{.self = context_.self, .format_digest = context_.format_digest});
 }

@@ -46,8 +46,9 @@ StatusOr<PeerLink*> PeerLinks::Open(const PeerAddress& address) {
   if (link->endpoint != 0) return link;
   const TimeNs now_ns = context_.Now();
   if (now_ns < link->retry_at_ns) {
-    return absl::UnavailableError(absl::StrCat(Name(address), " was unreachable, next try in ",
-                                               (link->retry_at_ns - now_ns) / kMillisecond, " ms"));
+    return Status(link->last_error.code(),
+                  absl::StrCat(link->last_error.message(), " (next try in ",
+                               (link->retry_at_ns - now_ns) / kMillisecond, " ms)"));
   }
   RETURN_IF_ERROR(Connect(*link));
   return link;
@@ -120,7 +121,8 @@ void PeerLinks::Drop(PeerLink& link, const Status& status) {
     link.retry_at_ns = context_.Now() + std::min(kBackoffMinNs << doublings, kBackoffMaxNs);
   }
   link.ready = false;
-  user_->OnLinkDown(link, Annotate(status, Name(link.address)));
+  link.last_error = Annotate(status, Name(link.address));
+  user_->OnLinkDown(link, link.last_error);
 }
 
 }  // namespace reprise::kv

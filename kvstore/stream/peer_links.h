@@ -30,7 +30,8 @@ struct PeerLink {
   std::deque<std::string> offers;  // encoded, waiting for the handshake
   TimerQueue::Id handshake_timer{};
   TimeNs retry_at_ns = 0;
-  int failures = 0;  // connection attempts in a row
+  int failures = 0;   // connection attempts in a row
+  Status last_error;  // of the latest one
   uint64_t last_use = 0;
 };
 

@@ -1,0 +1,15 @@
+// Whatever decodes must encode to the same bytes.
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "common/bytes.h"
+#include "kvstore/stream/wire.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using reprise::kv::wire::Decode;
+  const std::span<const uint8_t> bytes(data, size);
+  const auto envelope = Decode(bytes);
+  if (envelope.ok() && reprise::AsText(bytes) != Encode(*envelope)) abort();
+  return 0;
+}

@@ -1,0 +1,154 @@
+#include "kvstore/stream/wire.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "common/bytes.h"
+#include "common/limits.h"
+
+namespace reprise::kv::wire {
+namespace {
+
+BlockId Id(uint8_t first) {
+  BlockId id;
+  id.bytes.fill(first);
+  return id;
+}
+
+std::vector<Envelope> OneOfEach() {
+  BlockOffer offer{.source = {{"node", 5}, "10.0.0.1", 1234},
+                   .fence = {{"request", {1, 2}}, 3},
+                   .parent = Id(4),
+                   .first_position = 128,
+                   .tenant_salt = "salt",
+                   .derivation = "step:7",
+                   .tokens = {0, 1, 2'000'000'000}};
+  Digest256 digest;
+  digest.fill(9);
+  return {
+      {0, Hello{.self = {"a", 1}, .wanted = {"b", 2}, .format_digest = digest}},
+      {1, Welcome{.self = {"b", 2}, .format_digest = digest}},
+      {2, Fetch{.fetch_id = 7,
+                .request = {"request", {8, 9}},
+                .leg = 1,
+                .subscribe = true,
+                .timeout_ms = 1000,
+                .items = {{Id(1), 0}, {Id(2), 64}}}},
+      {3, ItemsMissing{.fetch_id = 7, .items = {0, 5}}},
+      {4, FetchDone{7, absl::StatusCode::kFailedPrecondition, "no"}},
+      {5, Cancel{7}},
+      {6, CancelAck{7}},
+      {7, Offer{offer}},
+      {8, Refusal{absl::StatusCode::kFailedPrecondition, "not me"}},
+  };
+}
+
+TEST(WireTest, EveryMessageSurvivesTheRoundTrip) {
+  const std::vector<Envelope> all = OneOfEach();
+  ASSERT_EQ(all.size(), std::variant_size_v<Message>);
+  for (const Envelope& sent : all) {
+    const auto received = Decode(AsBytes(Encode(sent)));
+    ASSERT_TRUE(received.ok()) << received.status();
+    EXPECT_EQ(received->receiver_incarnation, sent.receiver_incarnation);
+    EXPECT_TRUE(received->message == sent.message) << sent.message.index();
+  }
+}
+
+TEST(WireTest, EveryPrefixAndEveryExtensionIsRefused) {
+  for (const Envelope& sent : OneOfEach()) {
+    const std::string bytes = Encode(sent);
+    for (size_t n = 0; n < bytes.size(); ++n) {
+      EXPECT_FALSE(Decode(AsBytes(bytes.substr(0, n))).ok()) << sent.message.index() << ": " << n;
+    }
+    EXPECT_FALSE(Decode(AsBytes(bytes + '\0')).ok()) << sent.message.index();
+  }
+}
+
+TEST(WireTest, EveryFlippedBitIsRefusedOrReadAsWritten) {
+  for (const Envelope& sent : OneOfEach()) {
+    const std::string bytes = Encode(sent);
+    for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
+      std::string mangled = bytes;
+      mangled[bit / 8] = static_cast<char>(mangled[bit / 8] ^ (1 << (bit % 8)));
+      const auto read = Decode(AsBytes(mangled));
+      if (read.ok()) EXPECT_EQ(Encode(*read), mangled);
+    }
+  }
+}
+
+std::string FetchWithItems(uint32_t claimed) {
+  std::string bytes = Encode({1, Fetch{.fetch_id = 1, .request = {}, .items = {{Id(1), 0}}}});
+  const size_t count_at = bytes.size() - (16 + 8) - 4;
+  for (int i = 0; i < 4; ++i) bytes[count_at + i] = static_cast<char>(claimed >> (8 * i));
+  return bytes;
+}
+
+TEST(WireTest, CountsAreComparedWithWhatIsThere) {
+  EXPECT_TRUE(Decode(AsBytes(FetchWithItems(1))).ok());
+  EXPECT_FALSE(Decode(AsBytes(FetchWithItems(0))).ok());
+  EXPECT_FALSE(Decode(AsBytes(FetchWithItems(2))).ok());
+  EXPECT_FALSE(Decode(AsBytes(FetchWithItems(UINT32_MAX))).ok());
+}
+
+TEST(WireTest, LimitsHold) {
+  Fetch fetch{.fetch_id = 1, .request = {}};
+  fetch.items.resize(limits::kFetchItemsMax);
+  EXPECT_TRUE(Decode(AsBytes(Encode({1, fetch}))).ok());
+  fetch.items.resize(limits::kFetchItemsMax + 1);
+  EXPECT_FALSE(Decode(AsBytes(Encode({1, fetch}))).ok());
+  fetch.items = {{Id(1), -1}};
+  EXPECT_FALSE(Decode(AsBytes(Encode({1, fetch}))).ok());
+  fetch.items = {{Id(1), 0}};
+  fetch.request.id = std::string(limits::kRequestIdBytesMax + 1, 'r');
+  EXPECT_FALSE(Decode(AsBytes(Encode({1, fetch}))).ok());
+}
+
+TEST(WireTest, LongErrorTextsAreCut) {
+  const Refusal refusal{absl::StatusCode::kInternal, std::string(5000, 'x')};
+  const auto read = Decode(AsBytes(Encode({1, refusal})));
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(std::get<Refusal>(read->message).message.size(), limits::kStreamErrorBytesMax);
+}
+
+TEST(WireTest, UnknownTypesAndCodesAreRefused) {
+  std::string bytes = Encode({1, Cancel{1}});
+  bytes[0] = 9;
+  EXPECT_FALSE(Decode(AsBytes(bytes)).ok());
+  bytes = Encode({1, FetchDone{1, absl::StatusCode::kOk, ""}});
+  bytes[1 + 8 + 8] = 17;
+  EXPECT_FALSE(Decode(AsBytes(bytes)).ok());
+}
+
+TEST(WireTest, BulkHeadersSurviveTheRoundTrip) {
+  const Bulk bulk{.fetch_id = 1,
+                  .receiver_incarnation = UINT64_MAX,
+                  .item = 3,
+                  .first_layer = 4,
+                  .layers = 5,
+                  .attempt_n = 6,
+                  .checksum = 7};
+  EXPECT_TRUE(DecodeBulk(EncodeBulk(bulk)) == bulk);
+}
+
+TEST(WireTest, TheRunChecksumCoversEverySegmentAndTheHeader) {
+  const Bulk bulk{.fetch_id = 1, .receiver_incarnation = 2, .item = 3, .first_layer = 4};
+  const std::vector<uint32_t> segments = {10, 20, 30};
+  const uint32_t sum = RunChecksum(bulk, segments);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    for (int bit = 0; bit < 32; ++bit) {
+      std::vector<uint32_t> other = segments;
+      other[i] ^= uint32_t{1} << bit;
+      EXPECT_NE(RunChecksum(bulk, other), sum);
+    }
+  }
+  EXPECT_NE(RunChecksum(bulk, std::vector<uint32_t>{20, 10, 30}), sum);
+  Bulk other = bulk;
+  other.item = 2;
+  EXPECT_NE(RunChecksum(other, segments), sum);
+}
+
+}  // namespace
+}  // namespace reprise::kv::wire
