@@ -19,6 +19,7 @@ bool Membership::IsPast(const NodeKey& key) const {
 }
 
 void Membership::Remember(const NodeKey& key) {
+  if (IsPast(key)) return;
   const auto [it, fresh] = past_.try_emplace(key.name);
   it->second.push_back(key.incarnation);
   if (it->second.size() > limits::kIncarnationsRemembered) it->second.pop_front();
@@ -56,7 +57,10 @@ StatusOr<Node*> Membership::Admit(const Report& report, TimeNs now) {
     }
     return &it->second;
   }
-  if (IsPast(key)) {
+  // Incarnations have no order, so a late report may have let an older one replace the newer. Once
+  // the replacement is silent, whoever reports is the one that lives.
+  const bool vacant = it == nodes_.end() || it->second.state == NodeState::kDead;
+  if (IsPast(key) && !vacant) {
     ++stale_refused_;
     return absl::AbortedError(absl::StrCat("STALE_INCARNATION: incarnation ", key.incarnation,
                                            " of node ", key.name, " has been replaced"));

@@ -4,7 +4,8 @@
 //
 // Invariants:
 // 1. A name has one current incarnation. A report of a new one replaces it at once; a report of a
-//    replaced one is refused, as long as it is among the last kIncarnationsRemembered of its name.
+//    replaced one is refused while the current one lives, as long as it is among the last
+//    kIncarnationsRemembered of its name.
 // 2. States move live <-> suspect -> dead -> forgotten, by Tick; leaving -> dead. A dead node of
 //    the current incarnation that reports again is live again, as a node that lost its index.
 // 3. A judge that was not running cannot know who was silent: when Tick comes late, every deadline

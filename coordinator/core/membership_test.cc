@@ -78,6 +78,18 @@ TEST_F(MembershipTest, ARestartReplacesTheOldIncarnationAtOnceAndTheOldOneIsRefu
   EXPECT_EQ(members_.stale_refused(), 1u);
 }
 
+TEST_F(MembershipTest, ALateReportOfADeadIncarnationDoesNotLockTheLivingOneOut) {
+  ASSERT_TRUE(Report("w", 2).ok());
+  ASSERT_TRUE(Report("w", 1).ok());  // sent before 2 started, heard after: nobody can tell
+  EXPECT_FALSE(Report("w", 2).ok());
+  RunFor(1100);
+  EXPECT_EQ(StateOf("w"), NodeState::kDead);
+  ASSERT_TRUE(Report("w", 2).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  EXPECT_EQ(members_.Find("w")->info.ref.key.incarnation, 2u);
+  EXPECT_FALSE(Report("w", 1).ok());
+}
+
 TEST_F(MembershipTest, TheLastSixteenIncarnationsOfANameStayFenced) {
   for (uint64_t incarnation = 1; incarnation <= 18; ++incarnation) {
     ASSERT_TRUE(Report("w", incarnation).ok());

@@ -1,0 +1,62 @@
+// What every simulated process shares: the world, the network, who is who, the model's geometry,
+// the planted bug, and the oracle of what every block must hold. Owned by the cluster; one thread.
+#ifndef REPRISE_TESTS_SIMULATION_CONTEXT_H_
+#define REPRISE_TESTS_SIMULATION_CONTEXT_H_
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kvstore/block/block_id.h"
+#include "tests/simulation/faults.h"
+#include "tests/simulation/network.h"
+#include "tests/simulation/world.h"
+#include "worker/engine/timed_tokens.h"
+
+namespace reprise::sim {
+
+class KvNode;
+class SimCoordinator;
+
+// The rows every block id stands for, known because every request's undisturbed run is known.
+class Oracle {
+ public:
+  explicit Oracle(const worker::TimedModel& model);
+  // All blocks of `tokens`.
+  void Learn(const kv::ChainContext& chain, std::span<const int32_t> tokens);
+  bool Knows(const kv::BlockId& id) const { return blocks_.contains(id); }
+  // Empty when `data` (a whole block) is what `id` names; otherwise what is wrong.
+  std::string Check(const kv::BlockId& id, int64_t first_position, const uint8_t* data) const;
+
+ private:
+  struct Block {
+    int64_t first_position = 0;
+    std::vector<int32_t> tokens;
+  };
+  const worker::TimedModel model_;
+  std::map<kv::BlockId, Block> blocks_;
+};
+
+struct Context {
+  Context(World& w, Network& n, const Faults& f, Mutation m);
+
+  size_t segment_bytes() const { return size_t{model.block_tokens} * model.row_bytes; }
+  size_t block_bytes() const { return segment_bytes() * model.layers; }
+  bool mutated(Mutation what) const { return mutation == what; }
+
+  World& world;
+  Network& network;
+  const Faults& faults;
+  const Mutation mutation;
+  bool faults_stopped = false;
+  worker::TimedModel model;
+  kv::ChainContext chain;
+  Oracle oracle;
+  std::map<NodeKey, KvNode*> kv_nodes;    // every incarnation ever; dead ones refuse
+  SimCoordinator* coordinator = nullptr;  // at the cluster's one address; null while it is down
+};
+
+}  // namespace reprise::sim
+
+#endif  // REPRISE_TESTS_SIMULATION_CONTEXT_H_

@@ -1,0 +1,78 @@
+// What goes wrong in one history, drawn from its seed (swarm testing: each seed enables a random
+// subset, so that rare combinations meet), and the bugs a test may plant to prove that the checkers
+// can fail. Values.
+#ifndef REPRISE_TESTS_SIMULATION_FAULTS_H_
+#define REPRISE_TESTS_SIMULATION_FAULTS_H_
+
+#include <cstdint>
+
+#include "common/random.h"
+
+namespace reprise::sim {
+
+struct Faults {
+  // The network.
+  bool delays = false;       // up to 20 ms instead of 1 ms
+  bool stragglers = false;   // some messages take up to 600 ms and are overtaken
+  bool drops = false;        // of unordered messages and unary calls
+  bool duplicates = false;   // of unordered messages
+  bool corruption = false;   // a bit of a segment in flight
+  bool kv_breaks = false;    // connections between nodes that move KV
+  bool link_breaks = false;  // streams between gateway and worker
+  // Processes.
+  bool worker_crashes = false;
+  bool store_crashes = false;
+  bool store_loses_disk = false;
+  bool torn_disk = false;  // the last writes before a crash keep their records but not their bytes
+  bool coordinator_restarts = false;
+  bool freezes = false;     // 0.1 to 3 s
+  bool partitions = false;  // between the coordinator and one node
+  bool slow_worker = false;
+  // Clients and sizes.
+  bool cancels = false;
+  bool deadlines = false;
+  bool few_pages = false;  // preemption
+  bool few_slots = false;  // eviction in stores
+
+  bool any_process() const {
+    return worker_crashes || store_crashes || coordinator_restarts || freezes || partitions ||
+           kv_breaks || link_breaks || cancels;
+  }
+  // Nothing can take an attempt from a request.
+  bool calm() const {
+    return !(stragglers || drops || corruption || deadlines || slow_worker || few_pages ||
+             any_process());
+  }
+};
+
+inline Faults DrawFaults(SplitMix64& random) {
+  Faults faults;
+  const bool calm = random.Chance(0.12);
+  const double density = random.Uniform() * 0.7;
+  for (bool* flag :
+       {&faults.delays, &faults.stragglers, &faults.drops, &faults.duplicates, &faults.corruption,
+        &faults.kv_breaks, &faults.link_breaks, &faults.worker_crashes, &faults.store_crashes,
+        &faults.store_loses_disk, &faults.torn_disk, &faults.coordinator_restarts, &faults.freezes,
+        &faults.partitions, &faults.slow_worker, &faults.cancels, &faults.deadlines,
+        &faults.few_pages, &faults.few_slots}) {
+    *flag = random.Chance(density) && !calm;
+  }
+  return faults;
+}
+
+// One line of a shell left out or done wrong.
+enum class Mutation : uint8_t {
+  kNone,
+  kChecksumUnchecked,     // a segment is announced whatever its checksum says
+  kFetchDoneBeforeQuiet,  // a cancelled fetch ends while its transfers still write
+  kPageQuietAtOnce,       // an unlisted page is handed back while a transfer reads it
+  kUnlistForgotten,       // an unlisted page stays findable
+  kPublishedEarly,        // a layer is announced before it is written
+  kPublicationDropped,    // some layers are never announced
+  kLinkLossNotTold,       // a broken stream is not reported to its requests
+  kStorePinDropped,       // a slot is unpinned while a transfer reads it
+};
+
+}  // namespace reprise::sim
+
+#endif  // REPRISE_TESTS_SIMULATION_FAULTS_H_

@@ -1,0 +1,85 @@
+// What the clients saw, judged as it comes: every token of every branch once, in order, equal to an
+// undisturbed run; one terminal event; attempts that only rise. Owned by the cluster; one thread.
+#ifndef REPRISE_TESTS_SIMULATION_JOURNAL_H_
+#define REPRISE_TESTS_SIMULATION_JOURNAL_H_
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gateway/generation/core/session_core.h"
+#include "tests/simulation/context.h"
+#include "worker/engine/sampling.h"
+
+namespace reprise::sim {
+
+struct ClientRequest {
+  std::string id;
+  std::vector<int32_t> prompt;
+  worker::SamplingParams sampling;
+  TimeNs deadline = 0;  // from submission; 0: none
+  std::string tenant;
+};
+
+struct JournalTotals {
+  uint64_t accepted = 0;
+  uint64_t refused = 0;
+  uint64_t completed = 0;
+  uint64_t cancelled = 0;
+  uint64_t past_deadline = 0;
+  uint64_t gave_up = 0;
+  uint64_t tokens = 0;
+  uint64_t replaced = 0;  // attempts after the first
+  uint64_t cached_tokens = 0;
+};
+
+class Journal {
+ public:
+  explicit Journal(Context& context) : context_(context) {}
+
+  // Before anything else about the request; teaches the oracle its undisturbed run.
+  void Submitted(const ClientRequest& request);
+  void CancelAsked(const std::string& id) { entries_.at(id).cancel_asked = true; }
+  void Granted(const std::string& id, const Attempt& attempt);
+  void Accepted(const std::string& id);
+  void Token(const std::string& id, const gateway::TokenEvent& token);
+  void BranchEnded(const std::string& id, const gateway::BranchEnd& end);
+  void Finished(const std::string& id, const gateway::SessionEnd& finish);
+
+  size_t open() const { return open_; }
+  std::string OpenIds() const;
+  const JournalTotals& totals() const { return totals_; }
+  const std::vector<ClientRequest>& requests() const { return requests_; }
+
+ private:
+  struct Branch {
+    std::vector<worker::SampledToken> expected;
+    gateway::EndReason reason = gateway::EndReason::kNone;  // of the undisturbed run
+    size_t received = 0;
+    bool ended = false;
+  };
+  struct Entry {
+    ClientRequest request;
+    std::vector<Branch> branches;
+    TimeNs submitted = 0;
+    Attempt attempt;
+    bool accepted = false;
+    bool cancel_asked = false;
+    bool finished = false;
+  };
+  static gateway::EndReason ReasonOf(const worker::SamplingParams& sampling, int32_t last);
+  void Fail(const std::string& id, const std::string& what);
+  void CheckComplete(const std::string& id, const Entry& entry, const gateway::SessionEnd& finish);
+  void CheckExcuse(const std::string& id, const Entry& entry, const gateway::SessionEnd& finish);
+
+  Context& context_;
+  std::map<std::string, Entry> entries_;
+  std::vector<ClientRequest> requests_;
+  size_t open_ = 0;
+  JournalTotals totals_;
+};
+
+}  // namespace reprise::sim
+
+#endif  // REPRISE_TESTS_SIMULATION_JOURNAL_H_

@@ -1,0 +1,105 @@
+// Messages between simulated processes: unordered datagrams that may be lost, doubled or late,
+// unary calls that end once, and streams that keep order until they break. Owned by the cluster;
+// one thread.
+//
+// Invariants:
+// 1. A call ends exactly once at its caller: with the reply, UNAVAILABLE or DEADLINE_EXCEEDED.
+// 2. A stream's messages arrive in order, each once; after one end was told that the stream broke,
+//    nothing arrives at either.
+// 3. Both living ends of a broken stream are told, each once.
+#ifndef REPRISE_TESTS_SIMULATION_NETWORK_H_
+#define REPRISE_TESTS_SIMULATION_NETWORK_H_
+
+#include <algorithm>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "common/status.h"
+#include "tests/simulation/faults.h"
+#include "tests/simulation/world.h"
+
+namespace reprise::sim {
+
+using StreamId = uint64_t;
+
+struct NetworkStats {
+  uint64_t dropped = 0;
+  uint64_t duplicated = 0;
+  uint64_t straggled = 0;
+  uint64_t broken = 0;
+};
+
+class Network {
+ public:
+  Network(World& world, const Faults& faults) : world_(world), faults_(faults) {}
+
+  // From here on the network behaves.
+  void StopFaults() { quiet_ = true; }
+
+  // Nothing unordered passes between the two until then; not even StopFaults heals it sooner.
+  void Partition(Pid a, Pid b, TimeNs until) { parted_[std::minmax(a, b)] = until; }
+
+  void Datagram(Label label, std::function<void()> deliver);
+
+  using Reply = std::function<void()>;  // runs at the caller
+  struct UnaryCall {
+    Label label;
+    TimeNs timeout = kSecond;
+    bool repeatable = false;       // a network that doubles messages may double it
+    std::function<Reply()> serve;  // runs at the callee
+    std::function<void(const Status&)> failed;
+  };
+  void Call(UnaryCall call);
+
+  struct End {
+    Pid pid = 0;
+    std::function<void()> broken;
+  };
+  // `kind` lives for ever.
+  StreamId Connect(const char* kind, End a, End b);
+  void Send(StreamId stream, Label label, std::function<void()> deliver);
+  void Break(StreamId stream);
+  // Both ends are done with it.
+  void Close(StreamId stream) { streams_.erase(stream); }
+  // Everything the dead process was connected to breaks.
+  void BreakAllOf(Pid pid);
+  // Streams with both ends alive, for whoever breaks them.
+  std::vector<StreamId> Open(absl::string_view kind) const;
+
+  const NetworkStats& stats() const { return stats_; }
+
+ private:
+  struct Side {
+    End end;
+    bool told = false;
+    TimeNs last_delivery = 0;
+    std::deque<std::function<void()>> inbox;  // in flight towards this side
+  };
+  struct Stream {
+    const char* kind = "";
+    Side sides[2];
+    bool broken = false;
+  };
+  TimeNs Delay();
+  bool Happens(bool enabled, double probability);
+  void Tell(StreamId id, int side);
+  bool Parted(Pid a, Pid b) const;
+  void EndCall(uint64_t call, const std::function<void()>& how);
+
+  World& world_;
+  const Faults faults_;
+  bool quiet_ = false;
+  StreamId next_stream_ = 1;
+  std::map<StreamId, std::shared_ptr<Stream>> streams_;
+  uint64_t next_call_ = 1;
+  std::map<uint64_t, UnaryCall> calls_;  // not ended
+  std::map<std::pair<Pid, Pid>, TimeNs> parted_;
+  NetworkStats stats_;
+};
+
+}  // namespace reprise::sim
+
+#endif  // REPRISE_TESTS_SIMULATION_NETWORK_H_

@@ -1,0 +1,276 @@
+#include "tests/simulation/sim_worker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "tests/simulation/sim_store.h"
+
+namespace reprise::sim {
+namespace {
+
+worker::CoreSettings SettingsOf(const Context& context, const NodeKey& key,
+                                const WorkerSize& size) {
+  worker::CoreSettings settings;
+  settings.self.key = key;
+  settings.chain = context.chain;
+  settings.pages = size.pages;
+  settings.vocab_size = context.model.vocab_size;
+  settings.context_tokens = context.model.context_tokens;
+  settings.chunk_tokens = size.chunk_tokens;
+  settings.running_max = 12;
+  settings.waiting_max = 24;
+  settings.local_suffix_tokens = 6;
+  settings.can_decode = size.can_decode;
+  settings.fetch_timeout_ns = 3 * kSecond;
+  settings.leg_timeout_ns = 15 * kSecond;
+  settings.leg_linger_ns = 5 * kSecond;
+  return settings;
+}
+
+}  // namespace
+
+SimWorker::SimWorker(Context& context, const NodeKey& key, const WorkerSize& size,
+                     const Peers& peers)
+    : context_(context),
+      world_(context.world),
+      key_(key),
+      pid_(context.world.Spawn(key.name)),
+      size_(size),
+      peers_(peers),
+      core_(SettingsOf(context, key, size)),
+      pool_(static_cast<size_t>(size.pages) * context.block_bytes()),
+      reporter_(&events_),
+      pins_(static_cast<size_t>(size.pages)),
+      unlisted_(static_cast<size_t>(size.pages)),
+      stream_(context, key, pid_, [this](const kv::BlockId& id) { return Find(id); }),
+      reports_(
+          context, pid_, info(),
+          [this](coordinator::Report& report) {
+            const worker::PagePool::Counts& pages = core_.pages();
+            report.load.running = core_.running();
+            report.load.waiting = core_.waiting();
+            report.load.queued_prefill_tokens = core_.queued_prefill_tokens();
+            report.load.blocks_total = pages.total;
+            report.load.blocks_free = pages.free;
+            report.load.blocks_cached = pages.cached;
+            report.load.blocks_quarantined = pages.quarantined;
+            report.load.progress = progress_;
+            report.load.busy = core_.step_in_flight();
+            for (const RequestKey& request : core_.Decoding()) {
+              report.requests.push_back({request.id, request.attempt});
+            }
+            FillKv(reporter_.Prepare(), report);
+          },
+          [this](const coordinator::ReportAnswer& answer) {
+            reporter_.OnAnswer(KvAnswer(answer));
+            if (reporter_.behind()) reports_.Wake();
+          }) {
+  reports_.Start();
+}
+
+coordinator::NodeInfo SimWorker::info() const {
+  coordinator::NodeInfo info;
+  info.ref.key = key_;
+  info.role = coordinator::Role::kWorker;
+  info.failure_domain = key_.name;
+  info.can_prefill = true;
+  info.can_decode = size_.can_decode;
+  info.model.name = "timed";
+  info.model.format_digest = context_.chain.format_digest;
+  info.model.block_tokens = context_.chain.block_tokens;
+  info.model.vocab_size = context_.model.vocab_size;
+  info.model.context_tokens = context_.model.context_tokens;
+  return info;
+}
+
+// Events and commands ----------------------------------------------------------------------------
+
+void SimWorker::Handle(worker::Event event) {
+  core_.Handle(std::move(event), world_.now());
+  Pump();
+}
+
+bool SimWorker::RunCommands() {
+  std::vector<worker::Command> commands = core_.TakeCommands();
+  for (const worker::Command& command : commands) {
+    std::visit([this](const auto& typed) { Run(typed); }, command);
+  }
+  const std::vector<worker::PageId> quiet = std::exchange(quiet_, {});
+  for (const worker::PageId page : quiet) core_.Handle(worker::PageQuiet{page}, world_.now());
+  return !commands.empty() || !quiet.empty();
+}
+
+void SimWorker::Pump() {
+  for (;;) {
+    while (RunCommands()) {
+    }
+    if (core_.step_in_flight()) break;
+    std::optional<worker::StepPlan> plan = core_.PlanStep(world_.now());
+    const bool commands = RunCommands();
+    if (plan) StartStep(*std::move(plan));
+    if (!plan && !commands) break;
+  }
+  ArmTick();
+}
+
+void SimWorker::ArmTick() {
+  const std::optional<TimeNs> next = core_.NextTick();
+  if (!next) return;
+  const uint64_t tick = ++tick_;
+  const TimeNs delay = std::max<TimeNs>(0, *next - world_.now());
+  world_.After(delay, {"worker_tick", pid_, pid_, 0}, [this, tick] {
+    if (tick == tick_) Handle(worker::Tick{});
+  });
+}
+
+void SimWorker::Run(const worker::StartFetch& command) {
+  KvFetch spec;
+  spec.source = command.source.key;
+  spec.subscribe = command.subscribe;
+  spec.timeout = command.timeout_ns;
+  for (const auto& item : command.items) {
+    spec.items.push_back({item.id, item.first_position, PageData(item.page)});
+  }
+  spec.done = [this, id = command.fetch](const std::vector<Status>& items) {
+    fetches_.erase(id);
+    for (const Status& status : items) world_.Trace(key_.name, ": fetched ", status.ToString());
+    Handle(worker::FetchDone{id, items});
+  };
+  fetches_[command.fetch] = stream_.Fetch(std::move(spec));
+}
+
+void SimWorker::Run(const worker::CancelFetch& command) {
+  const auto found = fetches_.find(command.fetch);
+  if (found != fetches_.end()) stream_.Cancel(found->second);
+}
+
+void SimWorker::Run(const worker::CallPrefill& command) {
+  const LegKey leg{command.leg.key, command.leg.leg};
+  const auto fail = [this, leg] {
+    if (legs_called_.erase(leg) == 0) return;
+    Handle(worker::PrefillReply{leg.first, leg.second, absl::UnavailableError("leg lost"), {}, 0});
+  };
+  SimWorker* const peer = peers_.worker(command.node.key);
+  if (peer == nullptr) {
+    legs_called_[leg] = 0;
+    world_.After(kMillisecond, {"refused", pid_, pid_, 0}, fail);
+    return;
+  }
+  const StreamId call = context_.network.Connect("leg", {pid_, fail}, {peer->pid_, [] {}});
+  legs_called_[leg] = call;
+  int64_t deadline_ms = 0;
+  if (command.leg.deadline_ns != 0) {
+    deadline_ms = std::max<int64_t>(1, (command.leg.deadline_ns - world_.now()) / kMillisecond);
+  }
+  const Label back{"leg_answer", peer->pid_, pid_, Digest().Key(leg.first).value()};
+  LegCaller caller;
+  caller.started = [this, call, back, leg] {
+    context_.network.Send(call, back, [this, leg] {
+      if (legs_called_.contains(leg)) Handle(worker::PrefillStarted{leg.first, leg.second});
+    });
+  };
+  caller.reply = [this, call, back, leg](const worker::PrefillReply& reply) {
+    context_.network.Send(call, back, [this, call, leg, reply] {
+      context_.network.Close(call);
+      if (legs_called_.erase(leg) > 0) Handle(reply);
+    });
+  };
+  context_.network.Send(call, {"prefill", pid_, peer->pid_, Digest().Key(leg.first).value()},
+                        [peer, order = command.leg, deadline_ms, caller] {
+                          peer->OnPrefill(order, deadline_ms, caller);
+                        });
+}
+
+void SimWorker::OnPrefill(worker::SubmitPrefill leg, int64_t deadline_ms, LegCaller caller) {
+  leg.deadline_ns = deadline_ms == 0 ? 0 : world_.now() + NsFromMs(deadline_ms);
+  legs_served_[{leg.key, leg.leg}] = std::move(caller);
+  Handle(std::move(leg));
+}
+
+void SimWorker::Run(const worker::ReleasePrefill& command) {
+  SimWorker* const peer = peers_.worker(command.node.key);
+  if (peer == nullptr) return;
+  context_.network.Datagram(
+      {"release", pid_, peer->pid_, Digest().Key(command.key).U64(command.leg).value()},
+      [peer, cancel = worker::CancelPrefill{command.key, command.leg}] {
+        peer->OnCancelPrefill(cancel);
+      });
+}
+
+void SimWorker::Run(const worker::AcceptPrefill& command) {
+  const auto found = legs_served_.find({command.key, command.leg});
+  if (found != legs_served_.end()) found->second.started();
+}
+
+void SimWorker::Run(const worker::ReplyPrefill& command) {
+  const auto found = legs_served_.find({command.key, command.leg});
+  if (found == legs_served_.end()) return;
+  found->second.reply(
+      {command.key, command.leg, command.status, command.first, command.cached_tokens});
+  legs_served_.erase(found);
+}
+
+void SimWorker::Run(const worker::OfferBlocks& command) {
+  SimStore* const store = peers_.store(command.store.key);
+  if (store == nullptr) return;
+  kv::StoreCore::Offer offer;
+  offer.source = key_;
+  offer.request = command.key;
+  offer.parent = command.parent;
+  offer.first_position = command.first_position;
+  offer.tenant_salt = command.tenant;
+  offer.tokens = command.tokens;
+  SendOffer(context_, pid_, *store, offer);
+}
+
+void SimWorker::Run(const worker::Emit& command) {
+  const auto link = link_of_.find(command.key);
+  if (link == link_of_.end()) return;
+  const auto deliver = links_.find(link->second);
+  if (deliver != links_.end()) deliver->second(command);
+  if (command.done) link_of_.erase(link);
+}
+
+// Requests ---------------------------------------------------------------------------------------
+
+void SimWorker::OnLinkOpened(StreamId link, Deliver deliver) { links_[link] = std::move(deliver); }
+
+void SimWorker::OnLinkLost(StreamId link) {
+  links_.erase(link);
+  std::vector<RequestKey> orphans;
+  for (const auto& [request, their_link] : link_of_) {
+    if (their_link == link) orphans.push_back(request);
+  }
+  for (const RequestKey& request : orphans) {
+    link_of_.erase(request);
+    Handle(worker::Cancel{request, worker::EndReason::kCancelled});
+  }
+}
+
+void SimWorker::OnSubmit(StreamId link, worker::Submit submit, int64_t deadline_ms) {
+  link_of_[submit.key] = link;
+  submit.deadline_ns = deadline_ms == 0 ? 0 : world_.now() + NsFromMs(deadline_ms);
+  Handle(std::move(submit));
+}
+
+// Checks -----------------------------------------------------------------------------------------
+
+void SimWorker::Check() {
+  if (core_.Conserved()) return;
+  const worker::PagePool::Counts& pages = core_.pages();
+  world_.Fail(absl::StrCat(key_.name, ": pages are not conserved: used ", pages.used, " free ",
+                           pages.free, " cached ", pages.cached, " quarantined ", pages.quarantined,
+                           " total ", pages.total, ", violations ", core_.violations()));
+}
+
+void SimWorker::CheckQuiet() {
+  const worker::PagePool::Counts& pages = core_.pages();
+  const bool quiet = core_.idle() && pages.used == 0 && pages.quarantined == 0 &&
+                     stream_.fetches() == 0 && stream_.serving() == 0 && fetches_.empty();
+  if (quiet) return;
+  world_.Fail(absl::StrCat(key_.name, " is not quiet: idle ", core_.idle(), ", pages used ",
+                           pages.used, " quarantined ", pages.quarantined, ", ", stream_.fetches(),
+                           " fetches, ", stream_.serving(), " served"));
+}
+
+}  // namespace reprise::sim

@@ -1,0 +1,111 @@
+// The cluster's promises over many seeded histories, and proof that the checkers can fail: every
+// planted bug is found within 50 seeds.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+
+#include "tests/simulation/cluster.h"
+
+namespace reprise::sim {
+namespace {
+
+// How many histories to run: REPRISE_SIM_SEEDS, set by the test runner.
+uint64_t Seeds() {
+  const char* const text = std::getenv("REPRISE_SIM_SEEDS");
+  uint64_t seeds = 300;
+  if (text != nullptr) std::from_chars(text, text + std::strlen(text), seeds);
+  return seeds;
+}
+
+std::string Reproduce(uint64_t seed) {
+  return absl::StrCat("bazel run //tests/simulation:simulate -- --verbose --seed ", seed);
+}
+
+TEST(Simulation, EverySeedKeepsEveryPromise) {
+  const uint64_t seeds = Seeds();
+  RunTotals totals;
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+    const RunResult result = RunSeed({.seed = seed});
+    ASSERT_FALSE(result.failure) << "seed " << seed << ": " << *result.failure << "\n"
+                                 << Reproduce(seed);
+    totals.Add(result.totals);
+  }
+  std::printf("%s\n", totals.Text().c_str());
+  if (seeds < 100) return;
+  // What the promises were kept against really happened.
+  EXPECT_GT(totals.journal.tokens, 100 * seeds);
+  EXPECT_GT(totals.journal.replaced, seeds);
+  EXPECT_GT(totals.journal.cancelled, 0u);
+  EXPECT_GT(totals.journal.past_deadline, 0u);
+  EXPECT_GT(totals.worker_crashes, 0u);
+  EXPECT_GT(totals.store_crashes, 0u);
+  EXPECT_GT(totals.coordinator_restarts, 0u);
+  EXPECT_GT(totals.freezes, 0u);
+  EXPECT_GT(totals.streams_broken, 0u);
+  EXPECT_GT(totals.dropped, 0u);
+  EXPECT_GT(totals.duplicated, 0u);
+  EXPECT_GT(totals.straggled, 0u);
+  EXPECT_GT(totals.checksum_failures, 0u);
+  EXPECT_GT(totals.fetches_cancelled, 0u);
+  EXPECT_GT(totals.prefix_tokens, 0u);
+  EXPECT_GT(totals.fetch_hits, 0u);
+  EXPECT_GT(totals.legs_served, 0u);
+  EXPECT_GT(totals.legs_failed, 0u);
+  EXPECT_GT(totals.preemptions, 0u);
+  EXPECT_GT(totals.evictions, 0u);
+  EXPECT_GT(totals.store_hits, 0u);
+  EXPECT_GT(totals.store_evictions, 0u);
+  EXPECT_GT(totals.disk_loads, 0u);
+  EXPECT_GT(totals.disk_failures, 0u);
+}
+
+TEST(Simulation, TheSameSeedGivesTheSameHistory) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    const RunResult once = RunSeed({.seed = seed});
+    const RunResult again = RunSeed({.seed = seed});
+    EXPECT_EQ(once.hash, again.hash) << "seed " << seed;
+    EXPECT_EQ(once.totals.Text(), again.totals.Text()) << "seed " << seed;
+    EXPECT_NE(once.hash, RunSeed({.seed = seed + 1000}).hash);
+  }
+}
+
+struct Planted {
+  Mutation mutation;
+  const char* name;
+  // What the finder says: it must be the bug that is found, not something else.
+  const char* finding;
+};
+
+class PlantedBug : public testing::TestWithParam<Planted> {};
+
+TEST_P(PlantedBug, IsFoundWithinFiftySeeds) {
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    const RunResult result = RunSeed({.seed = seed, .mutation = GetParam().mutation});
+    if (!result.failure) continue;
+    EXPECT_THAT(*result.failure, testing::ContainsRegex(GetParam().finding)) << "seed " << seed;
+    return;
+  }
+  FAIL() << "nothing was found";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Simulation, PlantedBug,
+    testing::Values(
+        Planted{Mutation::kChecksumUnchecked, "ChecksumUnchecked", "an undisturbed run gives"},
+        Planted{Mutation::kFetchDoneBeforeQuiet, "FetchDoneBeforeQuiet",
+                "an undisturbed run gives|changed while a transfer"},
+        Planted{Mutation::kPageQuietAtOnce, "PageQuietAtOnce", "changed while a transfer"},
+        Planted{Mutation::kUnlistForgotten, "UnlistForgotten",
+                "an undisturbed run gives|changed while a transfer"},
+        Planted{Mutation::kPublishedEarly, "PublishedEarly",
+                "an undisturbed run gives|changed while a transfer"},
+        Planted{Mutation::kPublicationDropped, "PublicationDropped", "calm history"},
+        Planted{Mutation::kLinkLossNotTold, "LinkLossNotTold", "streams still open"},
+        Planted{Mutation::kStorePinDropped, "StorePinDropped", "changed while a transfer"}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace reprise::sim

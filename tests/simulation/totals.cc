@@ -1,0 +1,70 @@
+#include <array>
+#include <utility>
+
+#include "tests/simulation/cluster.h"
+
+namespace reprise::sim {
+namespace {
+
+// One name for each figure, for adding and for printing.
+template <typename Totals, typename Visit>
+void VisitAll(Totals& t, Visit visit) {
+  visit("runs", t.runs);
+  visit("events", t.events);
+  visit("accepted", t.journal.accepted);
+  visit("refused", t.journal.refused);
+  visit("completed", t.journal.completed);
+  visit("cancelled", t.journal.cancelled);
+  visit("past_deadline", t.journal.past_deadline);
+  visit("gave_up", t.journal.gave_up);
+  visit("tokens", t.journal.tokens);
+  visit("replaced", t.journal.replaced);
+  visit("cached_tokens", t.journal.cached_tokens);
+  visit("stale_events", t.sessions.stale_events);
+  visit("duplicate_tokens", t.sessions.duplicates);
+  visit("gaps", t.sessions.gaps);
+  visit("place_refusals", t.sessions.refusals);
+  visit("worker_crashes", t.worker_crashes);
+  visit("store_crashes", t.store_crashes);
+  visit("coordinator_restarts", t.coordinator_restarts);
+  visit("freezes", t.freezes);
+  visit("partitions", t.partitions);
+  visit("streams_broken", t.streams_broken);
+  visit("dropped", t.dropped);
+  visit("duplicated", t.duplicated);
+  visit("straggled", t.straggled);
+  visit("checksum_failures", t.checksum_failures);
+  visit("fetches_cancelled", t.fetches_cancelled);
+  visit("fetch_hits", t.fetch_hits);
+  visit("prefix_tokens", t.prefix_tokens);
+  visit("legs_served", t.legs_served);
+  visit("legs_failed", t.legs_failed);
+  visit("preemptions", t.preemptions);
+  visit("evictions", t.evictions);
+  visit("store_hits", t.store_hits);
+  visit("store_evictions", t.store_evictions);
+  visit("disk_loads", t.disk_loads);
+  visit("disk_failures", t.disk_failures);
+}
+
+}  // namespace
+
+void RunTotals::Add(const RunTotals& other) {
+  std::vector<uint64_t> theirs;
+  VisitAll(other,
+           [&](const char*, const auto& value) { theirs.push_back(static_cast<uint64_t>(value)); });
+  size_t at = 0;
+  VisitAll(*this, [&](const char*, auto& value) {
+    value += static_cast<std::remove_reference_t<decltype(value)>>(theirs[at++]);
+  });
+}
+
+std::string RunTotals::Text() const {
+  std::string text;
+  VisitAll(*this, [&](const char* name, const auto& value) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", name, " ", value);
+  });
+  return text;
+}
+
+}  // namespace reprise::sim
