@@ -1,0 +1,220 @@
+// Sealed blocks between two processes over the KV stream, verified by the receiver, against
+// ucx_perftest's active messages of the same size on the same transport in the same run. The
+// stream moves distinct buffers on both sides; ucx_perftest sends one buffer over and over.
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "bench/bench_main.h"
+#include "common/crc32c.h"
+#include "common/json.h"
+#include "common/percentile.h"
+#include "common/role.h"
+#include "common/subprocess.h"
+
+namespace reprise::bench {
+namespace {
+
+constexpr int64_t kTotalBytes = int64_t{2} << 30;
+constexpr double kRatioMin = 0.75;
+constexpr TimeNs kTimeoutNs = 120 * kSecond;
+
+struct Size {
+  const char* name;
+  int64_t bytes;
+};
+constexpr Size kSizes[] = {{"64KiB", 64 << 10}, {"1MiB", 1 << 20}, {"16MiB", 16 << 20}};
+
+StatusOr<std::string> OutputOf(const SubprocessOptions& options) {
+  SubprocessOptions piped = options;
+  piped.out = SubprocessOutput::Pipe();
+  ASSIGN_OR_RETURN(const auto process, Subprocess::Spawn(piped));
+  std::string text;
+  char buffer[4096];
+  for (ssize_t n; (n = read(process->out_fd(), buffer, sizeof buffer)) > 0;) {
+    text.append(buffer, static_cast<size_t>(n));
+  }
+  const auto exit = process->Wait(kTimeoutNs);
+  if (!exit.has_value() || !exit->ok()) {
+    return absl::UnavailableError(absl::StrCat(options.argv[0], " ended with ",
+                                               exit ? exit->ToString() : "nothing", ": ", text));
+  }
+  return text;
+}
+
+StatusOr<int> FreePort() {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  const bool ok = bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
+                  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
+  close(fd);
+  if (!ok) return absl::UnavailableError("no free TCP port");
+  return ntohs(address.sin_port);
+}
+
+// GB/s of ucp_am_bw. Shared memory alone cannot connect with -e (error mode PEER), so it runs there
+// in mode NONE.
+StatusOr<double> Perftest(bool shared_memory, const Size& size) {
+  ASSIGN_OR_RETURN(const int port, FreePort());
+  SubprocessOptions server;
+  server.argv = {"ucx_perftest", "-p", absl::StrCat(port)};
+  server.extra_env = {{"UCX_TLS", shared_memory ? "posix,cma,self" : "tcp,self"},
+                      {"UCX_NET_DEVICES", shared_memory ? "all" : "lo"}};
+  if (!shared_memory) server.argv.push_back("-e");
+  SubprocessOptions client = server;
+  client.argv.insert(client.argv.begin() + 1, "127.0.0.1");
+  const int64_t iterations = kTotalBytes / size.bytes;
+  for (const std::string& arg :
+       {std::string("-t"), std::string("ucp_am_bw"), std::string("-s"), absl::StrCat(size.bytes),
+        std::string("-n"), absl::StrCat(iterations), std::string("-w"),
+        absl::StrCat(iterations / 20 + 1), std::string("-f"), std::string("-v")}) {
+    client.argv.push_back(arg);
+  }
+  server.out = SubprocessOutput::File("/dev/null");
+  client.err = SubprocessOutput::File("/dev/null");
+  ASSIGN_OR_RETURN(const auto serving, Subprocess::Spawn(server));
+  StopSignal never;
+  StatusOr<std::string> text = absl::UnavailableError("ucx_perftest was not tried");
+  for (int attempt = 0; attempt < 50 && !text.ok(); ++attempt) {
+    never.WaitFor(100 * kMillisecond);  // until the server listens
+    text = OutputOf(client);
+  }
+  RETURN_IF_ERROR(text.status());
+  // iterations, 3 latencies, average and overall bandwidth in MiB/s, 2 rates
+  const std::vector<std::string> lines = absl::StrSplit(*text, '\n', absl::SkipEmpty());
+  const std::vector<std::string> cells = absl::StrSplit(lines.empty() ? "" : lines.back(), ',');
+  double mib_per_s = 0;
+  if (cells.size() != 8 || !absl::SimpleAtod(cells[5], &mib_per_s)) {
+    return absl::InternalError(absl::StrCat("ucx_perftest printed: ", *text));
+  }
+  return mib_per_s * 1048576 / 1e9;
+}
+
+struct Measured {
+  double gb_per_s = 0;
+  int64_t distinct_bytes = 0;
+  bool lanes_right = false;
+};
+
+StatusOr<Measured> Stream(const std::string& peer, bool shared_memory, const Size& size) {
+  SubprocessOptions run;
+  run.argv = {peer, absl::StrCat("--batch-bytes=", size.bytes),
+              absl::StrCat("--total-bytes=", kTotalBytes),
+              shared_memory ? "--shared-memory" : "--no-shared-memory"};
+  ASSIGN_OR_RETURN(const std::string text, OutputOf(run));
+  ASSIGN_OR_RETURN(const JsonDocument json, ParseJson(text));
+  Measured measured;
+  ASSIGN_OR_RETURN(measured.gb_per_s, GetNumber(json, "gb_per_s", 0));
+  ASSIGN_OR_RETURN(measured.distinct_bytes, GetInt(json, "total_bytes", 0));
+  ASSIGN_OR_RETURN(const bool posix, GetBool(json, "lane_posix", false));
+  ASSIGN_OR_RETURN(const bool cma, GetBool(json, "lane_cma", false));
+  ASSIGN_OR_RETURN(const int64_t failures, GetInt(json, "checksum_failures", -1));
+  if (failures != 0) return absl::DataLossError(absl::StrCat(failures, " checksum failures"));
+  measured.lanes_right = shared_memory ? posix && cma : !posix && !cma;
+  return measured;
+}
+
+std::string PeerPath() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return (self.parent_path().parent_path() / "kvstore/stream/stream_bench_peer").string();
+}
+
+// Gathers rows of a strided source into segments, checksum in the same pass, against one memcpy of
+// as many bytes. Both beyond the caches; the pass is repeated, interleaved.
+void MeasurePack(int pairs, Report& report) {
+  constexpr size_t kRowBytes = 1024;
+  constexpr size_t kStride = 2 * kRowBytes;
+  constexpr size_t kRows = size_t{128} << 10;
+  constexpr size_t kRowsPerSegment = 64;
+  std::vector<uint8_t> source(kRows * kStride, 3);
+  std::vector<uint8_t> packed(kRows * kRowBytes, 1);
+  std::vector<double> pack;
+  std::vector<double> copy;
+  std::vector<double> ratios;
+  uint32_t checksums = 0;
+  for (int pair = 0; pair < pairs; ++pair) {
+    const TimeNs start = RealClock().NowNs();
+    for (size_t row = 0; row < kRows;) {
+      uint32_t crc = 0;
+      for (size_t i = 0; i < kRowsPerSegment; ++i, ++row) {
+        crc = Crc32cCopy(&packed[row * kRowBytes], &source[row * kStride], kRowBytes, crc);
+      }
+      checksums ^= crc;
+    }
+    const TimeNs middle = RealClock().NowNs();
+    std::memcpy(packed.data(), source.data(), packed.size());
+    const TimeNs end = RealClock().NowNs();
+    const auto bytes = static_cast<double>(packed.size());
+    pack.push_back(bytes / static_cast<double>(middle - start));
+    copy.push_back(bytes / static_cast<double>(end - middle));
+    ratios.push_back(pack.back() / copy.back());
+  }
+  report.Note(absl::StrCat("pack: rows of ", kRowBytes, " bytes, checksums fold to ", checksums));
+  report.Figure("pack_with_checksum", Median(pack), "GB/s");
+  report.Figure("memcpy", Median(copy), "GB/s");
+  report.Figure("pack_over_memcpy", Median(ratios), "");
+}
+
+struct Samples {
+  std::vector<double> ours;
+  std::vector<double> theirs;
+  std::vector<double> ratios;
+};
+
+Status Run(const BenchFlags& flags, Report& report) {
+  const int pairs = flags.long_run ? 9 : 3;
+  std::map<std::pair<std::string, std::string>, Samples> samples;
+  int64_t distinct_bytes = INT64_MAX;
+  bool lanes_right = true;
+  for (int pair = 0; pair < pairs; ++pair) {
+    for (const bool shared_memory : {true, false}) {
+      for (const Size& size : kSizes) {
+        ASSIGN_OR_RETURN(const double theirs, Perftest(shared_memory, size));
+        ASSIGN_OR_RETURN(const Measured ours, Stream(PeerPath(), shared_memory, size));
+        Samples& cell = samples[{shared_memory ? "shm" : "tcp", size.name}];
+        cell.theirs.push_back(theirs);
+        cell.ours.push_back(ours.gb_per_s);
+        cell.ratios.push_back(ours.gb_per_s / theirs);
+        distinct_bytes = std::min(distinct_bytes, ours.distinct_bytes);
+        lanes_right = lanes_right && ours.lanes_right;
+      }
+    }
+  }
+  report.Note("ours: distinct buffers, checksum verified by the receiver, error mode PEER");
+  report.Note("ucx_perftest: ucp_am_bw; TCP in mode PEER (-e), shared memory in mode NONE");
+  for (const auto& [key, cell] : samples) {
+    const std::string where = absl::StrCat(key.first, "_", key.second);
+    report.Figure("stream_" + where, Median(cell.ours), "GB/s");
+    report.Figure("ucx_perftest_" + where, Median(cell.theirs), "GB/s");
+    if (key.second == "64KiB") {
+      report.Figure("ratio_" + where, Median(cell.ratios), "");
+    } else {
+      report.Bar("ratio_" + where, Median(cell.ratios), ">=", kRatioMin, pairs);
+    }
+  }
+  report.Bar("distinct_bytes", static_cast<double>(distinct_bytes),
+             ">=", static_cast<double>(kTotalBytes), pairs * 6);
+  report.Bar("lanes_asserted", lanes_right ? 1 : 0, "==", 1, pairs * 6);
+  MeasurePack(pairs, report);
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace reprise::bench
+
+int main(int argc, char** argv) {
+  return reprise::bench::BenchMain("kv_stream", argc, argv, reprise::bench::Run);
+}
