@@ -41,32 +41,26 @@ class PrefixCache {
     return entry->page;
   }
 
-  // Names `page`; a pending page that held the id before keeps its exposure but loses the name.
+  // Names `page`, or seals it under the id it has. The id must not name another page.
   void Put(const kv::BlockId& id, PageId page, Listed listed) {
-    const auto [entry, fresh] = index_.try_emplace(id, page);
-    if (!fresh && entry->second != page) {
-      At(entry->second).listed = Listed::kNo;
-      entry->second = page;
-    }
+    index_.emplace(id, page);
     Page& slot = At(page);
     slot.id = id;
     slot.listed = listed;
-    slot.exposed = true;
   }
 
-  // The page leaves the index and may be named anew; its last id stays readable until then.
+  // The page leaves the index and may be named anew.
   void Forget(PageId page) {
     Page& slot = At(page);
     if (slot.listed != Listed::kNo) index_.erase(slot.id);
     if (slot.idle) Unlink(page);
     slot.listed = Listed::kNo;
-    slot.exposed = false;
   }
 
   bool sealed(PageId page) const { return At(page).listed == Listed::kSealed; }
   bool pending(PageId page) const { return At(page).listed == Listed::kPending; }
-  // Listed at some time since it was allocated: a transfer may be reading it.
-  bool exposed(PageId page) const { return At(page).exposed; }
+  // Peers can find it: a transfer may be reading it.
+  bool listed(PageId page) const { return At(page).listed != Listed::kNo; }
   const kv::BlockId& id(PageId page) const { return At(page).id; }
 
   // The last reference to a sealed page went, or a first one came.
@@ -95,7 +89,6 @@ class PrefixCache {
   struct Page {
     kv::BlockId id;
     Listed listed = Listed::kNo;
-    bool exposed = false;
     bool idle = false;
     PageId older = -1;
     PageId younger = -1;

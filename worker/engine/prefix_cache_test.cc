@@ -18,20 +18,21 @@ TEST(PrefixCache, OnlySealedBlocksAreHits) {
   PrefixCache cache(4);
   cache.Put(Id(1), 0, Listed::kPending);
   EXPECT_EQ(cache.FindSealed(Id(1)), std::nullopt);
-  EXPECT_TRUE(cache.exposed(0));
+  EXPECT_TRUE(cache.listed(0));
   cache.Put(Id(1), 0, Listed::kSealed);
   EXPECT_EQ(cache.FindSealed(Id(1)), 0);
 }
 
-TEST(PrefixCache, ASealedPageTakesTheNameFromAPendingOneWhichStaysExposed) {
+TEST(PrefixCache, AForgottenPageIsNoHitAndMayHaveAnotherName) {
   PrefixCache cache(4);
-  cache.Put(Id(1), 0, Listed::kPending);
-  cache.Put(Id(1), 2, Listed::kSealed);
-  EXPECT_EQ(cache.FindSealed(Id(1)), 2);
-  EXPECT_FALSE(cache.pending(0));
-  EXPECT_TRUE(cache.exposed(0));
-  cache.Forget(0);  // must not take the name along
-  EXPECT_EQ(cache.FindSealed(Id(1)), 2);
+  cache.Put(Id(1), 0, Listed::kSealed);
+  cache.Idle(0);
+  cache.Forget(0);
+  EXPECT_FALSE(cache.Find(Id(1)).has_value());
+  EXPECT_EQ(cache.Oldest(), std::nullopt);
+  EXPECT_FALSE(cache.listed(0));
+  cache.Put(Id(2), 0, Listed::kPending);
+  EXPECT_TRUE(cache.pending(0));
 }
 
 TEST(PrefixCache, TheLongestUnusedPageGivesWayFirst) {

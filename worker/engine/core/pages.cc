@@ -21,7 +21,7 @@ void WorkerCore::ReleasePage(PageId page, int32_t transfer_holds) {
     return;
   }
   int32_t holds = transfer_holds;
-  if (cache_.exposed(page)) {
+  if (cache_.listed(page)) {
     commands_.push_back(UnlistBlock{cache_.id(page), page, false});
     cache_.Forget(page);
     ++holds;
@@ -85,6 +85,9 @@ void WorkerCore::Seal(Branch& branch, int64_t block) {
     ReleasePage(own);
     return;
   }
+  // Promised by another request: peers may wait on that very page, so the promise stands and this
+  // copy stays private.
+  if (entry && entry->page != page) return;
   cache_.Put(id, page, PrefixCache::Listed::kSealed);
   commands_.push_back(ListBlock{id, page, block * block_, ListBlock::State::kSealed});
 }

@@ -12,7 +12,7 @@ void WorkerCore::ListPending(Request& request, int64_t first_block) {
     const kv::BlockId& id = lead.chain[static_cast<size_t>(block)];
     const PageId page = lead.pages[static_cast<size_t>(block)];
     // Another request may hold or promise the same block: one promise is enough.
-    if (cache_.exposed(page) || cache_.Find(id)) continue;
+    if (cache_.listed(page) || cache_.Find(id)) continue;
     cache_.Put(id, page, PrefixCache::Listed::kPending);
     commands_.push_back(ListBlock{id, page, block * block_, ListBlock::State::kPending});
   }

@@ -1,0 +1,68 @@
+#include "worker/engine/engine_metrics.h"
+
+#include <string>
+
+#include "worker/engine/engine.h"
+
+namespace reprise::worker {
+namespace {
+
+void AddCounter(const Engine& engine, MetricsRegistry& metrics, const std::string& name,
+                const std::string& help, uint64_t CoreStats::*field,
+                const MetricLabels& labels = {}) {
+  metrics.RegisterCallbackCounter(
+      name, help, [&engine, field] { return static_cast<double>(engine.stats().core.*field); },
+      labels);
+}
+
+void AddPages(const Engine& engine, MetricsRegistry& metrics, const std::string& state,
+              int32_t PagePool::Counts::*field) {
+  metrics.RegisterCallbackGauge(
+      "reprise_worker_pages", "KV pages by state; the states but total sum up to total.",
+      [&engine, field] { return static_cast<double>(engine.stats().pages.*field); },
+      {{"state", state}});
+}
+
+}  // namespace
+
+void RegisterEngineMetrics(const Engine& engine, MetricsRegistry& metrics) {
+  metrics.RegisterCallbackGauge("reprise_worker_running", "Requests that hold pages.",
+                                [&] { return static_cast<double>(engine.stats().running); });
+  metrics.RegisterCallbackGauge("reprise_worker_waiting", "Requests that wait for pages.",
+                                [&] { return static_cast<double>(engine.stats().waiting); });
+  AddPages(engine, metrics, "total", &PagePool::Counts::total);
+  AddPages(engine, metrics, "free", &PagePool::Counts::free);
+  AddPages(engine, metrics, "used", &PagePool::Counts::used);
+  AddPages(engine, metrics, "cached", &PagePool::Counts::cached);
+  AddPages(engine, metrics, "quarantined", &PagePool::Counts::quarantined);
+  const std::string tokens = "reprise_worker_tokens_total";
+  const std::string tokens_help = "Rows computed of prompts, prompt rows reused, tokens given.";
+  AddCounter(engine, metrics, tokens, tokens_help, &CoreStats::prompt_tokens, {{"kind", "prompt"}});
+  AddCounter(engine, metrics, tokens, tokens_help, &CoreStats::cached_tokens, {{"kind", "cached"}});
+  AddCounter(engine, metrics, tokens, tokens_help, &CoreStats::generated_tokens,
+             {{"kind", "generated"}});
+  AddCounter(engine, metrics, "reprise_worker_requests_accepted_total", "Requests and legs taken.",
+             &CoreStats::accepted);
+  AddCounter(engine, metrics, "reprise_worker_requests_refused_total",
+             "Requests and legs refused, for load or otherwise.", &CoreStats::refused);
+  AddCounter(engine, metrics, "reprise_worker_stale_attempts_total", "Attempts below the highest.",
+             &CoreStats::stale);
+  AddCounter(engine, metrics, "reprise_worker_steps_total", "Steps run.", &CoreStats::steps);
+  AddCounter(engine, metrics, "reprise_worker_preemptions_total",
+             "Requests that gave their pages up to an older one.", &CoreStats::preemptions);
+  AddCounter(engine, metrics, "reprise_worker_evictions_total", "Cached pages reused.",
+             &CoreStats::evictions);
+  AddCounter(engine, metrics, "reprise_worker_fetch_items_total", "Blocks fetched from peers.",
+             &CoreStats::fetch_hits, {{"result", "hit"}});
+  AddCounter(engine, metrics, "reprise_worker_fetch_items_total", "Blocks fetched from peers.",
+             &CoreStats::fetch_misses, {{"result", "miss"}});
+  const std::string legs = "reprise_worker_legs_total";
+  const std::string legs_help = "Prefill legs ordered, failed, and served for others.";
+  AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_called, {{"event", "called"}});
+  AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_failed, {{"event", "failed"}});
+  AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_served, {{"event", "served"}});
+  metrics.RegisterCallbackCounter("reprise_worker_progress_total", "Layers computed.",
+                                  [&] { return static_cast<double>(engine.progress()); });
+}
+
+}  // namespace reprise::worker
