@@ -313,7 +313,7 @@ TEST_F(GatewayTest, ASlowReaderIsBoundedThenEndedWithWhatItHasYetToRead) {
 
 TEST_F(GatewayTest, AReaderThatNeverReadsIsCutOffAndItsPlaceIsFreed) {
   options_.stream_buffer_bytes_max = 1 << 20;  // far more than the client's window takes at the end
-  options_.slow_reader_grace_ms = 200;  // long enough for the others to be read
+  options_.slow_reader_grace_ms = 200;         // long enough for the others to be read
   options_.streams_max = 1;
   a_.SetTokensPerMessage(50);
   StartGateway();
