@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "kernels/philox.h"
 #include "worker/engine/sampling_ops.h"
+#include "worker/engine/sort_logits.h"
 
 namespace reprise::worker {
 namespace {
@@ -28,9 +29,9 @@ constexpr float kTemperatureMin = 1e-5f;
 // Ids whose mass is summed as one; fixed, because the order of the sum is part of the result.
 constexpr int64_t kMassBlock = 512;
 
-// Candidates looked at first when top-p or min-p decides how many there are, and the growth.
-constexpr int64_t kFirstCandidates = 64;
-constexpr int64_t kCandidateGrowth = 4;
+// Candidates looked at in turn when top-p or min-p decides how many there are; beyond, all are
+// sorted.
+constexpr int64_t kTries[] = {64, 512};
 
 // The logits, adjusted in place for one draw, with the raw values of what was changed.
 class Adjusted {
@@ -114,11 +115,13 @@ class Draw {
     }
     SumMasses();
     if (params_.top_p >= 1 && params_.min_p <= 0) return PickFromAll();
-    for (int64_t k = kFirstCandidates;; k *= kCandidateGrowth) {
-      const int64_t n = Select(std::min(k, vocab_));
-      const Nucleus kept = Kept(n, total_);
-      if (kept.closed || n < k || k >= vocab_) return Pick(kept.count);
+    for (const int64_t k : kTries) {
+      if (k >= vocab_) break;
+      const Nucleus kept = Kept(Select(k), total_);
+      if (kept.closed) return Pick(kept.count);
     }
+    SortLogits({logits_, static_cast<size_t>(vocab_)}, &candidates_);
+    return Pick(Kept(Weigh(static_cast<int64_t>(candidates_.size())), total_).count);
   }
 
  private:
@@ -127,12 +130,17 @@ class Draw {
     bool closed;  // more candidates would not change the count
   };
 
-  // The first k candidates, tempered, with the running sum of their masses relative to the first.
+  // The first k candidates, weighed; fewer when fewer are left. Returns how many.
   int64_t Select(int64_t k) {
     candidates_.resize(static_cast<size_t>(k));
-    cumulative_.resize(static_cast<size_t>(k));
     int64_t n = ops_.top_k(logits_, vocab_, k, candidates_.data());
     while (n > 1 && candidates_[static_cast<size_t>(n - 1)].logit == -kInfinity) --n;
+    return Weigh(n);
+  }
+
+  // Tempers the first n candidates and sums their masses relative to the first.
+  int64_t Weigh(int64_t n) {
+    cumulative_.resize(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
       candidates_[static_cast<size_t>(i)].logit /= params_.temperature;
     }

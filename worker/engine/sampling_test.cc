@@ -182,6 +182,28 @@ ChiSquare ChiSquareOf(const std::map<int32_t, int>& counts, const Reference& ref
   return result;
 }
 
+TEST(Sampling, WideNucleiAgreeWithThePlainReference) {
+  SplitMix64 random(13);
+  int sorted = 0;
+  for (int round = 0; round < 60; ++round) {
+    std::vector<float> logits = RandomLogits(random, 4000, 0.4);
+    // Ties, zeros of both signs and barred tokens among them.
+    for (float& x : logits) x = std::floor(x * 64) / 64;
+    for (size_t i = 0; i < logits.size(); i += 7) logits[i] = i % 2 == 0 ? 0.0f : -0.0f;
+    for (size_t i = 3; i < logits.size(); i += 50) logits[i] = -kInf;
+    SamplingParams p;
+    p.seed = random.Next();
+    p.top_p = round % 3 == 0 ? 1 : static_cast<float>(0.3 + 0.69 * random.Uniform());
+    p.min_p = round % 3 == 0 ? 0.02f : 0;
+    const Reference reference(logits, {&p, 0, 0, {}, {}});
+    sorted += reference.kept.size() > 512 ? 1 : 0;
+    EXPECT_THAT(reference.At(kernels::UniformAt(p.seed, 0, 0), kSlack),
+                testing::Contains(Sample(logits, {&p, 0, 0, {}, {}}).id))
+        << "round " << round;
+  }
+  EXPECT_GT(sorted, 40);
+}
+
 TEST(Sampling, DrawsFollowTheDistribution) {
   SplitMix64 random(5);
   const std::vector<float> logits = RandomLogits(random, 1500, 2);  // three blocks of mass
