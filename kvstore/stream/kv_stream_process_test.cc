@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -76,6 +77,12 @@ class SourceProcess {
   int commands_ = -1;
   PeerAddress address_;
 };
+
+TimeNs ProcessCpuNs() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return used.tv_sec * kSecond + used.tv_nsec;
+}
 
 struct RunningFetch {
   std::shared_ptr<RecordingListener> listener = std::make_shared<RecordingListener>();
@@ -233,12 +240,21 @@ TEST_P(KvStreamProcessTest, AFrozenSourceCannotHoldADestinationBeyondTheDeadline
   SourceProcess source(SourceOptions());
   Fetch(source.address(), Many('r', 3))->ExpectDelivered();
   source.Signal(SIGSTOP);
-  const auto fetch = Fetch(source.address(), Many('r', 3), 100 * kMillisecond);
-  EXPECT_EQ(fetch->Outcome(5 * kSecond), absl::StatusCode::kDeadlineExceeded);
+  const TimeNs cpu_before_ns = ProcessCpuNs();
+  // More messages than a shared memory queue has room for.
+  std::vector<std::unique_ptr<RunningFetch>> fetches;
+  for (int i = 0; i < 300; ++i) {
+    fetches.push_back(Fetch(source.address(), Many('r', 3), 100 * kMillisecond));
+  }
+  for (const auto& fetch : fetches) {
+    EXPECT_EQ(fetch->Outcome(5 * kSecond), absl::StatusCode::kDeadlineExceeded);
+  }
+  // 1.1 s of waiting for an answer is spent asleep.
+  EXPECT_LT(ProcessCpuNs() - cpu_before_ns, 300 * kMillisecond);
   source.Signal(SIGCONT);
   // The link was closed by force; the next fetch makes a new one.
   Fetch(source.address(), Many('r', 3))->ExpectDelivered();
-  EXPECT_NE(fetch->memory[0], TestBlock(fetch->ids[0]));
+  EXPECT_NE(fetches[0]->memory[0], TestBlock(fetches[0]->ids[0]));
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, KvStreamProcessTest, testing::Values(true, false),

@@ -16,6 +16,10 @@
 namespace reprise::kv {
 namespace {
 
+constexpr int kFruitlessMax = 16;
+constexpr TimeNs kNapMinNs = 10 * kMicrosecond;
+constexpr TimeNs kNapMaxNs = kMillisecond;
+
 struct FreeConfig {
   void operator()(ucp_config_t* config) const { ucp_config_release(config); }
 };
@@ -152,11 +156,23 @@ UcxContext::~UcxContext() {
 }
 
 void UcxContext::Sleep(TimeNs timeout_ns) {
-  if (timeout_ns <= 0 || ucp_worker_arm(worker_) != UCS_OK) return;
+  if (timeout_ns <= 0) return;
   timeout_ns = std::min(timeout_ns, kMinute);
-  const timespec timeout = {.tv_sec = timeout_ns / kSecond, .tv_nsec = timeout_ns % kSecond};
   pollfd waited = {.fd = event_fd_, .events = POLLIN, .revents = 0};
-  ppoll(&waited, 1, &timeout, nullptr);  // an early return is harmless
+  nfds_t descriptors = 1;
+  if (ucp_worker_arm(worker_) == UCS_OK) {
+    fruitless_ = 0;
+  } else {
+    // Over shared memory arming is refused as long as a message waits for room at a peer, which is
+    // for ever when that peer is frozen.
+    if (++fruitless_ <= kFruitlessMax) return;
+    descriptors = 0;
+    timeout_ns =
+        std::min(timeout_ns, std::min(kNapMinNs << (fruitless_ - kFruitlessMax), kNapMaxNs));
+    fruitless_ = std::min(fruitless_, kFruitlessMax + 10);
+  }
+  const timespec timeout = {.tv_sec = timeout_ns / kSecond, .tv_nsec = timeout_ns % kSecond};
+  ppoll(&waited, descriptors, &timeout, nullptr);  // an early return is harmless
 }
 
 Status UcxContext::Map(void* base, size_t bytes) {

@@ -40,8 +40,10 @@ class UcxContext {
 
   ucp_worker_h worker() const { return worker_; }
   void Signal() { ucp_worker_signal(worker_); }
-  // Sleeps until something arrives, Signal, or the timeout. Returns at once when work waits.
+  // Sleeps until something arrives, Signal, or the timeout. Returns at once when work waits; when
+  // UCX says so again and again and yet progress finds nothing, naps grow up to a millisecond.
   void Sleep(TimeNs timeout_ns);
+  void NoteProgress() { fruitless_ = 0; }
   Status Map(void* base, size_t bytes);
 
  private:
@@ -50,6 +52,7 @@ class UcxContext {
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;  // the worker's
+  int fruitless_ = 0;  // refusals to arm in a row, without progress between
   struct Mappings;
   std::unique_ptr<Mappings> mappings_;
 };

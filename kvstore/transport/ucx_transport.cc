@@ -229,7 +229,10 @@ void UcxTransport::Run() {
       if (stopping_) quiet = quiet_;
     }
     if (quiet && quiet()) break;
-    if (busy || !deferred_.empty()) continue;
+    if (busy || !deferred_.empty()) {
+      context_->NoteProgress();
+      continue;
+    }
     asleep_.store(true);
     bool posted;
     {
