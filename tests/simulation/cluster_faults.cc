@@ -125,14 +125,11 @@ void Cluster::StopFaults() {
   network_.StopFaults();
   for (WorkerSlot& slot : workers_) {
     if (slot.now == nullptr) StartWorker(slot);
-    world_.Freeze(slot.now->pid(), world_.now());
   }
   for (StoreSlot& slot : stores_) {
     if (slot.now == nullptr) StartStore(slot);
-    world_.Freeze(slot.now->pid(), world_.now());
   }
   if (context_.coordinator == nullptr) StartCoordinator();
-  world_.Freeze(context_.coordinator->pid(), world_.now());
   world_.Trace("faults stop");
 }
 

@@ -156,7 +156,11 @@ void SimWorker::Run(const worker::CallPrefill& command) {
     world_.After(kMillisecond, {"refused", pid_, pid_, 0}, fail);
     return;
   }
-  const StreamId call = context_.network.Connect("leg", {pid_, fail}, {peer->pid_, [] {}});
+  const StreamId call = context_.network.Connect("leg", {pid_, fail},
+                                                 {peer->pid_, [peer, leg] {
+                                                    // The caller left.
+                                                    peer->OnCancelPrefill({leg.first, leg.second});
+                                                  }});
   legs_called_[leg] = call;
   int64_t deadline_ms = 0;
   if (command.leg.deadline_ns != 0) {

@@ -83,8 +83,10 @@ void SimWorker::EndStep() {
 void SimWorker::Run(const worker::ListBlock& command) {
   using State = worker::ListBlock::State;
   const auto found = listed_.find(command.id);
-  // The name moved to another page: readers of the old one are told, its bytes are not complete.
-  if (found != listed_.end() && found->second.page != command.page) stream_.Withdraw(command.id);
+  if (found != listed_.end() && found->second.page != command.page &&
+      context_.mutation == Mutation::kNone) {
+    world_.Fail(absl::StrCat(key_.name, " gave a listed block another page"));
+  }
   const bool complete = command.state != State::kPending;
   listed_[command.id] = {command.page, command.first_position, command.state,
                          complete ? context_.model.layers : 0};
@@ -122,7 +124,7 @@ KvFound SimWorker::Find(const kv::BlockId& id) {
   const auto found = listed_.find(id);
   if (found == listed_.end()) return {};
   const Listed& listed = found->second;
-  const bool complete = listed.state != worker::ListBlock::State::kPending;
+  const bool complete = listed.layers_ready == context_.model.layers;
   ++pins_[static_cast<size_t>(listed.page)];
   return {.state = complete ? KvFound::State::kReady : KvFound::State::kPending,
           .layers_ready = listed.layers_ready,

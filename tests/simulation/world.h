@@ -9,6 +9,7 @@
 #ifndef REPRISE_TESTS_SIMULATION_WORLD_H_
 #define REPRISE_TESTS_SIMULATION_WORLD_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -64,8 +65,11 @@ class World {
   Pid Spawn(std::string name);
   void Kill(Pid pid);
   bool Alive(Pid pid) const { return pid == 0 || processes_[pid].alive; }
-  // SIGSTOP: what is meant for the process waits.
-  void Freeze(Pid pid, TimeNs until) { processes_[pid].frozen_until = until; }
+  // SIGSTOP: what is meant for the process waits. Never thaws earlier than it was told before, or
+  // what waits would be overtaken.
+  void Freeze(Pid pid, TimeNs until) {
+    processes_[pid].frozen_until = std::max(processes_[pid].frozen_until, until);
+  }
   const std::string& name(Pid pid) const { return processes_[pid].name; }
 
   void After(TimeNs delay, Label label, std::function<void()> work);
