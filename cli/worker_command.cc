@@ -1,0 +1,75 @@
+#include "cli/roles.h"
+#include "worker/server/worker_main.h"
+
+namespace reprise::cli {
+namespace {
+
+void DeclareTimed(FlagSet& flags, worker::WorkerOptions& o) {
+  worker::TimedSettings& t = o.timed_settings;
+  flags.Add("timed", &o.timed, "no model: the timed engine, for cluster behaviour at scale");
+  flags.AddRange("timed-prefill-ms-per-token", &t.prefill_ms_per_token, 0.0, 10'000.0,
+                 "of prompt chunks");
+  flags.AddRange("timed-step-ms", &t.step_ms, 0.0, 60'000.0, "of every step");
+  flags.AddRange("timed-layers", &t.layers, 1, 1024, "layers");
+  flags.AddRange("timed-row-bytes", &t.row_bytes, 8, 1 << 20,
+                 "KV bytes of a token in a layer; a multiple of 8");
+  flags.AddRange("timed-context", &t.context_tokens, 1, 1 << 20, "context in tokens");
+  flags.AddRange("timed-vocab", &t.vocab_size, 2, 1 << 24, "vocabulary");
+  flags.Add("timed-key", &t.key, "of the fold; workers share KV only with the same key");
+}
+
+void DeclareKv(FlagSet& flags, worker::WorkerOptions& o) {
+  flags.AddBytes("pool-bytes", &o.pool_bytes, 1 << 10, int64_t{1} << 44, "memory of the KV pool");
+  flags.AddRange("block-tokens", &o.block_tokens, 1, 1024, "tokens per KV block");
+  flags.Add("kv-dtype", &o.kv_dtype, "KV element type: auto, f32, bf16, f16");
+  flags.Add("devices", &o.devices, "network devices of the KV stream");
+  flags.Add("shared-memory", &o.shared_memory, "use shared memory to peers on this machine");
+  flags.Add("layer-streaming", &o.publish_layers, "serve each layer as it is computed");
+  flags.AddBytes("throttle-bytes-per-s", &o.throttle_bytes_per_s, 0, int64_t{1} << 44,
+                 "cap on KV sent, for benchmarks; 0: none");
+  flags.AddDurationMs("fetch-timeout", &o.fetch_timeout_ms, 10, 3'600'000, "of a known prefix");
+  flags.AddDurationMs("leg-timeout", &o.leg_timeout_ms, 10, 3'600'000,
+                      "of a remote prefill, order to last layer");
+  flags.AddDurationMs("leg-linger", &o.leg_linger_ms, 0, 3'600'000,
+                      "how long a finished leg keeps its pages unless released");
+}
+
+void Declare(FlagSet& flags, worker::WorkerOptions& o) {
+  flags.Add("name", &o.name, "name in logs and status; unique in the cluster");
+  flags.Add("coordinator", &o.coordinator, "the coordinator's address; empty: reports to nobody");
+  flags.Add("model", &o.model, "model folder");
+  flags.Add("listen", &o.listen, "gRPC address, loopback only");
+  flags.Add("kv-listen", &o.kv_listen, "KV stream address, loopback only");
+  flags.Add("metrics-listen", &o.metrics_listen, "Prometheus address, loopback only");
+  flags.Add("failure-domain", &o.failure_domain, "replicas go to other domains first");
+  flags.Add("prefill", &o.prefill, "serve prefill legs of requests that decode elsewhere");
+  flags.Add("decode", &o.decode, "take requests to decode");
+  flags.AddRange("threads", &o.threads, 1, 256, "compute threads");
+  flags.AddChoice("isa", &o.isa, {"auto", "avx512", "avx2", "scalar"},
+                  "instruction set; the bits are the same");
+  flags.AddRange("chunk-tokens", &o.chunk_tokens, 0, 1 << 20,
+                 "prompt tokens a step may hold; 0: what keeps a layer below 250 ms");
+  flags.AddRange("running-max", &o.running_max, 1, 2048, "requests that hold pages at a time");
+  flags.AddRange("waiting-max", &o.waiting_max, 1, 4096, "requests waiting; more are refused");
+  flags.AddRange("local-suffix-tokens", &o.local_suffix_tokens, 0, 1 << 20,
+                 "a missing suffix up to this long is computed here in any case");
+  flags.AddRange("report-interval-ms", &o.report_interval_ms, 10, 60'000,
+                 "until the coordinator says otherwise");
+  flags.AddDurationMs("stop-grace", &o.stop_grace_ms, 0, 600'000,
+                      "for running calls when stopping");
+  DeclareKv(flags, o);
+  DeclareTimed(flags, o);
+}
+
+}  // namespace
+
+int RunWorkerCommand(const Args& args) {
+  worker::WorkerOptions o;
+  FlagSet flags("reprise worker", "Runs a worker: prefill and decode of one model.");
+  Declare(flags, o);
+  RoleFlags common;
+  return RunRole(flags, common, args,
+                 [&](const RoleControl& control) { return worker::RunWorker(o, control); });
+}
+
+}  // namespace reprise::cli
