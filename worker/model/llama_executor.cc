@@ -82,8 +82,9 @@ kv::KvFormat FormatOf(const ModelConfig& config, const KvType& kv_type, int bloc
 }  // namespace
 
 int32_t AutoChunkTokens(const ModelConfig& config, Isa isa, int threads) {
-  // Multiply-adds a second and thread, an eighth of what an idle core of 2019 reaches.
-  const double rate = isa == Isa::kAvx512 ? 8e9 : isa == Isa::kAvx2 ? 4e9 : 5e8;
+  // Multiply-adds a second and thread: a quarter of what one core of a 2023 server reached in f32,
+  // which leaves room for slower clocks and busy neighbours.
+  const double rate = isa == Isa::kAvx512 ? 11e9 : isa == Isa::kAvx2 ? 7e9 : 1e8;
   constexpr double kLayerSeconds = 0.25;
   const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
   const double weights = static_cast<double>(config.hidden * (2 * q + 2 * kv) +
