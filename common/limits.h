@@ -28,6 +28,7 @@ inline constexpr int32_t kGatewayStreamsMax = 4096;
 inline constexpr int32_t kWorkerWaitingMax = 4096;
 inline constexpr int32_t kWorkerRunningMax = 2048;
 inline constexpr size_t kWorkerMailboxMax = 16'384;  // events that wait while a layer runs
+inline constexpr size_t kWorkerStreamBufferBytesMax = size_t{8} << 20;  // unread by one gateway
 inline constexpr size_t kStreamBufferBytesMax = size_t{256} << 10;  // unread output of one client
 
 // Messages.

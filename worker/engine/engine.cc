@@ -8,6 +8,7 @@
 #include "common/bind_address.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "kvstore/stream/stream_metrics.h"
 #include "worker/engine/engine_metrics.h"
 
 namespace reprise::worker {
@@ -102,6 +103,7 @@ void Engine::AddMetrics(MetricsRegistry* metrics) {
                                          "From submission to the first token, in this worker.", {},
                                          LatencyBuckets());
   RegisterEngineMetrics(*this, *metrics);
+  kv::AddStreamMetrics(metrics, stream_.get());
 }
 
 Status Engine::Post(Event event) {

@@ -75,13 +75,13 @@ class Engine {
   // RESOURCE_EXHAUSTED for a Submit or SubmitPrefill when too many events wait; anything else is
   // always taken.
   Status Post(Event event);
-  // Ends the step thread and the stream; requests are not answered any more.
+  // Ends the step thread and the stream; requests are not answered any more. No scrape of the
+  // metrics may be under way or follow.
   void Stop();
 
   const ExecutorInfo& info() const { return executor_->info(); }
   kv::PeerAddress kv_address() const { return address_; }
   EngineStats stats() const;
-  kv::StreamStats stream_stats() const { return stream_->stats(); }
   uint64_t progress() const { return progress_.load(std::memory_order_relaxed); }
   bool busy() const { return busy_.load(std::memory_order_relaxed); }
 

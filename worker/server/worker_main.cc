@@ -1,0 +1,214 @@
+#include "worker/server/worker_main.h"
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "common/bind_address.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/random.h"
+#include "common/rpc_server.h"
+#include "coordinator/client/reporter.h"
+#include "worker/engine/engine.h"
+#include "worker/engine/timed_executor.h"
+#include "worker/model/llama_executor.h"
+#include "worker/server/worker_service.h"
+
+namespace reprise::worker {
+namespace {
+
+// Requests a report names; the rest follow from what gateways report.
+constexpr int kReportedRequestsMax = 4096;
+
+Status CheckAtLeast(absl::string_view name, int64_t value, int64_t min) {
+  if (value >= min) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " is ", value, ", at least ", min, " is needed"));
+}
+
+StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options) {
+  if (!options.timed) {
+    LlamaExecutorOptions llama;
+    llama.model_dir = options.model;
+    llama.kv_dtype = options.kv_dtype;
+    llama.threads = options.threads;
+    llama.isa = options.isa;
+    llama.block_tokens = options.block_tokens;
+    llama.chunk_tokens = options.chunk_tokens;
+    return MakeLlamaExecutor(llama);
+  }
+  TimedOptions timed;
+  timed.model.key = static_cast<uint64_t>(options.timed_settings.key);
+  timed.model.vocab_size = options.timed_settings.vocab_size;
+  timed.model.context_tokens = options.timed_settings.context_tokens;
+  timed.model.layers = static_cast<uint32_t>(options.timed_settings.layers);
+  timed.model.row_bytes = static_cast<uint32_t>(options.timed_settings.row_bytes);
+  timed.model.block_tokens = static_cast<uint32_t>(options.block_tokens);
+  timed.prefill_ms_per_token = options.timed_settings.prefill_ms_per_token;
+  timed.step_ms = options.timed_settings.step_ms;
+  if (options.chunk_tokens > 0) timed.chunk_tokens_max = options.chunk_tokens;
+  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, TimedExecutor::Create(timed));
+  return executor;
+}
+
+StatusOr<EngineOptions> MakeEngineOptions(const WorkerOptions& options, const NodeKey& self) {
+  ASSIGN_OR_RETURN(const HostPort kv, ParseHostPort(options.kv_listen));
+  RETURN_IF_ERROR(CheckLoopback(kv.host));
+  EngineOptions engine;
+  engine.stream.self = self;
+  engine.stream.listen_host = kv.host;
+  engine.stream.listen_port = kv.port;
+  engine.stream.devices = options.devices;
+  engine.stream.shared_memory = options.shared_memory;
+  engine.stream.throttle_bytes_per_s = options.throttle_bytes_per_s;
+  engine.pool_bytes = options.pool_bytes;
+  engine.publish_layers = options.publish_layers;
+  engine.core.chunk_tokens = options.chunk_tokens;
+  engine.core.running_max = options.running_max;
+  engine.core.waiting_max = options.waiting_max;
+  engine.core.local_suffix_tokens = options.local_suffix_tokens;
+  engine.core.can_prefill = options.prefill;
+  engine.core.can_decode = options.decode;
+  engine.core.fetch_timeout_ns = NsFromMs(options.fetch_timeout_ms);
+  engine.core.leg_timeout_ns = NsFromMs(options.leg_timeout_ms);
+  engine.core.leg_linger_ns = NsFromMs(options.leg_linger_ms);
+  return engine;
+}
+
+void FillModel(const ExecutorInfo& info, v1::ModelInfo* model) {
+  const auto bytes = [](const Digest256& digest) {
+    return std::string(reinterpret_cast<const char*>(digest.data()), digest.size());
+  };
+  const kv::KvFormat& format = info.kv_format;
+  model->set_name(info.model_name);
+  model->set_fingerprint(bytes(format.model_fingerprint));
+  model->set_numerics_class(bytes(format.numerics_class));
+  model->set_format_digest(bytes(format.Digest()));
+  model->set_format_text(format.CanonicalText());
+  model->set_block_tokens(static_cast<int32_t>(format.block_tokens));
+  model->set_vocab_size(info.vocab_size);
+  model->set_context_tokens(info.context_tokens);
+  model->set_block_bytes(static_cast<int64_t>(format.block_bytes()));
+}
+
+v1::NodeInfo DescribeNode(const WorkerOptions& options, const NodeKey& self,
+                          const ExecutorInfo& info, const RoleAddresses& addresses) {
+  v1::NodeInfo node;
+  node.mutable_ref()->set_name(self.name);
+  node.mutable_ref()->set_incarnation(self.incarnation);
+  node.mutable_ref()->set_grpc_address(addresses.grpc);
+  node.mutable_ref()->set_kv_address(addresses.kv);
+  node.set_role(v1::ROLE_WORKER);
+  node.set_metrics_address(addresses.metrics);
+  node.set_failure_domain(options.failure_domain);
+  node.set_can_prefill(options.prefill);
+  node.set_can_decode(options.decode);
+  FillModel(info, node.mutable_model());
+  return node;
+}
+
+void FillLoad(const Engine& engine, v1::Load* load) {
+  const EngineStats stats = engine.stats();
+  load->set_running(stats.running);
+  load->set_waiting(stats.waiting);
+  load->set_queued_prefill_tokens(stats.queued_prefill_tokens);
+  load->set_blocks_total(stats.pages.total);
+  load->set_blocks_free(stats.pages.free);
+  load->set_blocks_cached(stats.pages.cached);
+  load->set_blocks_quarantined(stats.pages.quarantined);
+  load->set_progress(engine.progress());
+  load->set_busy(engine.busy());
+  load->set_step_ms(stats.step_ms);
+}
+
+// Reports until it goes; absent without a coordinator.
+std::unique_ptr<Reporter> StartReports(const WorkerOptions& options, v1::NodeInfo node,
+                                       Engine* engine, const WorkerService* service) {
+  if (options.coordinator.empty()) return nullptr;
+  // The answer comes on the reporting thread, which knows its reporter only once it is made.
+  auto self = std::make_shared<std::atomic<Reporter*>>(nullptr);
+  ReporterOptions reports;
+  reports.coordinator = options.coordinator;
+  reports.node = std::move(node);
+  reports.interval_ms = options.report_interval_ms;
+  auto reporter = std::make_unique<Reporter>(
+      std::move(reports),
+      [engine, service](v1::ReportRequest* request) {
+        FillLoad(*engine, request->mutable_load());
+        FillKvPart(engine->PrepareEvents(), request);
+        service->FillRequests(request, kReportedRequestsMax);
+      },
+      [engine, self](const v1::ReportResponse& answer) {
+        Reporter* const reporter = self->load();
+        if (engine->OnEventsAnswer(KvAnswer(answer)) && reporter != nullptr) reporter->Wake();
+      });
+  self->store(reporter.get());
+  return reporter;
+}
+
+}  // namespace
+
+Status ValidateOptions(const WorkerOptions& options) {
+  if (!options.timed && options.model.empty()) {
+    return absl::InvalidArgumentError("a worker needs a model folder or the timed engine");
+  }
+  if (!options.prefill && !options.decode) {
+    return absl::InvalidArgumentError("a worker that neither prefills nor decodes does nothing");
+  }
+  RETURN_IF_ERROR(CheckAtLeast("block_tokens", options.block_tokens, 1));
+  RETURN_IF_ERROR(CheckAtLeast("chunk_tokens", options.chunk_tokens, 0));
+  RETURN_IF_ERROR(CheckAtLeast("running_max", options.running_max, 1));
+  RETURN_IF_ERROR(CheckAtLeast("waiting_max", options.waiting_max, 1));
+  RETURN_IF_ERROR(CheckAtLeast("threads", options.threads, 1));
+  RETURN_IF_ERROR(CheckAtLeast("fetch_timeout_ms", options.fetch_timeout_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("leg_timeout_ms", options.leg_timeout_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("leg_linger_ms", options.leg_linger_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("report_interval_ms", options.report_interval_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("layers", options.timed_settings.layers, 1));
+  return CheckAtLeast("row_bytes", options.timed_settings.row_bytes, 1);
+}
+
+Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
+  RETURN_IF_ERROR(ValidateOptions(options));
+  SetLogRole("worker", options.name);
+  const NodeKey self{options.name, RandomU64() | 1};
+  ASSIGN_OR_RETURN(EngineOptions engine_options, MakeEngineOptions(options, self));
+  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, MakeExecutor(options));
+  // Destroyed in the reverse order: the doors first, then the engine, then what it calls.
+  MetricsRegistry metrics("worker");
+  WorkerService service(self);
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Engine> engine,
+      Engine::Start(std::move(engine_options), std::move(executor), &service, &metrics));
+  service.Attach(engine.get());
+  ASSIGN_OR_RETURN(auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
+  ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {&service}));
+  const kv::PeerAddress kv = engine->kv_address();
+  const RoleAddresses addresses{.grpc = door->address(),
+                                .kv = HostPort{kv.host, static_cast<uint16_t>(kv.port)}.ToString(),
+                                .metrics = metrics_door->address()};
+  const std::unique_ptr<Reporter> reporter = StartReports(
+      options, DescribeNode(options, self, engine->info(), addresses), engine.get(), &service);
+  door->SetServing(true);
+  LogInfo("worker_ready", {{"grpc", addresses.grpc},
+                           {"kv", addresses.kv},
+                           {"model", engine->info().model_name},
+                           {"pages", engine->stats().pages.total},
+                           {"incarnation", self.incarnation}});
+  if (control.ready) control.ready(addresses);
+  control.stop->Wait();
+  LogInfo("worker_stopping");
+  door->SetServing(false);
+  if (reporter != nullptr) reporter->Stop();
+  static_cast<void>(engine->Post(Drain{}));
+  service.CloseStreams(absl::UnavailableError("the worker stops"));
+  door->Shutdown(static_cast<int>(options.stop_grace_ms));
+  service.Detach();
+  metrics_door = nullptr;  // it reads the engine and its stream
+  engine->Stop();
+  return absl::OkStatus();
+}
+
+}  // namespace reprise::worker
