@@ -3,11 +3,13 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
 #include "common/grpc_status.h"
 #include "common/rpc_server.h"
+#include "common/scrape.h"
 #include "reprise/v1/cluster.grpc.pb.h"
 
 namespace reprise::cli {
@@ -26,6 +28,18 @@ const char* RoleName(v1::Role role) {
   }
 }
 
+// Summed over every process that can be reached; negative when none can.
+double KvBytesMoved(const v1::ClusterStatus& cluster) {
+  double bytes = -1;
+  for (const v1::NodeStatus& node : cluster.nodes()) {
+    const auto page = ScrapeMetrics(node.node().metrics_address());
+    if (!page.ok()) continue;
+    const auto received = SumOfFamily(*page, "reprise_kv_bytes_received_total");
+    if (received.ok()) bytes = std::max(bytes, 0.0) + *received;
+  }
+  return bytes;
+}
+
 void Print(const v1::ClusterStatus& cluster) {
   std::printf("coordinator incarnation %016lx: %ld blocks indexed, %ld placements, %ld refusals\n",
               static_cast<unsigned long>(cluster.coordinator_incarnation()),
@@ -41,6 +55,9 @@ void Print(const v1::ClusterStatus& cluster) {
         static_cast<long>(load.blocks_total()), static_cast<long>(load.blocks_free()),
         static_cast<long>(load.blocks_cached()), static_cast<long>(load.blocks_quarantined()),
         static_cast<long>(node.last_report_ms_ago()));
+  }
+  if (const double bytes = KvBytesMoved(cluster); bytes >= 0) {
+    std::printf("KV moved between processes: %.0f bytes\n", bytes);
   }
 }
 

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-once= listen=127.0.0.1:50051 prompt="Once upon a time there was a little"
+once= listen=127.0.0.1:50051 prompt="Once upon a time there was a king who had three daughters, and the youngest was so fair that the sun himself, who had seen so much, was astonished whenever he looked into her face. One day she went"
 while [ $# -gt 0 ]; do
   case "$1" in
     --once) once=1 ;;
@@ -33,7 +33,9 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-"$reprise" up models/demo --state-dir="$state" --listen="$listen" > "$state/up.out" 2>&1 &
+# Small blocks, because the demo model's context is small: so that the prompt goes the long way round.
+"$reprise" up models/demo --state-dir="$state" --listen="$listen" --block-tokens=16 \
+  --remote-prefill-min-tokens=32 > "$state/up.out" 2>&1 &
 up=$!
 for _ in $(seq 600); do
   grep -q '^serving ' "$state/up.out" && break

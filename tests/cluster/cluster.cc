@@ -117,7 +117,7 @@ StatusOr<v1::NodeRef> Cluster::Ref(const std::string& name) const {
 }
 
 StatusOr<double> Cluster::Metric(const std::string& name, absl::string_view family) const {
-  ASSIGN_OR_RETURN(const std::string text, Scrape(addresses(name).metrics));
+  ASSIGN_OR_RETURN(const std::string text, ScrapeMetrics(addresses(name).metrics));
   auto value = SumOfFamily(text, family);
   if (!value.ok()) {
     return Status(value.status().code(), absl::StrCat(name, ": ", value.status().message()));

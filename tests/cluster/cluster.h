@@ -13,6 +13,7 @@
 
 #include "absl/strings/string_view.h"
 #include "cli/supervisor.h"
+#include "common/scrape.h"
 #include "common/status.h"
 #include "reprise/v1/cluster.grpc.pb.h"
 
@@ -75,10 +76,6 @@ class Cluster {
   std::vector<std::string> nodes_;  // workers and stores
 };
 
-// Sum of all series of `family` in an exposition text; NOT_FOUND when there is none.
-StatusOr<double> SumOfFamily(absl::string_view exposition, absl::string_view family);
-// The body of GET /metrics at host:port.
-StatusOr<std::string> Scrape(const std::string& address);
 // User and system time of any process of this machine.
 StatusOr<double> ProcessCpuSeconds(pid_t pid);
 

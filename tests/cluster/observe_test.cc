@@ -28,13 +28,13 @@ TEST(Scrape, ReadsARealDoor) {
   registry.AddCounter("reprise_things_total", "things").Increment(3);
   const auto door = ServeMetrics(registry, "127.0.0.1:0");
   ASSERT_TRUE(door.ok()) << door.status();
-  const auto text = Scrape((*door)->address());
+  const auto text = ScrapeMetrics((*door)->address());
   ASSERT_TRUE(text.ok()) << text.status();
   EXPECT_EQ(*SumOfFamily(*text, "reprise_things_total"), 3);
 }
 
 TEST(Scrape, NamesADoorThatIsClosed) {
-  EXPECT_EQ(Scrape("127.0.0.1:1").status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ScrapeMetrics("127.0.0.1:1").status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST(ProcessCpuSeconds, OfThisProcessAndOfNone) {
