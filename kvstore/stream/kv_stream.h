@@ -2,8 +2,9 @@
 // subscribe to layers not computed yet; each layer arrives, is verified and is announced alone.
 // One KvStream per process, owned by the role's server; it owns the transport and its threads.
 //
-// Threads: every method may be called from any thread. SegmentSource and FetchListener are called
-// on the stream's own threads and must not block or call back into the stream except where said.
+// Threads: every method may be called from any thread, and all but the destructor and DescribeLanes
+// also from callbacks. SegmentSource and FetchListener are called on the stream's own threads and
+// must not block; the calls for one fetch never overlap.
 //
 // Invariants:
 // 1. OnDone is called exactly once per fetch, and after it nothing writes to the destinations.
@@ -34,7 +35,7 @@ namespace reprise::kv {
 // Where a peer listens; `key.incarnation` is the process meant, not whoever answers there now.
 struct PeerAddress {
   NodeKey key;
-  std::string host;
+  std::string host;  // numeric
   int port = 0;
 };
 
@@ -124,9 +125,11 @@ struct StreamOptions {
   std::string listen_host = "127.0.0.1";
   int listen_port = 0;  // 0: any
   KvFormat format;
-  std::string devices = "lo";                     // network devices the transport may use
-  bool shared_memory = true;                      // false: TCP only
-  size_t inflight_bytes_max = size_t{256} << 20;  // posted sends, all peers together
+  std::string devices = "lo";  // network devices the transport may use
+  bool shared_memory = true;   // false: TCP only
+  // Posted sends, all peers together; one peer has an eighth. Beyond it every peer may still have
+  // one run (about 1 MiB) posted, so that a peer that stopped reading starves nobody.
+  size_t inflight_bytes_max = size_t{256} << 20;
   // Test and bench only: caps the outgoing rate, 0 = none.
   int64_t throttle_bytes_per_s = 0;
 };

@@ -2,6 +2,7 @@
 // Without a mode it starts a serving copy of itself, fetches everything from it once and prints one
 // JSON line. Every byte is distinct memory on both sides, as between two nodes.
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -203,6 +204,12 @@ Status FetchAll(const Options& options, KvStream* stream, const PeerAddress& sou
   return progress.Drain();
 }
 
+TimeNs ProcessCpuNs() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return used.tv_sec * kSecond + used.tv_nsec;
+}
+
 Status RunFetch(const Options& options) {
   const std::vector<std::string> parts = absl::StrSplit(options.fetch, ':');
   PeerAddress source{{"bench-source", 0}, "127.0.0.1", 0};
@@ -217,19 +224,22 @@ Status RunFetch(const Options& options) {
   Options warm_up = options;  // connects
   warm_up.total_bytes = options.batch_bytes;
   RETURN_IF_ERROR(FetchAll(warm_up, stream.get(), source, memory));
+  const TimeNs cpu_start_ns = ProcessCpuNs();
   const TimeNs start_ns = RealClock().NowNs();
   RETURN_IF_ERROR(FetchAll(options, stream.get(), source, memory));
   const double seconds = SecondsFromNs(RealClock().NowNs() - start_ns);
+  const double cpu_seconds = SecondsFromNs(ProcessCpuNs() - cpu_start_ns);
   ASSIGN_OR_RETURN(const std::string lanes, stream->DescribeLanes(source.key));
   const auto has = [&](const char* lane) { return lanes.find(lane) != std::string::npos; };
   std::printf(
-      "{\"gb_per_s\": %.3f, \"seconds\": %.4f, \"total_bytes\": %ld, \"batch_bytes\": %ld, "
+      "{\"gb_per_s\": %.3f, \"seconds\": %.4f, \"receiver_cpu_seconds\": %.4f, \"total_bytes\": "
+      "%ld, \"batch_bytes\": %ld, "
       "\"segment_bytes\": %ld, \"shared_memory\": %s, \"lane_posix\": %s, \"lane_cma\": %s, "
       "\"checksum_failures\": %lu}\n",
-      static_cast<double>(options.total_bytes) / seconds / 1e9, seconds, options.total_bytes,
-      options.batch_bytes, options.segment_bytes, options.shared_memory ? "true" : "false",
-      has("posix") ? "true" : "false", has("cma") ? "true" : "false",
-      stream->stats().checksum_failures);
+      static_cast<double>(options.total_bytes) / seconds / 1e9, seconds, cpu_seconds,
+      options.total_bytes, options.batch_bytes, options.segment_bytes,
+      options.shared_memory ? "true" : "false", has("posix") ? "true" : "false",
+      has("cma") ? "true" : "false", stream->stats().checksum_failures);
   return absl::OkStatus();
 }
 
