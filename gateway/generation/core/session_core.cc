@@ -82,7 +82,7 @@ void SessionCore::Ask(Actions& actions) {
   size_t longest = 0;
   for (const BranchState& branch : branches_) longest = std::max(longest, branch.tokens.size());
   ask.emitted_tokens = static_cast<int32_t>(longest);
-  actions.place = std::move(ask);
+  actions.place = ask;
 }
 
 void SessionCore::WaitThenAsk(std::optional<int64_t> hint_ms, TimeNs now) {
