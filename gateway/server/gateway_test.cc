@@ -36,6 +36,7 @@ v1::GenerateRequest Request(int32_t max_tokens, uint64_t seed = 5) {
 
 std::vector<int32_t> Truth(uint64_t seed, uint32_t branch, int32_t tokens) {
   std::vector<int32_t> ids;
+  ids.reserve(static_cast<size_t>(tokens));
   for (int32_t i = 0; i < tokens; ++i) {
     ids.push_back(FakeToken(seed, branch, static_cast<uint32_t>(i)));
   }
@@ -474,20 +475,20 @@ TEST_F(GatewayTest, TextDeltasAreTheDetokenizersOwn) {
 TEST_F(GatewayTest, ManyStreamsSurviveTheLossOfTheirWorkerTogether) {
   a_.FallSilentAfter(20);
   StartGateway();
-  constexpr int kStreams = 200;
+  constexpr uint64_t kStreams = 200;
   std::vector<std::unique_ptr<Reading>> readings;
-  for (int i = 0; i < kStreams; ++i) {
-    readings.push_back(
-        std::make_unique<Reading>(*client_, Request(50, static_cast<uint64_t>(1000 + i))));
+  readings.reserve(kStreams);
+  for (uint64_t i = 0; i < kStreams; ++i) {
+    readings.push_back(std::make_unique<Reading>(*client_, Request(50, 1000 + i)));
   }
   for (auto& reading : readings) reading->WaitForTokens(20);
   a_.Break();
-  for (int i = 0; i < kStreams; ++i) {
-    Reading& reading = *readings[static_cast<size_t>(i)];
+  for (uint64_t i = 0; i < kStreams; ++i) {
+    Reading& reading = *readings[i];
     ASSERT_TRUE(reading.Wait().ok());
     ASSERT_TRUE(reading.broken().ok()) << reading.broken();
     ASSERT_EQ(reading.completion().finished.code(), 0) << reading.completion().finished.message();
-    ASSERT_EQ(reading.completion().branches[0].ids, Truth(static_cast<uint64_t>(1000 + i), 0, 50));
+    ASSERT_EQ(reading.completion().branches[0].ids, Truth(1000 + i, 0, 50));
   }
 }
 
