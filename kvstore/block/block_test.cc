@@ -4,6 +4,7 @@
 #include <set>
 
 #include "kvstore/block/block_id.h"
+#include "kvstore/block/checksum.h"
 #include "kvstore/block/kv_format.h"
 
 namespace reprise::kv {
@@ -53,6 +54,21 @@ TEST(BlockId, UnpacksWhatItPacksAndRefusesTheRest) {
   EXPECT_EQ(*UnpackIds(PackIds(ids), 2), ids);
   EXPECT_THAT(UnpackIds(PackIds(ids), 1).status().message(), testing::HasSubstr("limit is 1"));
   EXPECT_FALSE(UnpackIds("12345", 9).ok());
+}
+
+TEST(SegmentChecksum, BindsThePayloadToItsPlace) {
+  const BlockId a = TailId({"a", {}}, 0, 0);
+  const BlockId b = TailId({"b", {}}, 0, 0);
+  const std::vector<uint8_t> rows(64, 7);
+  std::set<uint32_t> seen;
+  for (const BlockId& id : {a, b}) {
+    for (const uint32_t layer : {0u, 1u, 256u}) {
+      for (const int64_t position : {int64_t{0}, int64_t{64}, int64_t{1} << 40}) {
+        seen.insert(SegmentChecksum(id, layer, position, rows.data(), rows.size()));
+      }
+    }
+  }
+  EXPECT_EQ(seen.size(), 18u);
 }
 
 TEST(KvFormat, CountsBytes) {

@@ -124,6 +124,20 @@ TEST(StoreCore, EvictsTheDeepestOfTheLeastRecent) {
   Conserved(core);
 }
 
+TEST(StoreCore, NeverEvictsABlockThatIsRead) {
+  StoreCore core(Small(1, 0));
+  const auto tokens = Tokens(0, 2);
+  Store(core, tokens);
+  const auto found = core.Find(Ids(tokens)[0], 0);
+  core.OnOffer(OfferOf(Tokens(10, 2)), 0);
+  EXPECT_EQ(core.counters().memory_evictions, 0u);
+  EXPECT_EQ(core.memory().used, 1);
+  core.Unpin(found.pin);
+  core.OnOffer(OfferOf(Tokens(10, 2)), 0);
+  EXPECT_EQ(core.counters().memory_evictions, 1u);
+  Conserved(core);
+}
+
 TEST(StoreCore, WritesBackAndLoadsWhatMemoryLost) {
   StoreCore core(Small(1, 4));
   const auto first = Tokens(0, 2);
