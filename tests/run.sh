@@ -40,7 +40,8 @@ step() {  # step NAME COMMAND...: one pass or fail line
   if "$@"; then echo "pass $name" >> "$results"; else echo "fail $name" >> "$results"; fi
 }
 
-targets=$(bazel query 'tests(//...)' 2>/dev/null | grep -E "${only:-.}" || true)
+# The CUDA tests have their own configuration, below.
+targets=$(bazel query 'tests(//...)' 2>/dev/null | grep -v '^//kernels/cuda:' | grep -E "${only:-.}" || true)
 if [ -z "$targets" ]; then
   echo "no test target matches ${only:-anything}"; echo "0 passed, 1 failed"; exit 1
 fi
@@ -53,6 +54,14 @@ bazel test --keep_going "${config[@]}" --test_env=REPRISE_TEST_DATA="$data" \
   --test_env=REPRISE_SOURCE_ROOT="$root" --test_env=REPRISE_SIM_SEEDS="$seeds" \
   --test_summary=terse $targets
 echo "$targets" >> "$results"
+
+if [ -z "$only" ] && [ ${#config[@]} -eq 0 ] && [ -x /usr/local/cuda/bin/nvcc ]; then
+  step "CUDA compiles for sm_80, sm_90a and PTX; without a card its tests say so" \
+    bazel test --config=cuda //kernels/cuda:all
+fi
+if [ -z "$only" ] && [ -x tests/mutants/run.sh ]; then
+  step "mutants apply" tests/mutants/run.sh --check
+fi
 
 if [ "$tidy" = 1 ]; then
   step "clang-format" tests/format.sh
