@@ -1,8 +1,11 @@
 // A thousand concurrent streams through a real gateway from two timed workers, this process being
 // the client of all of them. Every token is compared with what the timed engine must give, so a
 // lost, doubled, swapped or wrong one shows.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +24,7 @@ namespace {
 
 constexpr int kStreams = 1000;
 constexpr double kTokensPerSecond = 50;  // of each stream
+constexpr double kOfNominalMin = 0.95;   // else the streams did not run at that rate
 constexpr int kPromptTokens = 32;
 
 worker::TimedModel Model() {
@@ -89,6 +93,7 @@ class Load {
     while (ended_ < kStreams) changed_.Wait(mu_);
   }
 
+  int tokens() const { return tokens_; }  // of each stream
   const std::vector<std::unique_ptr<StreamLog>>& logs() const { return logs_; }
   // Streams between their first and last token at the same moment, at most.
   int concurrent_max() const { return concurrent_max_; }
@@ -212,7 +217,19 @@ Status Run(const BenchFlags& flags, Report& report) {
   RETURN_IF_ERROR(cluster->AddGateway("gateway"));
   RETURN_IF_ERROR(cluster->WaitLive());
   Load load(cluster->addresses("gateway").grpc, flags.long_run ? 3000 : 600);
+  std::map<std::string, double> cpu_before;
+  for (const std::string& name : cluster->names()) {
+    ASSIGN_OR_RETURN(cpu_before[name], cluster->CpuSeconds(name));
+  }
+  ASSIGN_OR_RETURN(const double client_before, harness::ProcessCpuSeconds(getpid()));
   load.Run();
+  ASSIGN_OR_RETURN(const double client_after, harness::ProcessCpuSeconds(getpid()));
+  const double tokens = kStreams * static_cast<double>(load.tokens());
+  report.Figure("cpu_client", (client_after - client_before) / tokens * 1e6, "us/token");
+  for (const std::string& name : cluster->names()) {
+    ASSIGN_OR_RETURN(const double after, cluster->CpuSeconds(name));
+    report.Figure("cpu_" + name, (after - cpu_before[name]) / tokens * 1e6, "us/token");
+  }
   ReportTokens(load, report);
   const Pace pace = PaceOf(load);
   report.Note("added latency: what a gap between two tokens of a stream is beyond 20 ms");
@@ -221,6 +238,8 @@ Status Run(const BenchFlags& flags, Report& report) {
   report.Figure("stream_rate_median", Median(pace.rates), "tokens/s");
   report.Figure("stream_rate_min", Percentile(pace.rates, 0), "tokens/s");
   report.Figure("tokens_per_s", pace.total_per_s, "tokens/s");
+  report.Bar("tokens_per_s_over_nominal", pace.total_per_s / (kStreams * kTokensPerSecond),
+             ">=", kOfNominalMin, kStreams);
   return absl::OkStatus();
 }
 

@@ -1,28 +1,22 @@
 // The whole cluster as `reprise up` starts it: throughput and latency at 1, 4 and 16 concurrent
 // requests, on the demo model and on a 160M-parameter Llama. Rounds go through all concurrencies
 // in turn, so that a slow minute of the machine touches all of them; figures are medians of rounds.
-#include <signal.h>
-
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "bench/bench_main.h"
-#include "cli/command.h"
 #include "cli/load.h"
 #include "common/percentile.h"
 #include "common/random.h"
-#include "common/subprocess.h"
-#include "tests/cluster/cluster.h"
+#include "tests/cluster/up.h"
 
 namespace reprise::bench {
 namespace {
 
 constexpr double kSpeedupMin = 4;
 constexpr int kConcurrencies[] = {1, 4, 16};
-constexpr TimeNs kReadyTimeoutNs = 300 * kSecond;
 
 struct Workload {
   std::string name;
@@ -32,48 +26,6 @@ struct Workload {
   int max_tokens = 64;
   // Requests of a round, per concurrency: 1 waits for each, 16 runs them in one wave or more.
   std::map<int, int> requests;
-};
-
-// `reprise up` until destroyed.
-class Up {
- public:
-  static StatusOr<std::unique_ptr<Up>> Start(const BenchFlags& flags, const Workload& workload) {
-    auto up = std::unique_ptr<Up>(new Up());
-    ASSIGN_OR_RETURN(up->dir_, harness::ScratchDir::Create());
-    const std::string state = up->dir_->path() + "/state";
-    SubprocessOptions run;
-    run.argv = {flags.reprise, "up", workload.model_dir, "--state-dir=" + state,
-                "--listen=127.0.0.1:0"};
-    run.out = SubprocessOutput::File(up->dir_->path() + "/up.log");
-    run.err = run.out;
-    ASSIGN_OR_RETURN(up->process_, Subprocess::Spawn(run));
-    StopSignal never;
-    const TimeNs until = RealClock().NowNs() + kReadyTimeoutNs;
-    while (true) {
-      const auto gateway = cli::FindGateway("", state);
-      if (gateway.ok()) {
-        up->gateway_ = *gateway;
-        return up;
-      }
-      if (!up->process_->running() || RealClock().NowNs() > until) {
-        return absl::UnavailableError("reprise up did not become ready: " +
-                                      gateway.status().ToString());
-      }
-      never.WaitFor(50 * kMillisecond);
-    }
-  }
-  ~Up() {
-    if (process_ == nullptr) return;
-    (void)process_->Kill(SIGTERM);
-    (void)process_->Wait(20 * kSecond);
-  }
-  const std::string& gateway() const { return gateway_; }
-
- private:
-  Up() = default;
-  std::unique_ptr<harness::ScratchDir> dir_;
-  std::unique_ptr<Subprocess> process_;
-  std::string gateway_;
 };
 
 v1::GenerateRequest MakeRequest(const Workload& workload, SplitMix64& random) {
@@ -94,7 +46,7 @@ struct Cell {
   std::vector<double> itl_ms;
 };
 
-Status RunRound(const Up& up, const Workload& workload, SplitMix64& random,
+Status RunRound(const harness::Up& up, const Workload& workload, SplitMix64& random,
                 std::map<int, Cell>& cells) {
   for (const int concurrency : kConcurrencies) {
     const cli::LoadResult result =
@@ -114,7 +66,7 @@ Status RunRound(const Up& up, const Workload& workload, SplitMix64& random,
 // The speedup of 16 concurrent requests, per round.
 StatusOr<std::vector<double>> Serve(const BenchFlags& flags, const Workload& workload,
                                     Report& report) {
-  ASSIGN_OR_RETURN(const auto up, Up::Start(flags, workload));
+  ASSIGN_OR_RETURN(const auto up, harness::Up::Start(flags.reprise, workload.model_dir));
   SplitMix64 random(7);
   std::map<int, Cell> warm_up;
   RETURN_IF_ERROR(RunRound(*up, workload, random, warm_up));

@@ -10,6 +10,7 @@
 
 #include "common/grpc_status.h"
 #include "common/rpc_server.h"
+#include "common/scrape.h"
 
 namespace reprise::harness {
 namespace {

@@ -1,4 +1,4 @@
-// What a test sees of a process from outside: its metrics page and its CPU time.
+// What a test sees of a process from outside besides its metrics page: its CPU time.
 #include <unistd.h>
 
 #include <fstream>
