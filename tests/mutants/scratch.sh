@@ -25,7 +25,7 @@ scratch_bazel() {
 
 scratch_apply() {  # scratch_apply PATCH [-R]
   # The ceiling keeps git from taking the copy for a part of a repository around it.
-  (cd "$scratch_work/tree" && GIT_CEILING_DIRECTORIES=$scratch_work git apply "${@:2}" "$1")
+  (cd "$scratch_work/tree" && GIT_CEILING_DIRECTORIES=$scratch_work git apply "${@:2}" "$scratch_root/$1")
 }
 
 # What the header line `# KEY: VALUE` of a patch says.
