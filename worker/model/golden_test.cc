@@ -72,7 +72,8 @@ TEST_F(Golden, LogitsAreWithinTwoTenThousandths) {
     const auto vocab = static_cast<size_t>(model_->vocab());
     std::vector<float> want((static_cast<size_t>(range[1] - range[0]) + 1) * vocab);
     in.seekg(*GetInt(line, "logit_offset_bytes", -1));
-    in.read(reinterpret_cast<char*>(want.data()), static_cast<long>(want.size() * sizeof(float)));
+    in.read(reinterpret_cast<char*>(want.data()),
+            static_cast<std::streamsize>(want.size() * sizeof(float)));
     ASSERT_TRUE(in.good());
     const float* first = got->data() + static_cast<size_t>(range[0]) * vocab;
     for (size_t i = 0; i < want.size(); ++i, ++compared) {

@@ -5,8 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <filesystem>
+#include <algorithm>
+#include <bit>
 #include <string>
 #include <vector>
 
@@ -22,7 +22,7 @@ using testing::HasSubstr;
 testing::AssertionResult SameBits(std::span<const float> a, std::span<const float> b) {
   if (a.size() != b.size()) return testing::AssertionFailure() << a.size() << " vs " << b.size();
   for (size_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) {
+    if (std::bit_cast<uint32_t>(a[i]) != std::bit_cast<uint32_t>(b[i])) {
       return testing::AssertionFailure() << "element " << i << ": " << a[i] << " vs " << b[i];
     }
   }
@@ -37,7 +37,7 @@ ModelConfig LongConfig() {
   return config;
 }
 
-std::unique_ptr<OfflineModel> Open(LlamaExecutorOptions options) {
+std::unique_ptr<OfflineModel> Open(const LlamaExecutorOptions& options) {
   auto model = OfflineModel::Open(options);
   EXPECT_TRUE(model.ok()) << model.status();
   return std::move(*model);

@@ -43,7 +43,8 @@ TEST(MakeModel, BytesAreAFunctionOfTheSeed) {
   const std::string a = Read(TestModel("tiny", {.seed = 1}) + "/model.safetensors");
   EXPECT_EQ(Read(TestModel("tiny", {.seed = 1}) + "/model.safetensors"), a);
   EXPECT_NE(Read(TestModel("tiny", {.seed = 2}) + "/model.safetensors"), a);
-  EXPECT_EQ(Crc32c(a.data(), a.size()), 2421731184u) << "a preset and seed name the same bytes for ever";
+  EXPECT_EQ(Crc32c(a.data(), a.size()), 2421731184u)
+      << "a preset and seed name the same bytes for ever";
 }
 
 TEST(MakeModel, ScalesArePlausible) {

@@ -27,7 +27,8 @@ std::string Read(const std::string& path) {
 }
 
 void Write(const std::string& path, absl::string_view text) {
-  std::ofstream(path, std::ios::binary).write(text.data(), static_cast<long>(text.size()));
+  std::ofstream(path, std::ios::binary)
+      .write(text.data(), static_cast<std::streamsize>(text.size()));
 }
 
 std::string Refusal(const std::string& dir) {

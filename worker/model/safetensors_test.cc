@@ -42,7 +42,7 @@ TEST(Safetensors, CasesBehaveAsExpected) {
     std::string name, expect;
     std::getline(cells, name, '\t');
     std::getline(cells, expect, '\t');
-    const auto file = SafetensorsFile::Open(dir + "/" + name);
+    const auto file = SafetensorsFile::Open(absl::StrCat(dir, "/", name));
     if (expect == "accept") {
       EXPECT_TRUE(file.ok()) << name << ": " << file.status();
       ++accepted;
@@ -116,7 +116,8 @@ TEST(Safetensors, SeesAFileThatChangesUnderIt) {
   const std::vector<uint8_t> bytes =
       FileBytes(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 4);
   std::ofstream(path, std::ios::binary)
-      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<long>(bytes.size()));
+      .write(reinterpret_cast<const char*>(bytes.data()),
+             static_cast<std::streamsize>(bytes.size()));
   auto file = SafetensorsFile::Open(path);
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_TRUE(file->CheckUnchanged().ok());
