@@ -86,6 +86,18 @@ TEST(Safetensors, NamesTensorAndReason) {
   EXPECT_THAT(Refusal(R"( {})", 0), HasSubstr("begin with '{'"));
 }
 
+TEST(Safetensors, TensorsTileTheBuffer) {
+  const auto two = [](int second_begin, int second_end) {
+    return Refusal(absl::StrCat(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)",
+                                R"("b":{"dtype":"U8","shape":[4],"data_offsets":[)", second_begin,
+                                ",", second_end, "]}}"),
+                   static_cast<size_t>(second_end));
+  };
+  EXPECT_EQ(two(4, 8), "accepted");
+  EXPECT_THAT(two(3, 7), HasSubstr("tensor \"b\": begins at 3, overlapping data up to byte 4"));
+  EXPECT_THAT(two(5, 9), HasSubstr("tensor \"b\": begins at 5, leaving a hole after byte 4"));
+}
+
 TEST(Safetensors, ChecksOverflowBesideAZeroDimension) {
   for (const absl::string_view shape : {"18446744073709551615,2,0", "0,18446744073709551615,2"}) {
     EXPECT_THAT(Refusal(absl::StrCat(R"({"w":{"dtype":"U8","shape":[)", shape,
