@@ -35,11 +35,11 @@ class SourceProcess {
   };
   explicit SourceProcess(const Options& options) {
     static int number = 0;
-    const std::string path = absl::StrCat(testing::TempDir(), "/source.", getpid(), ".", ++number);
+    // Abstract: a path below the test's folder may be longer than a socket's address.
+    const std::string path = absl::StrCat("reprise.source.", getpid(), ".", ++number);
     const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-    std::snprintf(address.sun_path, sizeof address.sun_path, "%s", path.c_str());
-    unlink(path.c_str());
+    std::snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "%s", path.c_str());
     EXPECT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << path;
     EXPECT_EQ(listen(listener, 1), 0);
     auto spawned = Subprocess::Spawn(

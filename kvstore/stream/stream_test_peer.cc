@@ -83,7 +83,7 @@ int Run(char** argv) {
   }
   const int commands = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-  std::snprintf(address.sun_path, sizeof address.sun_path, "%s", argv[5]);
+  std::snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "%s", argv[5]);  // abstract
   if (connect(commands, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return 1;
   dprintf(commands, "%d\n", (*stream)->address().port);
   Obey(stream->get(), &source, commands);
