@@ -59,8 +59,9 @@ if [ -z "$only" ] && [ ${#config[@]} -eq 0 ] && [ -x /usr/local/cuda/bin/nvcc ];
   step "CUDA compiles for sm_80, sm_90a and PTX; without a card its tests say so" \
     bazel test --config=cuda //kernels/cuda:all
 fi
-if [ -z "$only" ] && [ -x tests/mutants/run.sh ]; then
+if [ -z "$only" ]; then
   step "mutants apply" tests/mutants/run.sh --check
+  step "every fuzz target has a planted bug" tests/fuzz/planted.sh --check
 fi
 
 if [ "$tidy" = 1 ]; then
