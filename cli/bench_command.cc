@@ -58,8 +58,8 @@ int RunBench(const Args& args) {
   std::printf("%ld of %d requests in %.2f s, %.1f tokens/s\n", static_cast<long>(r.completed),
               o.requests, r.seconds, r.tokens_per_s());
   std::printf("TTFT p50 %.1f ms, p99 %.1f ms; ITL p50 %.2f ms, p99 %.2f ms\n",
-              Percentile(r.ttft_ms, 50), Percentile(r.ttft_ms, 99),
-              Percentile(r.itl_ms, 50), Percentile(r.itl_ms, 99));
+              Percentile(r.ttft_ms, 50), Percentile(r.ttft_ms, 99), Percentile(r.itl_ms, 50),
+              Percentile(r.itl_ms, 99));
   return r.failed == 0 ? 0 : Fail("bench", r.first_error);
 }
 

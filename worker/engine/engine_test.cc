@@ -90,9 +90,8 @@ class EngineTest : public testing::Test {
     options.stream.self = {name, RandomU64() | 1};
     options.pool_bytes = pages * static_cast<int64_t>(TimedFormat(Model()).block_bytes());
     options.core.chunk_tokens = 0;
-    auto engine =
-        Engine::Start(std::move(options), std::move(*TimedExecutor::Create(timed)), &outbox_,
-                      nullptr);
+    auto engine = Engine::Start(std::move(options), std::move(*TimedExecutor::Create(timed)),
+                                &outbox_, nullptr);
     EXPECT_TRUE(engine.ok()) << engine.status();
     outbox_.Connect(name, engine->get());
     return std::move(*engine);
@@ -181,7 +180,8 @@ TEST_F(EngineTest, ADeadPrefillNodeCostsTimeNeverTokens) {
   request.prefill = gone;
   request.sources = {{gone, 0, 5}};
   ASSERT_TRUE(decode->Post(request).ok());
-  ASSERT_TRUE(decode->Post(PrefillReply{request.key, 1, absl::UnavailableError("gone"), {}, 0}).ok());
+  ASSERT_TRUE(
+      decode->Post(PrefillReply{request.key, 1, absl::UnavailableError("gone"), {}, 0}).ok());
   const auto done = outbox_.Wait(request.key);
   ASSERT_TRUE(done.ok() && done->status.ok()) << done.status();
   EXPECT_EQ(outbox_.Ids(request.key), Expected(request));
