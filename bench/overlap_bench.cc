@@ -52,7 +52,8 @@ StatusOr<std::string> LongContextModel(const BenchFlags& flags) {
   std::string changed = text;
   for (const char* space : {"", " "}) {
     const std::string key = absl::StrCat("\"max_position_embeddings\":", space);
-    changed = absl::StrReplaceAll(changed, {{key + "2048", key + "4096"}});
+    changed =
+        absl::StrReplaceAll(changed, {{absl::StrCat(key, "2048"), absl::StrCat(key, "4096")}});
   }
   if (changed == text) return absl::NotFoundError(dir + "/config.json has no context of 2048");
   std::ofstream(longer + "/config.json") << changed;
@@ -162,10 +163,8 @@ class Overlap {
   }
 
   StatusOr<Sample> Measure(const std::string& prefill_worker) {
-    std::vector<int32_t> prompt;
-    for (int t = 0; t < prompt_tokens_; ++t) {
-      prompt.push_back(1 + static_cast<int32_t>(random_.Below(kVocab - 1)));
-    }
+    std::vector<int32_t> prompt(static_cast<size_t>(prompt_tokens_));
+    for (int32_t& token : prompt) token = 1 + static_cast<int32_t>(random_.Below(kVocab - 1));
     v1::Submit submit = GreedySubmit(absl::StrCat("overlap-", next_id_++), prompt, kNewTokens);
     *submit.mutable_prefill() = cluster_->ref(prefill_worker);
     ASSIGN_OR_RETURN(const harness::WorkerResult result,
