@@ -45,13 +45,17 @@ constexpr Setting kSettings[] = {
     // A zero-copy message posted while the endpoint still connects aborts the process once the
     // shared memory lane takes over ("max_iov > 1"). Payloads (rendezvous) are not concerned.
     {"ZCOPY_THRESH", "inf"},
+    // TCP moves a payload in pieces of this size, a system call each on both sides; at the default
+    // of 8 KiB that costs two thirds of the rate (measured over loopback; 1 MiB adds nothing).
+    {"TX_SEG_SIZE", "512k"},
+    {"RX_SEG_SIZE", "512k"},
     // A restarted node binds its old port at once.
     {"CM_REUSEADDR", "y"},
 };
 
 StatusOr<Config> MakeConfig(const UcxContextOptions& options) {
   ucp_config_t* raw = nullptr;
-  // A prefix of our own keeps the host's UCX_* variables out of what is asserted here.
+  // The host's UCX_* variables fill in what is not set below.
   const ucs_status_t read = ucp_config_read("REPRISE", nullptr, &raw);
   if (read != UCS_OK) return StatusFromUcs(read, "reading the UCX configuration");
   Config config(raw);
