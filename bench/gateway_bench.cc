@@ -25,6 +25,7 @@ namespace {
 constexpr int kStreams = 1000;
 constexpr double kTokensPerSecond = 50;  // of each stream
 constexpr double kOfNominalMin = 0.95;   // else the streams did not run at that rate
+constexpr double kHiddenMs = 10;         // the next step is queued before the last one ends
 constexpr int kPromptTokens = 32;
 
 worker::TimedModel Model() {
@@ -210,6 +211,7 @@ Status Run(const BenchFlags& flags, Report& report) {
                                           absl::StrCat("--timed-row-bytes=", model.row_bytes),
                                           absl::StrCat("--timed-context=", model.context_tokens),
                                           absl::StrCat("--timed-step-ms=", 1000 / kTokensPerSecond),
+                                          absl::StrCat("--timed-hidden-ms=", kHiddenMs),
                                           "--running-max=1024",
                                           "--pool-bytes=16MiB"};
   RETURN_IF_ERROR(cluster->AddWorker("decode-0", worker));

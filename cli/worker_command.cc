@@ -10,6 +10,8 @@ void DeclareTimed(FlagSet& flags, worker::WorkerOptions& o) {
   flags.AddRange("timed-prefill-ms-per-token", &t.prefill_ms_per_token, 0.0, 10'000.0,
                  "of prompt chunks");
   flags.AddRange("timed-step-ms", &t.step_ms, 0.0, 60'000.0, "of every step");
+  flags.AddRange("timed-hidden-ms", &t.hidden_ms, 0.0, 60'000.0,
+                 "work between steps that the device does not wait for");
   flags.AddRange("timed-layers", &t.layers, 1, 1024, "layers");
   flags.AddRange("timed-row-bytes", &t.row_bytes, 8, 1 << 20,
                  "KV bytes of a token in a layer; a multiple of 8");

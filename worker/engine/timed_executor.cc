@@ -7,6 +7,12 @@
 
 namespace reprise::worker {
 
+int64_t TimedStepBegin(int64_t now_ns, int64_t due_ns, double hidden_ms) {
+  const bool hidden =
+      due_ns > 0 && static_cast<double>(now_ns - due_ns) <= hidden_ms * kMillisecond;
+  return hidden ? std::min(now_ns, due_ns) : now_ns;
+}
+
 StatusOr<std::unique_ptr<TimedExecutor>> TimedExecutor::Create(const TimedOptions& options) {
   RETURN_IF_ERROR(ValidateTimedModel(options.model));
   if (options.chunk_tokens_max < 1) {
@@ -90,10 +96,11 @@ Status TimedExecutor::Run(std::span<const StepItem> items, const LayerDone& laye
     RETURN_IF_ERROR(CheckItem(item));
     if (item.tokens.size() > 1) prompt_tokens += item.tokens.size();
   }
-  const TimeNs start = RealClock().NowNs();
+  const TimeNs start = TimedStepBegin(RealClock().NowNs(), due_ns_, options_.hidden_ms);
   const double step_ns =
       (options_.step_ms + options_.prefill_ms_per_token * static_cast<double>(prompt_tokens)) *
       kMillisecond;
+  due_ns_ = start + static_cast<TimeNs>(step_ns);
   const uint32_t layers = options_.model.layers;
   for (uint32_t layer = 0; layer < layers; ++layer) {
     for (const StepItem& item : items) WriteLayer(item, layer);

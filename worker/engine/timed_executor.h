@@ -22,8 +22,15 @@ struct TimedOptions {
   std::string name = "timed";
   double prefill_ms_per_token = 0;  // of items with more than one row
   double step_ms = 0;               // every step
+  // Work between two steps that the device does not wait for, as in engines that queue a step
+  // before the last one ends: a step started within it begins when the last one was due to end.
+  double hidden_ms = 0;
   int32_t chunk_tokens_max = 512;
 };
+
+// When the device begins a step handed to it at `now_ns`, the last one having been due to end at
+// `due_ns` (0: there was none).
+int64_t TimedStepBegin(int64_t now_ns, int64_t due_ns, double hidden_ms);
 
 class TimedExecutor : public Executor {
  public:
@@ -47,6 +54,7 @@ class TimedExecutor : public Executor {
   ExecutorInfo info_;
   uint8_t* base_ = nullptr;
   int32_t pages_ = 0;
+  int64_t due_ns_ = 0;           // when the last step was to end
   std::vector<uint64_t> folds_;  // of the last Run's items that wanted output, else 0
 
   Mutex mu_;

@@ -162,6 +162,15 @@ TEST(TimedExecutor, LayersAreAnnouncedInOrderOverTheSetTime) {
   EXPECT_THAT(layers, testing::ElementsAre(0, 1, 2, 3));
 }
 
+TEST(TimedExecutor, HiddenWorkDoesNotDelayTheNextStep) {
+  EXPECT_EQ(TimedStepBegin(100, 0, 1), 100);  // the first
+  const int64_t due = 50 * kMillisecond;
+  EXPECT_EQ(TimedStepBegin(due + kMillisecond, due, 0), due + kMillisecond);
+  EXPECT_EQ(TimedStepBegin(due + kMillisecond, due, 1), due);
+  EXPECT_EQ(TimedStepBegin(due + kMillisecond + 1, due, 1), due + kMillisecond + 1);
+  EXPECT_EQ(TimedStepBegin(due - 1, due, 1), due - 1);
+}
+
 TEST(TimedExecutor, RowsWithoutPagesAreRefusedByName) {
   Rig rig;
   const Status status = rig.Run({1, 2, 3, 4, 5}, {0}, 0, 5);

@@ -48,6 +48,7 @@ StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options) {
   timed.model.block_tokens = static_cast<uint32_t>(options.block_tokens);
   timed.prefill_ms_per_token = options.timed_settings.prefill_ms_per_token;
   timed.step_ms = options.timed_settings.step_ms;
+  timed.hidden_ms = options.timed_settings.hidden_ms;
   if (options.chunk_tokens > 0) timed.chunk_tokens_max = options.chunk_tokens;
   ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, TimedExecutor::Create(timed));
   return executor;

@@ -15,6 +15,7 @@ namespace reprise::worker {
 struct TimedSettings {
   double prefill_ms_per_token = 0.05;
   double step_ms = 20;
+  double hidden_ms = 0;  // work between steps that the device does not wait for
   int32_t vocab_size = 4096;
   int32_t context_tokens = 8192;
   int32_t layers = 4;
