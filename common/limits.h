@@ -51,6 +51,13 @@ inline constexpr size_t kPlaceBlocksMax = size_t{1} << 18;  // block ids in one 
 inline constexpr size_t kPlaceAvoidMax = 64;
 inline constexpr size_t kPlaceSourcesMax = 16;  // prefix ranges in one placement
 inline constexpr int32_t kReplicaStoresMax = 8;
+inline constexpr int64_t kResumeWindowMsDefault = 10'000;
+inline constexpr int64_t kResumeWindowMsMax = 600'000;
+inline constexpr size_t kResumeHandleBytes = 16;
+// A worker's word on every stream that has requests, and how long a gateway goes without it.
+inline constexpr int64_t kServeHeartbeatMs = 200;
+inline constexpr int64_t kServeSilenceMs = 1'000;
+inline constexpr size_t kVerdictsMax = 1'024;
 
 // Model files.
 inline constexpr size_t kConfigBytesMax = size_t{1} << 20;
@@ -92,6 +99,9 @@ inline constexpr size_t kPeersMax = 1024;
 inline constexpr size_t kFetchesPerPeerMax = 4096;    // being served to one peer
 inline constexpr size_t kFencedRequestsMax = 65'536;  // whose highest attempt is remembered
 inline constexpr size_t kQueuedOffersMax = 64;        // to a peer not connected yet
+inline constexpr size_t kAppendEntriesMax = 1'024;
+inline constexpr size_t kAppendBytesMax = size_t{8} << 20;  // rows of one append
+inline constexpr size_t kSequencesMax = 65'536;             // a store keeps tails of
 inline constexpr size_t kHostBytesMax = 64;
 inline constexpr size_t kTenantSaltBytesMax = 256;
 inline constexpr size_t kDerivationBytesMax = 256;
