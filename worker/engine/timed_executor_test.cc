@@ -46,6 +46,7 @@ SamplingParams Params(int32_t max_tokens) {
 
 std::vector<int32_t> Ids(const std::vector<SampledToken>& tokens) {
   std::vector<int32_t> ids;
+  ids.reserve(tokens.size());
   for (const SampledToken& token : tokens) ids.push_back(token.id);
   return ids;
 }
