@@ -72,6 +72,9 @@ void WorkerService::OnRequest(const Stream& stream, const v1::ServeRequest& requ
       return OnSubmit(stream, request.submit());
     case v1::ServeRequest::kCancel:
       return OnCancel(request.cancel());
+    case v1::ServeRequest::kAttach:
+    case v1::ServeRequest::kDetach:
+      return stream->Close(absl::UnimplementedError("this worker cannot hand requests over"));
     case v1::ServeRequest::MESSAGE_NOT_SET:
       break;
   }
