@@ -34,10 +34,9 @@ Table& Points() {
 }
 
 size_t IndexOf(absl::string_view name) {
-  return static_cast<size_t>(
-      std::find_if(std::begin(kFailpoints), std::end(kFailpoints),
-                   [&](const char* known) { return name == known; }) -
-      std::begin(kFailpoints));
+  return static_cast<size_t>(std::find_if(std::begin(kFailpoints), std::end(kFailpoints),
+                                          [&](const char* known) { return name == known; }) -
+                             std::begin(kFailpoints));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "common/mutex.h"
 // clang-format on
 #include <dirent.h>
+#include <netdb.h>
 #include <prometheus/check_names.h>
 #include <prometheus/client_metric.h>
 #include <prometheus/collectable.h>
@@ -14,6 +15,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,6 +27,8 @@
 #include "absl/strings/match.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/role.h"
+#include "common/thread.h"
 
 namespace reprise {
 namespace {
@@ -273,8 +277,41 @@ struct MetricsServer::Impl {
   HostPort address;
 };
 
+namespace {
+
+void ConnectOnce(const HostPort& address) {
+  addrinfo hints{};
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const std::string port = absl::StrCat(address.port);
+  if (getaddrinfo(address.host.c_str(), port.c_str(), &hints, &found) != 0) return;
+  const int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, 0);
+  if (fd >= 0) {
+    static_cast<void>(connect(fd, found->ai_addr, found->ai_addrlen));
+    close(fd);
+  }
+  freeaddrinfo(found);
+}
+
+}  // namespace
+
 MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-MetricsServer::~MetricsServer() = default;
+
+// The embedded server looks at its stop flag only between two polls of two seconds; a connection
+// ends the poll at once.
+MetricsServer::~MetricsServer() {
+  if (impl_->exposer == nullptr) return;
+  StopSignal stopped;
+  const Thread nudge("metrics_stop", [&] {
+    do {
+      ConnectOnce(impl_->address);
+    } while (!stopped.WaitFor(5 * kMillisecond));
+  });
+  impl_->exposer = nullptr;
+  stopped.Stop();
+}
+
 uint16_t MetricsServer::port() const { return impl_->address.port; }
 std::string MetricsServer::address() const { return impl_->address.ToString(); }
 
