@@ -53,7 +53,9 @@ TEST(StopTest, AnIdleClusterUsesLittleAndAStoppedOneLeavesNothing) {
     ASSERT_TRUE(before.ok() && after.ok()) << before.status() << after.status();
     cores = std::min(cores, (*after - *before) / SecondsFromNs(RealClock().NowNs() - start));
   }
+#ifndef REPRISE_SANITIZER  // what the sanitizers add is not the product's
   EXPECT_LT(cores, kIdleCoreMax);
+#endif
   RecordProperty("idle_cores", std::to_string(cores));
 
   const std::vector<pid_t> children = cluster.ChildPids();
