@@ -5,6 +5,7 @@
 #include "cli/client_commands.h"
 #include "cli/command.h"
 #include "cli/model_commands.h"
+#include "cli/plan_command.h"
 #include "cli/roles.h"
 #include "cli/status.h"
 #include "cli/up.h"
@@ -20,6 +21,7 @@ constexpr Command kCommands[] = {
     {"status", "show every process of a cluster", RunStatus},
     {"bench", "load a gateway and measure it", RunBench},
     {"make-model", "write a model folder with random weights", RunMakeModel},
+    {"plan", "compute KV memory, machines, split and swapping for a model", RunPlan},
     {"check", "look a model folder over", RunCheck},
     {"coordinator", "run the coordinator role", RunCoordinatorCommand},
     {"gateway", "run the gateway role", RunGatewayCommand},
