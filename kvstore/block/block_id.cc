@@ -55,6 +55,23 @@ BlockId TailId(const RequestKey& request, uint32_t leg, int64_t first_position) 
   return Truncate(hash.Finish());
 }
 
+BlockId ReplicaTailId(absl::string_view request_id, uint32_t branch, int64_t first_position) {
+  Sha256 hash;
+  hash.Update(absl::string_view("reprise.replica_tail.v1"));
+  hash.UpdateU64le(request_id.size());
+  hash.Update(request_id);
+  hash.UpdateU64le(branch);
+  hash.UpdateU64le(static_cast<uint64_t>(first_position));
+  return Truncate(hash.Finish());
+}
+
+BlockId ProbeId(uint64_t incarnation) {
+  Sha256 hash;
+  hash.Update(absl::string_view("reprise.probe.v1"));
+  hash.UpdateU64le(incarnation);
+  return Truncate(hash.Finish());
+}
+
 std::string PackIds(std::span<const BlockId> ids) {
   std::string packed;
   packed.reserve(ids.size() * 16);

@@ -56,6 +56,13 @@ std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32
 // [first_position, end of prompt). Known to both sides before anything is computed.
 BlockId TailId(const RequestKey& request, uint32_t leg, int64_t first_position);
 
+// The id under which a store serves the open tail of a live sequence. It names no attempt: whoever
+// takes the request over asks for what an earlier attempt left.
+BlockId ReplicaTailId(absl::string_view request_id, uint32_t branch, int64_t first_position);
+
+// The id under which every process serves a block of its own making, for reachability probes.
+BlockId ProbeId(uint64_t incarnation);
+
 std::string PackIds(std::span<const BlockId> ids);  // 16 bytes each
 StatusOr<std::vector<BlockId>> UnpackIds(absl::string_view packed, size_t ids_max);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/limits.h"
 #include "kvstore/block/checksum.h"
 
 namespace reprise::kv {
@@ -302,18 +301,6 @@ void FetchClient::OnLinkDown(PeerLink& link, const Status& status) {
     fetch.source_quiet = true;
     if (!fetch.ended.has_value()) fetch.ended = status;
     FinishIfQuiet(fetch);
-  }
-}
-
-void FetchClient::Offer(const PeerAddress& peer, BlockOffer offer) {
-  const StatusOr<PeerLink*> link = links_.Open(peer);
-  if (!link.ok()) return;
-  std::string message =
-      wire::Encode({peer.key.incarnation, wire::Offer{.offer = std::move(offer)}});
-  if ((*link)->ready) {
-    context_.transport->Send((*link)->endpoint, std::move(message));
-  } else if ((*link)->offers.size() < limits::kQueuedOffersMax) {
-    (*link)->offers.push_back(std::move(message));
   }
 }
 

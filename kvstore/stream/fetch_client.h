@@ -30,7 +30,6 @@ class FetchClient final : private PeerLinks::User {
   void CancelAll();
   // By force: fetches end as soon as their receives have.
   void CloseLinks();
-  void Offer(const PeerAddress& peer, BlockOffer offer);
   bool idle() const { return fetches_.empty(); }
 
   void OnMessage(EndpointId endpoint, const wire::Envelope& envelope);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "kvstore/block/checksum.h"
+#include "common/random.h"
 
 namespace reprise::kv {
 namespace {
@@ -18,14 +18,16 @@ constexpr size_t kRunBytesMax = size_t{1} << 20;
 }  // namespace
 
 FetchServer::FetchServer(const LaneContext& context, const FetchServerOptions& options,
-                         SegmentSource* source)
+                         SegmentSource* source, TailSink* tails)
     : context_(context),
       options_(options),
       source_(source),
       // A throttled link delivers layer by layer, as a slow link would.
       run_bytes_max_(options.throttle_bytes_per_s > 0 ? 0 : kRunBytesMax),
       peer_bytes_max_(options.inflight_bytes_max / 8),
-      pacer_(options.throttle_bytes_per_s) {}
+      pacer_(options.throttle_bytes_per_s),
+      replicas_(context, tails, [this](const RequestKey& request) { NoteAttempt(request); }),
+      probe_id_(ProbeId(context.self.incarnation)) {}
 
 // ---- Connections. ----
 
@@ -44,10 +46,10 @@ void FetchServer::OnAccepted(EndpointId endpoint) {
   context_.counters->peers.fetch_add(1, std::memory_order_relaxed);
 }
 
-void FetchServer::OnMessage(EndpointId endpoint, const wire::Envelope& envelope) {
+void FetchServer::OnMessage(EndpointId endpoint, wire::Envelope envelope) {
   Connection& connection = *connections_.at(endpoint);
   if (connection.refused || connection.dead) return;
-  const wire::Message& message = envelope.message;
+  wire::Message& message = envelope.message;
   if (const auto* hello = std::get_if<wire::Hello>(&message)) {
     Handle(connection, *hello);
   } else if (!connection.welcomed) {
@@ -59,11 +61,39 @@ void FetchServer::OnMessage(EndpointId endpoint, const wire::Envelope& envelope)
     Handle(connection, *fetch);
   } else if (const auto* cancel = std::get_if<wire::Cancel>(&message)) {
     Handle(connection, *cancel);
-  } else if (const auto* offer = std::get_if<wire::Offer>(&message)) {
-    Handle(connection, *offer);
+  } else if (auto* offer = std::get_if<wire::Offer>(&message)) {
+    Handle(connection, std::move(*offer));
+  } else if (const auto taken = HandleReplica(connection, message); taken.has_value()) {
+    if (!taken->ok()) OnMalformed(endpoint, *taken);
   } else {
     OnMalformed(endpoint, absl::InvalidArgumentError("a message only the serving side sends"));
   }
+}
+
+std::optional<Status> FetchServer::HandleReplica(const Connection& connection,
+                                                 wire::Message& message) {
+  if (auto* append = std::get_if<wire::Append>(&message)) {
+    return replicas_.OnAppend(connection.endpoint, connection.peer, std::move(*append));
+  }
+  if (const auto* release = std::get_if<wire::Release>(&message)) {
+    return replicas_.OnRelease(connection.peer, *release);
+  }
+  if (const auto* query = std::get_if<wire::QueryTails>(&message)) {
+    return replicas_.OnQuery(connection.endpoint, connection.peer, *query);
+  }
+  return std::nullopt;
+}
+
+Sink FetchServer::OnBulk(EndpointId endpoint, const BulkHeader& header, size_t bytes) {
+  const Connection& connection = *connections_.at(endpoint);
+  if (connection.refused || connection.dead) return {};
+  StatusOr<Sink> sink = absl::InvalidArgumentError("a payload before the handshake");
+  if (connection.welcomed) {
+    sink = replicas_.OnBulk(endpoint, wire::DecodeAppendBulk(header), bytes);
+  }
+  if (sink.ok()) return *std::move(sink);
+  OnMalformed(endpoint, sink.status());
+  return {};
 }
 
 void FetchServer::Handle(Connection& connection, const wire::Hello& hello) {
@@ -103,6 +133,7 @@ void FetchServer::Refuse(Connection& connection, const Status& status) {
   context_.timers->Cancel(connection.timer);
   context_.Send(connection.endpoint, connection.peer.incarnation,
                 wire::Refusal{status.code(), std::string(status.message())});
+  replicas_.OnGone(connection.endpoint);
   EndFetches([&](const Fetch& fetch) { return fetch.connection == &connection; }, absl::OkStatus());
   // The peer closes when it reads the refusal; one that does not is closed here.
   connection.timer = context_.timers->At(context_.Now() + kCloseAfterRefusalNs,
@@ -124,6 +155,7 @@ void FetchServer::OnFailed(EndpointId endpoint) {
   if (connection.dead) return;
   context_.timers->Cancel(connection.timer);
   context_.counters->peers.fetch_sub(1, std::memory_order_relaxed);
+  replicas_.OnGone(connection.endpoint);
   EndFetches([&](const Fetch& fetch) { return fetch.connection == &connection; }, absl::OkStatus());
   connection.dead = true;  // last: from here on the end of its last fetch forgets it
   ForgetIfQuiet(connection);
@@ -140,14 +172,9 @@ Status FetchServer::Admit(const Connection& connection, const wire::Fetch& messa
     return absl::UnavailableError(absl::StrCat("one peer may have ", limits::kFetchesPerPeerMax,
                                                " fetches, it has ", connection.fetches));
   }
-  switch (fences_.Check(message.request)) {
-    case Fences::Verdict::kCurrent:
-      return absl::OkStatus();
-    case Fences::Verdict::kRaised:
-      FenceRequest(message.request);
-      return absl::OkStatus();
-    case Fences::Verdict::kStale:
-      break;
+  if (NoteAttempt(message.request) != Fences::Verdict::kStale) {
+    replicas_.OnFetch(message.request);
+    return absl::OkStatus();
   }
   context_.counters->stale_refused.fetch_add(1, std::memory_order_relaxed);
   return absl::FailedPreconditionError(
@@ -181,6 +208,19 @@ void FetchServer::Handle(Connection& connection, const wire::Fetch& message) {
   Pump();
 }
 
+SegmentSource::Block FetchServer::FindBlock(const BlockId& id) {
+  if (id != probe_id_) return source_ != nullptr ? source_->Find(id) : SegmentSource::Block();
+  if (probe_block_.empty()) {
+    probe_block_.resize(context_.segment_bytes * context_.layers);
+    SplitMix64 random(context_.self.incarnation);
+    for (uint8_t& byte : probe_block_) byte = static_cast<uint8_t>(random.Next());
+  }
+  SegmentSource::Block block;
+  block.state = SegmentSource::State::kReady;
+  block.data = probe_block_.data();
+  return block;
+}
+
 void FetchServer::Open(Fetch& fetch) {
   const FetchKey key{fetch.connection->endpoint, fetch.message.fetch_id};
   wire::ItemsMissing missing{.fetch_id = fetch.message.fetch_id, .items = {}};
@@ -189,7 +229,7 @@ void FetchServer::Open(Fetch& fetch) {
   for (uint32_t i = 0; i < fetch.items.size(); ++i) {
     Item& item = fetch.items[i];
     item.id = fetch.message.items[i].id;
-    if (source_ != nullptr) item.block = source_->Find(item.id);
+    item.block = FindBlock(item.id);
     using State = SegmentSource::State;
     if (item.block.state == State::kReady) item.block.layers_ready = context_.layers;
     item.block.layers_ready = std::min(item.block.layers_ready, context_.layers);
@@ -247,14 +287,17 @@ void FetchServer::Handle(Connection& connection, const wire::Cancel& message) {
                 wire::CancelAck{message.fetch_id});
 }
 
-void FetchServer::FenceRequest(const RequestKey& request) {
-  if (fences_.Check(request) == Fences::Verdict::kStale) return;
-  EndFetches(
-      [&](const Fetch& fetch) {
-        return !request.id.empty() && fetch.message.request.id == request.id &&
-               fetch.message.request.attempt < request.attempt;
-      },
-      absl::FailedPreconditionError("a later attempt of the request has begun"));
+Fences::Verdict FetchServer::NoteAttempt(const RequestKey& request) {
+  const Fences::Verdict verdict = fences_.Check(request);
+  if (verdict == Fences::Verdict::kRaised) {
+    EndFetches(
+        [&](const Fetch& fetch) {
+          return fetch.message.request.id == request.id &&
+                 fetch.message.request.attempt < request.attempt;
+        },
+        absl::FailedPreconditionError("a later attempt of the request has begun"));
+  }
+  return verdict;
 }
 
 void FetchServer::EndAll() {
@@ -325,9 +368,12 @@ void FetchServer::Handle(Connection& connection, wire::Offer message) {
                 absl::InvalidArgumentError("a node offers what another node holds"));
     return;
   }
-  if (fences_.Check(message.offer.fence.request) == Fences::Verdict::kStale) {
+  if (NoteAttempt(message.offer.fence.request) == Fences::Verdict::kStale) {
     context_.counters->stale_refused.fetch_add(1, std::memory_order_relaxed);
     return;
+  }
+  if (!message.offer.fence.request.id.empty()) {
+    replicas_.OnOffered(connection.endpoint, connection.peer);
   }
   if (on_offer_) on_offer_(std::move(message.offer));
 }

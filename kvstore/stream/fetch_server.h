@@ -23,6 +23,7 @@
 #include "kvstore/stream/kv_stream.h"
 #include "kvstore/stream/lane_context.h"
 #include "kvstore/stream/pacer.h"
+#include "kvstore/stream/replica_server.h"
 
 namespace reprise::kv {
 
@@ -33,12 +34,13 @@ struct FetchServerOptions {
 
 class FetchServer {
  public:
-  // `source` may be null: everything is missing.
-  FetchServer(const LaneContext& context, const FetchServerOptions& options, SegmentSource* source);
+  // `source` may be null: everything is missing. So may `tails`: appends are refused.
+  FetchServer(const LaneContext& context, const FetchServerOptions& options, SegmentSource* source,
+              TailSink* tails);
 
   void Publish(const BlockId& id, uint32_t layers_ready);
   void Withdraw(const BlockId& id);
-  void FenceRequest(const RequestKey& request);
+  void FenceRequest(const RequestKey& request) { NoteAttempt(request); }
   void SetOfferHandler(std::function<void(BlockOffer)> handler) { on_offer_ = std::move(handler); }
   // Ends every fetch; idle() holds once nothing is posted.
   void EndAll();
@@ -46,9 +48,12 @@ class FetchServer {
 
   void OnAccepted(EndpointId endpoint);
   bool Owns(EndpointId endpoint) const { return connections_.contains(endpoint); }
-  void OnMessage(EndpointId endpoint, const wire::Envelope& envelope);
+  void OnMessage(EndpointId endpoint, wire::Envelope envelope);
+  // The rows of an append.
+  Sink OnBulk(EndpointId endpoint, const BulkHeader& header, size_t bytes);
   void OnMalformed(EndpointId endpoint, const Status& status);
   void OnFailed(EndpointId endpoint);
+  ReplicaServer& replicas() { return replicas_; }
 
  private:
   struct Connection {
@@ -92,10 +97,15 @@ class FetchServer {
   void Handle(Connection& connection, const wire::Fetch& message);
   void Handle(Connection& connection, const wire::Cancel& message);
   void Handle(Connection& connection, wire::Offer message);
+  // Null when the message is not about replicas.
+  std::optional<Status> HandleReplica(const Connection& connection, wire::Message& message);
   void Refuse(Connection& connection, const Status& status);
   void CloseWhenQuiet(Connection& connection);
   void ForgetIfQuiet(Connection& connection);
 
+  // Remembers the attempt; a raised one ends the fetches of lower ones.
+  Fences::Verdict NoteAttempt(const RequestKey& request);
+  SegmentSource::Block FindBlock(const BlockId& id);
   Status Admit(const Connection& connection, const wire::Fetch& message);
   void Open(Fetch& fetch);
   void Enqueue(Fetch& fetch, uint32_t item);
@@ -125,7 +135,10 @@ class FetchServer {
   std::deque<FetchKey> turns_;  // fetches with something ready
   Fences fences_{limits::kFencedRequestsMax};
   Pacer pacer_;
-  bool crossing_ = false;  // a run is on the throttled link
+  ReplicaServer replicas_;
+  const BlockId probe_id_;
+  std::vector<uint8_t> probe_block_;  // made at the first probe
+  bool crossing_ = false;             // a run is on the throttled link
   size_t posted_bytes_ = 0;
 };
 

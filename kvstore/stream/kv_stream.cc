@@ -58,7 +58,7 @@ class SplitFetch {
 class KvStreamImpl final : public KvStream {
  public:
   KvStreamImpl(std::vector<std::unique_ptr<Transport>> transports, const StreamOptions& options,
-               SegmentSource* source);
+               SegmentSource* source, TailSink* tails);
   ~KvStreamImpl() override;
 
   PeerAddress address() const override { return address_; }
@@ -69,6 +69,15 @@ class KvStreamImpl final : public KvStream {
   void Withdraw(const BlockId& id) override;
   void Offer(const PeerAddress& peer, BlockOffer offer) override;
   void OnOffer(std::function<void(BlockOffer)> handler) override;
+  void Append(const PeerAddress& store, TailAppend append) override;
+  void Release(const PeerAddress& store, const RequestKey& request) override;
+  void QueryTails(const PeerAddress& store, const RequestKey& request, TimeNs timeout_ns,
+                  std::function<void(const Status&, std::vector<TailState>)> done) override;
+  void OnHeld(std::function<void(const NodeKey&, std::vector<HeldRows>)> handler) override;
+  void OnReplicaLost(std::function<void(const NodeKey&, const Status&)> handler) override;
+  void TellHeld(const NodeKey& owner, std::vector<HeldRows> held) override;
+  void Probe(const PeerAddress& peer, TimeNs timeout_ns,
+             std::function<void(const Status&)> done) override;
   void FenceRequest(const RequestKey& request) override;
   StreamStats stats() const override;
   StatusOr<std::string> DescribeLanes(const NodeKey& peer) const override;
@@ -82,7 +91,9 @@ class KvStreamImpl final : public KvStream {
   Status Validate(const FetchSpec& spec) const;
   void StartPart(size_t lane, FetchHandle handle, FetchSpec spec,
                  std::shared_ptr<FetchListener> listener);
+  // On the lane that listens, which also carries all replication.
   void OnServer(std::function<void(FetchServer&)> function);
+  void OnReplicas(std::function<void(ReplicaClient&)> function);
 
   const KvFormat format_;
   PeerAddress address_;
@@ -92,7 +103,7 @@ class KvStreamImpl final : public KvStream {
 };
 
 KvStreamImpl::KvStreamImpl(std::vector<std::unique_ptr<Transport>> transports,
-                           const StreamOptions& options, SegmentSource* source)
+                           const StreamOptions& options, SegmentSource* source, TailSink* tails)
     : format_(options.format) {
   address_ = {options.self, options.listen_host, transports.front()->port()};
   for (auto& transport : transports) {
@@ -100,13 +111,15 @@ KvStreamImpl::KvStreamImpl(std::vector<std::unique_ptr<Transport>> transports,
                               .format_digest = format_.Digest(),
                               .segment_bytes = format_.segment_bytes(),
                               .layers = format_.layers,
+                              .block_tokens = format_.block_tokens,
                               .transport = transport.get(),
                               .counters = &counters_};
     std::optional<StreamLane::ServerRole> server;
     if (lanes_.empty()) {
       server = {.options = {.inflight_bytes_max = options.inflight_bytes_max,
                             .throttle_bytes_per_s = options.throttle_bytes_per_s},
-                .source = source};
+                .source = source,
+                .tails = tails};
     }
     auto logic = std::make_unique<StreamLane>(context, server);
     lanes_.push_back({std::move(transport), std::move(logic)});
@@ -208,11 +221,82 @@ void KvStreamImpl::FenceRequest(const RequestKey& request) {
   OnServer([=](FetchServer& server) { server.FenceRequest(request); });
 }
 
-void KvStreamImpl::Offer(const PeerAddress& peer, BlockOffer offer) {
+// ---- Replication. ----
+
+void KvStreamImpl::OnReplicas(std::function<void(ReplicaClient&)> function) {
   Lane& lane = lanes_.front();
-  lane.transport->Post([logic = lane.logic.get(), peer, offer = std::move(offer)]() mutable {
-    logic->client().Offer(peer, std::move(offer));
+  lane.transport->Post(
+      [logic = lane.logic.get(), function = std::move(function)] { function(logic->replicas()); });
+}
+
+void KvStreamImpl::Offer(const PeerAddress& peer, BlockOffer offer) {
+  OnReplicas([peer, offer = std::move(offer)](ReplicaClient& client) mutable {
+    client.Offer(peer, std::move(offer));
   });
+}
+
+void KvStreamImpl::Append(const PeerAddress& store, TailAppend append) {
+  OnReplicas([store, append = std::move(append)](ReplicaClient& client) mutable {
+    client.Append(store, std::move(append));
+  });
+}
+
+void KvStreamImpl::Release(const PeerAddress& store, const RequestKey& request) {
+  OnReplicas([store, request](ReplicaClient& client) { client.Release(store, request); });
+}
+
+void KvStreamImpl::QueryTails(const PeerAddress& store, const RequestKey& request,
+                              TimeNs timeout_ns,
+                              std::function<void(const Status&, std::vector<TailState>)> done) {
+  const TimeNs deadline_ns = lanes_.front().transport->NowNs() + timeout_ns;
+  OnReplicas([=, done = std::move(done)](ReplicaClient& client) mutable {
+    client.Query(store, request, deadline_ns, std::move(done));
+  });
+}
+
+void KvStreamImpl::OnHeld(std::function<void(const NodeKey&, std::vector<HeldRows>)> handler) {
+  OnReplicas([handler = std::move(handler)](ReplicaClient& client) mutable {
+    client.SetHeldHandler(std::move(handler));
+  });
+}
+
+void KvStreamImpl::OnReplicaLost(std::function<void(const NodeKey&, const Status&)> handler) {
+  OnReplicas([handler = std::move(handler)](ReplicaClient& client) mutable {
+    client.SetLostHandler(std::move(handler));
+  });
+}
+
+void KvStreamImpl::TellHeld(const NodeKey& owner, std::vector<HeldRows> held) {
+  OnServer([owner, held = std::move(held)](FetchServer& server) mutable {
+    server.replicas().TellHeld(owner, std::move(held));
+  });
+}
+
+// ---- Probes. ----
+
+// Holds the memory of a probe until nothing writes to it any more.
+class ProbeListener : public FetchListener {
+ public:
+  ProbeListener(size_t bytes, std::function<void(const Status&)> done)
+      : memory(bytes), done_(std::move(done)) {}
+  void OnLayer(size_t, uint32_t, uint32_t) override {}
+  void OnDone(const std::vector<Status>& items) override { done_(items.front()); }
+
+  std::vector<uint8_t> memory;
+
+ private:
+  const std::function<void(const Status&)> done_;
+};
+
+void KvStreamImpl::Probe(const PeerAddress& peer, TimeNs timeout_ns,
+                         std::function<void(const Status&)> done) {
+  auto listener = std::make_shared<ProbeListener>(format_.block_bytes(), std::move(done));
+  FetchSpec spec{.source = peer, .timeout_ns = timeout_ns};
+  spec.items.push_back({ProbeId(peer.key.incarnation), 0, listener->memory.data()});
+  const auto started = Fetch(std::move(spec), listener);
+  if (started.ok()) return;
+  lanes_.front().transport->Post(
+      [listener, status = started.status()] { listener->OnDone({status}); });
 }
 
 StreamStats KvStreamImpl::stats() const {
@@ -228,7 +312,14 @@ StreamStats KvStreamImpl::stats() const {
           .malformed_refused = get(counters_.malformed_refused),
           .fetches_failed = get(counters_.fetches_failed),
           .peers = get(counters_.peers),
-          .posted_bytes = get(counters_.posted_bytes)};
+          .posted_bytes = get(counters_.posted_bytes),
+          .appends_sent = get(counters_.appends_sent),
+          .append_bytes_sent = get(counters_.append_bytes_sent),
+          .append_posted_bytes = get(counters_.append_posted_bytes),
+          .appends_received = get(counters_.appends_received),
+          .append_bytes_received = get(counters_.append_bytes_received),
+          .append_staged_bytes = get(counters_.append_staged_bytes),
+          .replicas_lost = get(counters_.replicas_lost)};
 }
 
 StatusOr<std::string> KvStreamImpl::DescribeLanes(const NodeKey& peer) const {
@@ -257,12 +348,13 @@ StatusOr<std::string> KvStreamImpl::DescribeLanes(const NodeKey& peer) const {
 }  // namespace
 
 std::unique_ptr<KvStream> StreamOver(std::vector<std::unique_ptr<Transport>> transports,
-                                     const StreamOptions& options, SegmentSource* source) {
-  return std::make_unique<KvStreamImpl>(std::move(transports), options, source);
+                                     const StreamOptions& options, SegmentSource* source,
+                                     TailSink* tails) {
+  return std::make_unique<KvStreamImpl>(std::move(transports), options, source, tails);
 }
 
 StatusOr<std::unique_ptr<KvStream>> KvStream::Create(const StreamOptions& options,
-                                                     SegmentSource* source) {
+                                                     SegmentSource* source, TailSink* tails) {
   RETURN_IF_ERROR(ValidateFormat(options.format));
   if (options.self.incarnation == 0) {
     return absl::InvalidArgumentError("a stream needs an incarnation other than zero");
@@ -278,7 +370,7 @@ StatusOr<std::unique_ptr<KvStream>> KvStream::Create(const StreamOptions& option
                                          .thread_name = absl::StrCat("kv-stream-", lane)}));
     transports.push_back(std::move(transport));
   }
-  return StreamOver(std::move(transports), options, source);
+  return StreamOver(std::move(transports), options, source, tails);
 }
 
 }  // namespace reprise::kv

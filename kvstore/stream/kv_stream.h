@@ -1,10 +1,12 @@
 // Moves KV segments between nodes by content: a node fetches blocks by id from a peer and may
 // subscribe to layers not computed yet; each layer arrives, is verified and is announced alone.
+// The other way, a worker appends rows of live sequences to the stores that keep their replicas.
 // One KvStream per process, owned by the role's server; it owns the transport and its threads.
 //
 // Threads: every method may be called from any thread, and all but the destructor and DescribeLanes
-// also from callbacks. SegmentSource and FetchListener are called on the stream's own threads and
-// must not block; the calls for one fetch never overlap.
+// also from callbacks. SegmentSource, FetchListener, TailSink and the handlers are called on the
+// stream's own threads and must not block; the calls for one fetch never overlap, nor do those of
+// the handlers.
 //
 // Invariants:
 // 1. OnDone is called exactly once per fetch, and after it nothing writes to the destinations.
@@ -12,6 +14,8 @@
 //    payload, has matched in place; a mismatch ends the item with DATA_LOSS, never with data.
 // 3. A pin returned by a source is released only when no transfer reads its bytes any more.
 // 4. Messages that name another incarnation than the receiver's are refused.
+// 5. Appends reach a store in the order they were given, whole or not at all; their payload is let
+//    go only when no transfer reads it any more, however long a frozen peer takes.
 #ifndef REPRISE_KVSTORE_STREAM_KV_STREAM_H_
 #define REPRISE_KVSTORE_STREAM_KV_STREAM_H_
 
@@ -29,6 +33,7 @@
 #include "common/status.h"
 #include "kvstore/block/block_id.h"
 #include "kvstore/block/kv_format.h"
+#include "kvstore/stream/tail.h"
 
 namespace reprise::kv {
 
@@ -118,6 +123,7 @@ struct BlockOffer {
   std::string tenant_salt;
   std::string derivation;
   std::vector<int32_t> tokens;  // a whole number of blocks; the receiver derives the ids itself
+  uint32_t branch = 0;          // with the request: whose replica the blocks belong to
 };
 
 struct StreamOptions {
@@ -145,16 +151,27 @@ struct StreamStats {
   uint64_t fetches_failed = 0;
   uint64_t peers = 0;
   uint64_t posted_bytes = 0;  // not terminal yet: the quarantined part of the arena
+  uint64_t appends_sent = 0;
+  uint64_t append_bytes_sent = 0;    // packed rows whose transfer is over
+  uint64_t append_posted_bytes = 0;  // packed rows a transfer may still read
+  uint64_t appends_received = 0;
+  uint64_t append_bytes_received = 0;
+  uint64_t append_staged_bytes = 0;  // received or being received, not taken yet
+  uint64_t replicas_lost = 0;
 };
 
 using FetchHandle = uint64_t;
 
+// A store that leaves an append unanswered for this long is lost.
+inline constexpr TimeNs kAppendAnswerTimeoutNs = 2 * kSecond;
+
 class KvStream {
  public:
-  // `source` may be null (a pure client). Fails when the address cannot be bound or the transport
-  // lacks a lane with failure reports.
+  // `source` may be null (a pure client), `tails` too (no store). Both outlive the stream. Fails
+  // when the address cannot be bound or the transport lacks a lane with failure reports.
   static StatusOr<std::unique_ptr<KvStream>> Create(const StreamOptions& options,
-                                                    SegmentSource* source);
+                                                    SegmentSource* source,
+                                                    TailSink* tails = nullptr);
   // Cancels everything, waits until it is quiet, closes the endpoints.
   virtual ~KvStream() = default;
 
@@ -179,6 +196,32 @@ class KvStream {
   virtual void Offer(const PeerAddress& peer, BlockOffer offer) = 0;
   // Called for every valid offer, on a stream thread. Set before peers know the address.
   virtual void OnOffer(std::function<void(BlockOffer)> handler) = 0;
+
+  // Best effort and without waiting: OnHeld says what the store made of it. A store that does not
+  // answer an append for kAppendAnswerTimeoutNs is lost. Beyond limits::kAppendsPerPeerMax appends
+  // or kAppendBytesPerPeerMax bytes without an answer, an append is not sent and answered with
+  // RESOURCE_EXHAUSTED; a malformed one with INVALID_ARGUMENT.
+  virtual void Append(const PeerAddress& store, TailAppend append) = 0;
+  // Best effort: a store that never hears it lets go when this node's connection has been gone for
+  // long enough.
+  virtual void Release(const PeerAddress& store, const RequestKey& request) = 0;
+  // Answered exactly once: OK with one entry per sequence held, or why not (deadline, link).
+  virtual void QueryTails(const PeerAddress& store, const RequestKey& request, TimeNs timeout_ns,
+                          std::function<void(const Status&, std::vector<TailState>)> done) = 0;
+  // What stores say they hold. Set before the first append.
+  virtual void OnHeld(
+      std::function<void(const NodeKey& store, std::vector<HeldRows> held)> handler) = 0;
+  // The link to a store that was offered or appended to broke, could not be made, or went silent.
+  // Its answers may be missing; the next append tries a new link. Set before the first append.
+  virtual void OnReplicaLost(
+      std::function<void(const NodeKey& store, const Status& status)> handler) = 0;
+  // The store's side: tells a peer that appended, offered or asked. Dropped when it is gone.
+  virtual void TellHeld(const NodeKey& owner, std::vector<HeldRows> held) = 0;
+
+  // Fetches the block that every stream serves of itself, ProbeId(incarnation), and verifies it.
+  // Answered exactly once. `peer` may be this very stream.
+  virtual void Probe(const PeerAddress& peer, TimeNs timeout_ns,
+                     std::function<void(const Status&)> done) = 0;
 
   // Raises the lowest attempt accepted for a request.
   virtual void FenceRequest(const RequestKey& request) = 0;

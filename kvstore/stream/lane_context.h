@@ -27,6 +27,13 @@ struct StreamCounters {
   std::atomic<uint64_t> fetches_failed{0};
   std::atomic<uint64_t> peers{0};
   std::atomic<uint64_t> posted_bytes{0};
+  std::atomic<uint64_t> appends_sent{0};
+  std::atomic<uint64_t> append_bytes_sent{0};
+  std::atomic<uint64_t> append_posted_bytes{0};
+  std::atomic<uint64_t> appends_received{0};
+  std::atomic<uint64_t> append_bytes_received{0};
+  std::atomic<uint64_t> append_staged_bytes{0};
+  std::atomic<uint64_t> replicas_lost{0};
 };
 
 struct LaneContext {
@@ -34,10 +41,13 @@ struct LaneContext {
   Digest256 format_digest{};
   size_t segment_bytes = 0;
   uint32_t layers = 0;
+  uint32_t block_tokens = 1;
   Transport* transport = nullptr;
   TimerQueue* timers = nullptr;
   StreamCounters* counters = nullptr;
 
+  // Of one row in all layers.
+  size_t packed_row_bytes() const { return segment_bytes / block_tokens * layers; }
   TimeNs Now() const { return transport->NowNs(); }
   void Send(EndpointId to, uint64_t receiver_incarnation, wire::Message message) const {
     transport->Send(to, wire::Encode({receiver_incarnation, std::move(message)}));

@@ -25,7 +25,7 @@ StatusOr<PeerLink*> PeerLinks::Slot(const PeerAddress& address) {
   if (links_.size() >= limits::kPeersMax) {
     auto oldest = links_.end();
     for (auto it = links_.begin(); it != links_.end(); ++it) {
-      if (!it->second->fetches.empty()) continue;
+      if (!it->second->fetches.empty() || it->second->in_use) continue;
       if (oldest == links_.end() || it->second->last_use < oldest->second->last_use) oldest = it;
     }
     if (oldest == links_.end()) {
@@ -100,21 +100,21 @@ void PeerLinks::OnWelcome(PeerLink& link, const wire::Welcome& welcome) {
   link.ready = true;
   link.failures = 0;
   context_.timers->Cancel(link.handshake_timer);
-  for (std::string& offer : link.offers) {
-    context_.transport->Send(link.endpoint, std::move(offer));
-  }
-  link.offers.clear();
   user_->OnLinkUp(link);
 }
 
 void PeerLinks::Drop(PeerLink& link, const Status& status) {
   if (link.endpoint == 0) return;
-  context_.timers->Cancel(link.handshake_timer);
   context_.transport->Close(link.endpoint);
+  Detach(link, status);
+}
+
+void PeerLinks::Detach(PeerLink& link, const Status& status) {
+  context_.timers->Cancel(link.handshake_timer);
   by_endpoint_.erase(link.endpoint);
   context_.counters->peers.fetch_sub(1, std::memory_order_relaxed);
   link.endpoint = 0;
-  link.offers.clear();
+  link.in_use = false;
   // One that had answered is tried again at once: it may just have been restarted.
   if (!link.ready) {
     const int doublings = std::min(link.failures++, 10);

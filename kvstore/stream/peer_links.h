@@ -9,7 +9,6 @@
 #ifndef REPRISE_KVSTORE_STREAM_PEER_LINKS_H_
 #define REPRISE_KVSTORE_STREAM_PEER_LINKS_H_
 
-#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -27,7 +26,7 @@ struct PeerLink {
   EndpointId endpoint = 0;  // 0: not connected
   bool ready = false;       // the handshake is done
   std::set<FetchHandle> fetches;
-  std::deque<std::string> offers;  // encoded, waiting for the handshake
+  bool in_use = false;  // for more than its fetches; reset when the connection ends
   TimerQueue::Id handshake_timer{};
   TimeNs retry_at_ns = 0;
   int failures = 0;   // connection attempts in a row
@@ -56,6 +55,8 @@ class PeerLinks {
   void OnWelcome(PeerLink& link, const wire::Welcome& welcome);
   // Closes the connection and tells the user.
   void Drop(PeerLink& link, const Status& status);
+  // As Drop, but the endpoint stays open and is the caller's.
+  void Detach(PeerLink& link, const Status& status);
 
  private:
   using Key = std::tuple<std::string, uint64_t, std::string, int>;

@@ -20,9 +20,10 @@ LaneContext WithTimers(LaneContext context, TimerQueue* timers) {
 }  // namespace
 
 StreamLane::StreamLane(LaneContext context, const std::optional<ServerRole>& server)
-    : context_(WithTimers(std::move(context), &timers_)), client_(context_) {
+    : context_(WithTimers(std::move(context), &timers_)), client_(context_), replicas_(context_) {
   if (server.has_value()) {
-    server_ = std::make_unique<FetchServer>(context_, server->options, server->source);
+    server_ =
+        std::make_unique<FetchServer>(context_, server->options, server->source, server->tails);
   }
 }
 
@@ -32,13 +33,18 @@ bool StreamLane::Quiet() {
     quiet_deadline_ns_ = now_ns + kShutdownTimeoutNs;
     timers_.At(*quiet_deadline_ns_, [] {});  // wakes the loop then
     client_.CancelAll();
+    replicas_.EndAll();
     if (server_ != nullptr) server_->EndAll();
   }
-  if (client_.idle() && (server_ == nullptr || server_->idle())) return true;
+  if (client_.idle() && replicas_.idle() && (server_ == nullptr || server_->idle())) return true;
   if (now_ns < *quiet_deadline_ns_) return false;
   client_.CloseLinks();
-  LogWarning("kv_stream_closed_by_force",
-             {{"posted_bytes", context_.counters->posted_bytes.load(std::memory_order_relaxed)}});
+  replicas_.CloseLinks();
+  const StreamCounters& counters = *context_.counters;
+  LogWarning(
+      "kv_stream_closed_by_force",
+      {{"posted_bytes", counters.posted_bytes.load(std::memory_order_relaxed)},
+       {"append_posted_bytes", counters.append_posted_bytes.load(std::memory_order_relaxed)}});
   return true;
 }
 
@@ -50,23 +56,36 @@ void StreamLane::OnAccepted(EndpointId endpoint) {
   }
 }
 
+TimeNs StreamLane::OnWake(TimeNs now_ns) {
+  const TimeNs next_ns = timers_.RunDue(now_ns);
+  if (server_ != nullptr) server_->replicas().Flush();
+  return next_ns;
+}
+
 void StreamLane::OnMessage(EndpointId endpoint, std::span<const uint8_t> message) {
-  const StatusOr<wire::Envelope> envelope = wire::Decode(message);
-  const bool served = server_ != nullptr && server_->Owns(endpoint);
-  if (served && envelope.ok()) {
-    server_->OnMessage(endpoint, *envelope);
-  } else if (served) {
-    server_->OnMalformed(endpoint, envelope.status());
-  } else if (envelope.ok()) {
-    client_.OnMessage(endpoint, *envelope);
+  StatusOr<wire::Envelope> envelope = wire::Decode(message);
+  const auto deliver = [&](auto& side) {
+    if (envelope.ok()) {
+      side.OnMessage(endpoint, *std::move(envelope));
+    } else {
+      side.OnMalformed(endpoint, envelope.status());
+    }
+  };
+  if (server_ != nullptr && server_->Owns(endpoint)) {
+    deliver(*server_);
+  } else if (replicas_.Owns(endpoint)) {
+    deliver(replicas_);
   } else {
-    client_.OnMalformed(endpoint, envelope.status());
+    deliver(client_);
   }
 }
 
 Sink StreamLane::OnBulk(EndpointId endpoint, const BulkHeader& header, size_t bytes) {
   if (server_ != nullptr && server_->Owns(endpoint)) {
-    server_->OnMalformed(endpoint, absl::InvalidArgumentError("the fetching side sent a payload"));
+    return server_->OnBulk(endpoint, header, bytes);
+  }
+  if (replicas_.Owns(endpoint)) {
+    replicas_.OnMalformed(endpoint, absl::InvalidArgumentError("a store sent a payload"));
     return {};
   }
   return client_.OnBulk(endpoint, wire::DecodeBulk(header), bytes);
@@ -75,6 +94,8 @@ Sink StreamLane::OnBulk(EndpointId endpoint, const BulkHeader& header, size_t by
 void StreamLane::OnFailed(EndpointId endpoint, const Status& status) {
   if (server_ != nullptr && server_->Owns(endpoint)) {
     server_->OnFailed(endpoint);
+  } else if (replicas_.Owns(endpoint)) {
+    replicas_.OnFailed(endpoint, status);
   } else {
     client_.OnFailed(endpoint, status);
   }

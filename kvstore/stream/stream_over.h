@@ -12,7 +12,8 @@
 namespace reprise::kv {
 
 std::unique_ptr<KvStream> StreamOver(std::vector<std::unique_ptr<Transport>> transports,
-                                     const StreamOptions& options, SegmentSource* source);
+                                     const StreamOptions& options, SegmentSource* source,
+                                     TailSink* tails = nullptr);
 
 }  // namespace reprise::kv
 

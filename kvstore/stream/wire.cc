@@ -15,6 +15,11 @@ namespace {
 using Writer = ByteWriter<std::string>;
 
 constexpr size_t kItemBytes = 16 + 8;
+constexpr size_t kRequestKeyBytesMin = 4 + 8 + 4;
+// With empty texts; one token.
+constexpr size_t kTailEntryBytesMin = kRequestKeyBytesMin + 4 + 4 + 4 + 16 + 8 + 4 + 4 + 4;
+constexpr size_t kHeldEntryBytesMin = kRequestKeyBytesMin + 4 + 8 + 1;
+constexpr size_t kTailStateBytesMin = 4 + 8 + 16 + 8 + 4;
 
 // ---- Shared fields. ----
 
@@ -66,6 +71,33 @@ std::string GetText(ByteReader& in) {
   return std::string(in.PrefixedText("message", limits::kStreamErrorBytesMax));
 }
 
+void PutTokens(Writer& out, const std::vector<int32_t>& tokens) {
+  out.U32(static_cast<uint32_t>(tokens.size()));
+  for (const int32_t token : tokens) out.I32(token);
+}
+std::vector<int32_t> GetTokens(ByteReader& in, size_t tokens_max) {
+  std::vector<int32_t> tokens(in.Count("tokens", static_cast<uint32_t>(tokens_max), 4));
+  for (int32_t& token : tokens) {
+    token = in.I32("token");
+    if (token < 0) in.Fail("a token id is negative");
+  }
+  return tokens;
+}
+
+int64_t GetPosition(ByteReader& in) {
+  const int64_t position = in.I64("first position");
+  if (position < 0) in.Fail("a first position is negative");
+  return position;
+}
+
+uint32_t GetBranch(ByteReader& in) {
+  const uint32_t branch = in.U32("branch");
+  if (branch >= limits::kBranchesMax) {
+    in.Fail(absl::StrCat("branch ", branch, ", the limit is ", limits::kBranchesMax));
+  }
+  return branch;
+}
+
 // ---- One pair of functions per message; the type byte is its index in Message. ----
 
 void Put(Writer& out, const Hello& m) {
@@ -108,8 +140,7 @@ void Get(ByteReader& in, Fetch& m) {
   m.items.resize(in.Count("items", limits::kFetchItemsMax, kItemBytes));
   for (Fetch::Item& item : m.items) {
     item.id.bytes = GetArray<16>(in, "block id");
-    item.first_position = in.I64("first position");
-    if (item.first_position < 0) in.Fail("a first position is negative");
+    item.first_position = GetPosition(in);
   }
   if (m.items.empty()) in.Fail("a fetch has no items");
 }
@@ -147,8 +178,8 @@ void Put(Writer& out, const Offer& m) {
   Put(out, offer.fence.request);
   out.U32(offer.fence.leg).Bytes(offer.parent.bytes).I64(offer.first_position);
   out.PrefixedText(offer.tenant_salt).PrefixedText(offer.derivation);
-  out.U32(static_cast<uint32_t>(offer.tokens.size()));
-  for (const int32_t token : offer.tokens) out.I32(token);
+  out.U32(offer.branch);
+  PutTokens(out, offer.tokens);
 }
 void Get(ByteReader& in, Offer& m) {
   BlockOffer& offer = m.offer;
@@ -158,15 +189,11 @@ void Get(ByteReader& in, Offer& m) {
   offer.fence.request = GetRequestKey(in);
   offer.fence.leg = in.U32("leg");
   offer.parent.bytes = GetArray<16>(in, "parent id");
-  offer.first_position = in.I64("first position");
-  if (offer.first_position < 0) in.Fail("a first position is negative");
+  offer.first_position = GetPosition(in);
   offer.tenant_salt = std::string(in.PrefixedText("tenant salt", limits::kTenantSaltBytesMax));
   offer.derivation = std::string(in.PrefixedText("derivation", limits::kDerivationBytesMax));
-  offer.tokens.resize(in.Count("tokens", limits::kPromptTokensMax, 4));
-  for (int32_t& token : offer.tokens) {
-    token = in.I32("token");
-    if (token < 0) in.Fail("a token id is negative");
-  }
+  offer.branch = GetBranch(in);
+  offer.tokens = GetTokens(in, limits::kPromptTokensMax);
 }
 
 void Put(Writer& out, const Refusal& m) {
@@ -176,6 +203,103 @@ void Put(Writer& out, const Refusal& m) {
 void Get(ByteReader& in, Refusal& m) {
   m.code = GetCode(in);
   m.message = GetText(in);
+}
+
+void Put(Writer& out, const TailEntry& entry) {
+  Put(out, entry.request);
+  out.U32(entry.branch).PrefixedText(entry.tenant_salt).PrefixedText(entry.derivation);
+  out.Bytes(entry.parent.bytes).I64(entry.first_position).U32(entry.checksum);
+  PutTokens(out, entry.tokens);
+}
+void Get(ByteReader& in, TailEntry& entry) {
+  entry.request = GetRequestKey(in);
+  if (entry.request.id.empty()) in.Fail("an append names no request");
+  entry.branch = GetBranch(in);
+  entry.tenant_salt = std::string(in.PrefixedText("tenant salt", limits::kTenantSaltBytesMax));
+  entry.derivation = std::string(in.PrefixedText("derivation", limits::kDerivationBytesMax));
+  entry.parent.bytes = GetArray<16>(in, "parent id");
+  entry.first_position = GetPosition(in);
+  entry.checksum = in.U32("checksum");
+  entry.tokens = GetTokens(in, limits::kBlockTokensMax);
+  if (entry.tokens.empty()) in.Fail("an append has an entry without rows");
+}
+
+void Put(Writer& out, const Append& m) {
+  out.U64(m.append_id).U32(static_cast<uint32_t>(m.entries.size()));
+  for (const TailEntry& entry : m.entries) Put(out, entry);
+  out.U32(m.bulk_bytes).PrefixedText(m.rows);
+}
+void Get(ByteReader& in, Append& m) {
+  m.append_id = in.U64("append id");
+  m.entries.resize(in.Count("append entries", limits::kAppendEntriesMax, kTailEntryBytesMin));
+  for (TailEntry& entry : m.entries) {
+    if (in.ok()) Get(in, entry);
+  }
+  if (m.entries.empty()) in.Fail("an append has no entries");
+  m.bulk_bytes = in.U32("bulk bytes");
+  if (m.bulk_bytes > limits::kAppendBytesMax) {
+    in.Fail(absl::StrCat("an append of ", m.bulk_bytes, " bytes, the limit is ",
+                         limits::kAppendBytesMax));
+  }
+  m.rows = std::string(in.PrefixedText("rows", limits::kAppendInlineBytesMax));
+  if (m.rows.empty() == (m.bulk_bytes == 0)) in.Fail("an append has its rows here or apart");
+}
+
+void Put(Writer& out, const Held& m) {
+  out.U64(m.answered).U32(static_cast<uint32_t>(m.entries.size()));
+  for (const Held::Entry& entry : m.entries) {
+    Put(out, entry.request);
+    out.U32(entry.branch).I64(entry.rows).U8(static_cast<uint8_t>(entry.code));
+  }
+}
+void Get(ByteReader& in, Held& m) {
+  m.answered = in.U64("answered append");
+  m.entries.resize(in.Count("held entries", limits::kHeldEntriesMax, kHeldEntryBytesMin));
+  for (Held::Entry& entry : m.entries) {
+    if (!in.ok()) return;
+    entry.request = GetRequestKey(in);
+    entry.branch = GetBranch(in);
+    entry.rows = in.I64("held rows");
+    if (entry.rows < 0) in.Fail("a number of held rows is negative");
+    entry.code = GetCode(in);
+  }
+}
+
+void Put(Writer& out, const Release& m) { Put(out, m.request); }
+void Get(ByteReader& in, Release& m) { m.request = GetRequestKey(in); }
+
+void Put(Writer& out, const QueryTails& m) {
+  out.U64(m.query_id);
+  Put(out, m.request);
+}
+void Get(ByteReader& in, QueryTails& m) {
+  m.query_id = in.U64("query id");
+  m.request = GetRequestKey(in);
+}
+
+void Put(Writer& out, const TailStates& m) {
+  out.U64(m.query_id).U8(static_cast<uint8_t>(m.code));
+  PutText(out, m.message);
+  out.U32(static_cast<uint32_t>(m.states.size()));
+  for (const TailState& state : m.states) {
+    out.U32(state.branch).I64(state.blocks_held);
+    out.Bytes(state.parent.bytes).I64(state.first_position);
+    PutTokens(out, state.tokens);
+  }
+}
+void Get(ByteReader& in, TailStates& m) {
+  m.query_id = in.U64("query id");
+  m.code = GetCode(in);
+  m.message = GetText(in);
+  m.states.resize(in.Count("tail states", limits::kBranchesMax, kTailStateBytesMin));
+  for (TailState& state : m.states) {
+    state.branch = GetBranch(in);
+    state.blocks_held = in.I64("blocks held");
+    if (state.blocks_held < 0) in.Fail("a number of blocks is negative");
+    state.parent.bytes = GetArray<16>(in, "parent id");
+    state.first_position = GetPosition(in);
+    state.tokens = GetTokens(in, limits::kBlockTokensMax);
+  }
 }
 
 template <size_t kIndex = 0>
@@ -196,7 +320,7 @@ bool GetAny(ByteReader& in, size_t type, Message& message) {
 bool Offer::operator==(const Offer& other) const {
   const auto fields = [](const BlockOffer& o) {
     return std::tie(o.source.key, o.source.host, o.source.port, o.fence.request, o.fence.leg,
-                    o.parent, o.first_position, o.tenant_salt, o.derivation, o.tokens);
+                    o.parent, o.first_position, o.tenant_salt, o.derivation, o.branch, o.tokens);
   };
   return fields(offer) == fields(other.offer);
 }
@@ -252,6 +376,22 @@ Bulk DecodeBulk(const BulkHeader& header) {
   bulk.layers = in.U16("layers");
   bulk.attempt_n = in.U32("attempt");
   bulk.checksum = in.U32("checksum");
+  return bulk;
+}
+
+BulkHeader EncodeAppendBulk(const AppendBulk& bulk) {
+  std::string bytes;
+  Writer(bytes).U64(bulk.append_id).U64(bulk.receiver_incarnation);
+  BulkHeader header{};
+  std::copy_n(bytes.begin(), bytes.size(), header.begin());
+  return header;
+}
+
+AppendBulk DecodeAppendBulk(const BulkHeader& header) {
+  ByteReader in{std::span<const uint8_t>(header)};
+  AppendBulk bulk;
+  bulk.append_id = in.U64("append id");
+  bulk.receiver_incarnation = in.U64("receiver incarnation");
   return bulk;
 }
 

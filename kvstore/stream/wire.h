@@ -21,7 +21,7 @@
 
 namespace reprise::kv::wire {
 
-inline constexpr uint16_t kProtocolVersion = 1;
+inline constexpr uint16_t kProtocolVersion = 2;
 
 // First on every connection, from the side that connected.
 struct Hello {
@@ -93,8 +93,53 @@ struct Refusal {
   bool operator==(const Refusal&) const = default;
 };
 
-using Message =
-    std::variant<Hello, Welcome, Fetch, ItemsMissing, FetchDone, Cancel, CancelAck, Offer, Refusal>;
+// Rows for the replica tails of live sequences. Up to limits::kAppendInlineBytesMax of them ride in
+// the message; more follow as the next payload of the connection, `bulk_bytes` of it.
+struct Append {
+  uint64_t append_id = 0;  // rises by one with every append of a connection, from 1
+  std::vector<TailEntry> entries;
+  uint32_t bulk_bytes = 0;
+  std::string rows;  // empty when bulk_bytes is not zero
+  bool operator==(const Append&) const = default;
+};
+
+// What the store holds now. Also: every append up to `answered` has its answers in this message or
+// an earlier one.
+struct Held {
+  uint64_t answered = 0;
+  struct Entry {
+    RequestKey request;
+    uint32_t branch = 0;
+    int64_t rows = 0;
+    absl::StatusCode code = absl::StatusCode::kOk;
+    bool operator==(const Entry&) const = default;
+  };
+  std::vector<Entry> entries;
+  bool operator==(const Held&) const = default;
+};
+
+struct Release {
+  RequestKey request;
+  bool operator==(const Release&) const = default;
+};
+
+struct QueryTails {
+  uint64_t query_id = 0;
+  RequestKey request;
+  bool operator==(const QueryTails&) const = default;
+};
+
+// The answer to one QueryTails.
+struct TailStates {
+  uint64_t query_id = 0;
+  absl::StatusCode code = absl::StatusCode::kOk;
+  std::string message;
+  std::vector<TailState> states;
+  bool operator==(const TailStates&) const = default;
+};
+
+using Message = std::variant<Hello, Welcome, Fetch, ItemsMissing, FetchDone, Cancel, CancelAck,
+                             Offer, Refusal, Append, Held, Release, QueryTails, TailStates>;
 
 // `receiver_incarnation`: whom the message is for (Hello says it in `wanted`, and carries 0).
 struct Envelope {
@@ -119,6 +164,15 @@ struct Bulk {
 };
 BulkHeader EncodeBulk(const Bulk& bulk);
 Bulk DecodeBulk(const BulkHeader& header);
+
+// What announces the rows of the append just sent.
+struct AppendBulk {
+  uint64_t append_id = 0;
+  uint64_t receiver_incarnation = 0;
+  bool operator==(const AppendBulk&) const = default;
+};
+BulkHeader EncodeAppendBulk(const AppendBulk& bulk);
+AppendBulk DecodeAppendBulk(const BulkHeader& header);
 
 // One word for the whole run. The receiver computes every segment's checksum from the bytes in
 // place, then this; it covers the header's other fields too.

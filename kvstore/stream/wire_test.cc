@@ -25,7 +25,16 @@ std::vector<Envelope> OneOfEach() {
                    .first_position = 128,
                    .tenant_salt = "salt",
                    .derivation = "step:7",
-                   .tokens = {0, 1, 2'000'000'000}};
+                   .tokens = {0, 1, 2'000'000'000},
+                   .branch = 2};
+  const TailEntry entry{.request = {"request", {1, 2}},
+                        .branch = 3,
+                        .tenant_salt = "salt",
+                        .derivation = "step:7",
+                        .parent = Id(5),
+                        .first_position = 130,
+                        .tokens = {7, 8},
+                        .checksum = 99};
   Digest256 digest;
   digest.fill(9);
   return {
@@ -43,6 +52,18 @@ std::vector<Envelope> OneOfEach() {
       {6, CancelAck{7}},
       {7, Offer{offer}},
       {8, Refusal{absl::StatusCode::kFailedPrecondition, "not me"}},
+      {9, Append{.append_id = 3, .entries = {entry, entry}, .rows = "rows"}},
+      {10, Held{.answered = 3, .entries = {{{"r", {1, 2}}, 1, 130, absl::StatusCode::kAborted}}}},
+      {11, Release{{"r", {1, 2}}}},
+      {12, QueryTails{.query_id = 4, .request = {"r", {1, 2}}}},
+      {13, TailStates{.query_id = 4,
+                      .code = absl::StatusCode::kAborted,
+                      .message = "fenced",
+                      .states = {{.branch = 1,
+                                  .blocks_held = 2,
+                                  .parent = Id(6),
+                                  .first_position = 128,
+                                  .tokens = {1, 2}}}}},
   };
 }
 
@@ -106,6 +127,49 @@ TEST(WireTest, LimitsHold) {
   EXPECT_FALSE(Decode(AsBytes(Encode({1, fetch}))).ok());
 }
 
+TEST(WireTest, LimitsOfAppendsHold) {
+  const TailEntry entry{.request = {"r", {1, 1}}, .parent = {}, .tokens = {1}};
+  const auto decodes = [](const Message& message) {
+    return Decode(AsBytes(Encode({1, message}))).ok();
+  };
+  const auto with = [&](auto change) {
+    TailEntry changed = entry;
+    change(changed);
+    return Append{.append_id = 1, .entries = {changed}, .rows = "x"};
+  };
+  EXPECT_TRUE(decodes(with([](TailEntry&) {})));
+  EXPECT_FALSE(decodes(with([](TailEntry& e) { e.request.id = ""; })));
+  EXPECT_FALSE(decodes(with([](TailEntry& e) { e.branch = limits::kBranchesMax; })));
+  EXPECT_FALSE(decodes(with([](TailEntry& e) { e.first_position = -1; })));
+  EXPECT_FALSE(decodes(with([](TailEntry& e) { e.tokens.clear(); })));
+  EXPECT_FALSE(decodes(with([](TailEntry& e) { e.tokens[0] = -1; })));
+  EXPECT_FALSE(decodes(with([](TailEntry& e) { e.tokens.resize(limits::kBlockTokensMax + 1); })));
+  Append append{.append_id = 1, .entries = {entry}, .rows = {}};
+  EXPECT_FALSE(decodes(append)) << "no rows";
+  append.bulk_bytes = limits::kAppendBytesMax;
+  EXPECT_TRUE(decodes(append));
+  append.rows = "x";
+  EXPECT_FALSE(decodes(append)) << "rows twice";
+  append.rows.clear();
+  append.bulk_bytes = limits::kAppendBytesMax + 1;
+  EXPECT_FALSE(decodes(append));
+  append = {.append_id = 1, .entries = {}, .rows = std::string(limits::kAppendInlineBytesMax, 'x')};
+  EXPECT_FALSE(decodes(append)) << "no entries";
+  append.entries.assign(limits::kAppendEntriesMax, entry);
+  EXPECT_TRUE(decodes(append));
+  append.entries.push_back(entry);
+  EXPECT_FALSE(decodes(append));
+  append.entries.pop_back();
+  append.rows += 'x';
+  EXPECT_FALSE(decodes(append));
+  Held held{.answered = 1, .entries = {{{"r", {1, 1}}, 0, -1}}};
+  EXPECT_FALSE(decodes(held));
+  held.entries[0].rows = 0;
+  EXPECT_TRUE(decodes(held));
+  held.entries.resize(limits::kHeldEntriesMax + 1);
+  EXPECT_FALSE(decodes(held));
+}
+
 TEST(WireTest, LongErrorTextsAreCut) {
   const Refusal refusal{absl::StatusCode::kInternal, std::string(5000, 'x')};
   const auto read = Decode(AsBytes(Encode({1, refusal})));
@@ -115,7 +179,7 @@ TEST(WireTest, LongErrorTextsAreCut) {
 
 TEST(WireTest, UnknownTypesAndCodesAreRefused) {
   std::string bytes = Encode({1, Cancel{1}});
-  bytes[0] = 9;
+  bytes[0] = static_cast<char>(std::variant_size_v<Message>);
   EXPECT_FALSE(Decode(AsBytes(bytes)).ok());
   bytes = Encode({1, FetchDone{1, absl::StatusCode::kOk, ""}});
   bytes[1 + 8 + 8] = 17;
@@ -131,6 +195,11 @@ TEST(WireTest, BulkHeadersSurviveTheRoundTrip) {
                   .attempt_n = 6,
                   .checksum = 7};
   EXPECT_TRUE(DecodeBulk(EncodeBulk(bulk)) == bulk);
+}
+
+TEST(WireTest, AppendBulkHeadersSurviveTheRoundTrip) {
+  const AppendBulk bulk{.append_id = 5, .receiver_incarnation = UINT64_MAX};
+  EXPECT_TRUE(DecodeAppendBulk(EncodeAppendBulk(bulk)) == bulk);
 }
 
 TEST(WireTest, TheRunChecksumCoversEverySegmentAndTheHeader) {
