@@ -1,5 +1,6 @@
 #include "coordinator/core/coordinator_core.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,17 @@ namespace reprise::coordinator {
 namespace {
 
 bool HoldsBlocks(Role role) { return role == Role::kWorker || role == Role::kStore; }
+
+// Versions of different incarnations lie apart, so that none is taken for another's.
+uint64_t FirstVersion(uint64_t incarnation) { return (incarnation << 24) + 1; }
+
+Claim ClaimOf(const PlaceQuery& query) {
+  return {.request_id = query.request_id,
+          .previous = query.previous,
+          .handle_digest = query.handle_digest,
+          .attach = query.attach,
+          .crashes = query.crashes};
+}
 
 }  // namespace
 
@@ -22,7 +34,10 @@ CoordinatorCore::CoordinatorCore(const CoreOptions& options, TimeNs now)
       membership_(options.membership),
       index_(options.index),
       requests_(options.requests, now),
-      reservations_(options.reservations) {}
+      reservations_(options.reservations),
+      verdicts_(FirstVersion(options.incarnation)) {
+  stores_.version = FirstVersion(options.incarnation);
+}
 
 StatusOr<ReportAnswer> CoordinatorCore::OnReport(const Report& report, TimeNs now) {
   const NodeKey& key = report.node.ref.key;
@@ -30,17 +45,20 @@ StatusOr<ReportAnswer> CoordinatorCore::OnReport(const Report& report, TimeNs no
   const bool same_format =
       before != nullptr && before->info.model.format_digest == report.node.model.format_digest;
   ASSIGN_OR_RETURN(const Slot slot, membership_.OnReport(report, now));
-  AbsorbChanges();
   if (!same_format) ElectModel();
+  AbsorbChanges(now);
   ReportAnswer answer;
   answer.coordinator_incarnation = options_.incarnation;
   answer.report_interval_ms = options_.report_interval_ms;
+  answer.leader_epoch = leader_epoch_;
+  answer.standby = standby_;
   // A late report of a node meanwhile dead brings nothing back.
   const Node* node = membership_.Find(key.name);
   if (node->state == NodeState::kDead) return answer;
   for (const RequestReport& request : report.requests) {
-    requests_.OnReported(request.request_id, request.attempt);
+    requests_.OnReported(request, key);
   }
+  if (!standby_) TellCluster(report, *node, answer);
   if (!HoldsBlocks(node->info.role)) return answer;
   reservations_.OnReport(slot, report.requests, now);
   const PrefixIndex::Answer index = index_.Apply(slot, report.events ? &*report.events : nullptr,
@@ -50,22 +68,77 @@ StatusOr<ReportAnswer> CoordinatorCore::OnReport(const Report& report, TimeNs no
   return answer;
 }
 
+void CoordinatorCore::TellCluster(const Report& report, const Node& node,
+                                  ReportAnswer& answer) const {
+  if (node.info.role == Role::kWorker && report.stores_version != stores_.version) {
+    answer.stores = stores_;
+  }
+  if (node.info.role != Role::kStore && report.verdicts_version != verdicts_.version()) {
+    answer.verdicts = verdicts_.List();
+  }
+  answer.drain = node.draining;
+  answer.drain_deadline_ms = node.drain_deadline_ms;
+}
+
 void CoordinatorCore::OnTick(TimeNs now) {
   membership_.Tick(now);
   reservations_.Tick(now);
-  AbsorbChanges();
+  verdicts_.Tick(now);
+  AbsorbChanges(now);
 }
 
-void CoordinatorCore::AbsorbChanges() {
+StatusOr<int32_t> CoordinatorCore::OnDrain(const std::string& name, int64_t deadline_ms) {
+  return membership_.Drain(name, deadline_ms);
+}
+
+void CoordinatorCore::Lead(uint64_t epoch, TimeNs now) {
+  leader_epoch_ = std::max(leader_epoch_, epoch);
+  standby_ = false;
+  requests_.Restart(epoch << 32, now);
+}
+
+void CoordinatorCore::Follow(uint64_t epoch) {
+  leader_epoch_ = std::max(leader_epoch_, epoch);
+  standby_ = true;
+}
+
+void CoordinatorCore::Judge(const MembershipChange& change, TimeNs now) {
+  if (!HoldsBlocks(change.role)) return;
+  const bool replaced = change.kind == MembershipChange::Kind::kReplaced;
+  const bool at_fault = change.to == NodeState::kSuspect && change.reason != "silent";
+  if (replaced || at_fault ||
+      (change.kind == MembershipChange::Kind::kState && change.to == NodeState::kDead)) {
+    verdicts_.Issue(change.key, replaced ? "replaced" : change.reason, now);
+    ++counters_.verdicts;
+  } else if (change.to == NodeState::kLive) {
+    verdicts_.Withdraw(change.key);
+  }
+}
+
+void CoordinatorCore::AbsorbChanges(TimeNs now) {
   std::vector<MembershipChange> changes = membership_.TakeChanges();
   for (MembershipChange& change : changes) {
     if (change.to == NodeState::kDead) {
       index_.Drop(change.slot);
       reservations_.Drop(change.slot);
     }
+    Judge(change, now);
     changes_.push_back(std::move(change));
   }
-  if (!changes.empty()) ElectModel();
+  if (changes.empty()) return;
+  ElectModel();
+  ListStores();
+}
+
+void CoordinatorCore::ListStores() {
+  std::vector<StoreInfo> live;
+  for (const auto& [name, node] : membership_.nodes()) {
+    if (node.info.role != Role::kStore || node.state != NodeState::kLive) continue;
+    if (IsServed(node.info)) live.push_back({node.info.ref, node.info.failure_domain});
+  }
+  if (live == stores_.items) return;
+  stores_.items = std::move(live);
+  ++stores_.version;
 }
 
 // The format most workers have that are not dead; the present one as long as none has more.
@@ -105,14 +178,40 @@ ClusterView CoordinatorCore::View(const PlaceQuery& query) const {
   return view;
 }
 
+// Where a request goes on if it is left alone. A suspect is not named: it may never answer.
+std::optional<NodeRef> CoordinatorCore::LiveRunner(const PlaceQuery& query) const {
+  const std::optional<NodeKey> key = requests_.Runner(query.request_id);
+  if (key && std::find(query.avoid.begin(), query.avoid.end(), *key) != query.avoid.end()) {
+    return std::nullopt;
+  }
+  const Node* node = key ? membership_.Find(key->name) : nullptr;
+  if (node == nullptr || node->info.ref.key != *key) return std::nullopt;
+  if (node->state != NodeState::kLive && node->state != NodeState::kLeaving) return std::nullopt;
+  return node->info.ref;
+}
+
 std::variant<Placement, Refusal> CoordinatorCore::Place(const PlaceQuery& query, TimeNs now) {
-  if (auto refusal = requests_.Check(query.request_id, query.previous, now)) {
-    return *std::move(refusal);
+  const Claim claim = ClaimOf(query);
+  if (auto refusal = requests_.Check(claim, now)) return *std::move(refusal);
+  if (query.attach) {
+    Placement placement;
+    placement.running = LiveRunner(query);
+    if (placement.running) {
+      placement.attempt = requests_.GrantAttach(claim, now);
+      placement.leader_epoch = leader_epoch_;
+      ++counters_.attaches;
+      return placement;
+    }
+    if (query.prompt_tokens == 0) {
+      return Refusal{RefusalCode::kNotRunning, "no live worker runs the request"};
+    }
   }
   std::variant<Choice, Refusal> chosen = ChoosePlacement(options_.placement, View(query), query);
   if (auto* refusal = std::get_if<Refusal>(&chosen)) return std::move(*refusal);
   Choice& choice = std::get<Choice>(chosen);
-  choice.placement.attempt = requests_.Grant(query.request_id, query.previous, now);
+  choice.placement.attempt = requests_.Grant(claim, choice.placement.decode.key, now);
+  choice.placement.leader_epoch = leader_epoch_;
+  choice.placement.alone = requests_.Crashes(claim) >= limits::kCrashesBeforeAlone;
   reservations_.Add(choice.decode, query.request_id, choice.at_decode, now);
   if (choice.prefill) {
     reservations_.Add(*choice.prefill, query.request_id, choice.at_prefill, now);

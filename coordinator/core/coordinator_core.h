@@ -7,7 +7,10 @@
 // Invariants:
 // 1. All of it is soft: a fresh core learns everything but the past from reports.
 // 2. Workers and stores of another KV format than the cluster's are never placed on.
-// 3. An attempt is granted only together with a placement; a refusal changes no request.
+// 3. An attempt is granted only together with a placement, or with the name of the worker that goes
+//    on with the request; a refusal changes no request.
+// 4. A core that does not lead takes reports, so that it is warm, and gives no orders. Whether it
+//    may answer Place and Drain is its owner's to decide.
 #ifndef REPRISE_COORDINATOR_CORE_COORDINATOR_CORE_H_
 #define REPRISE_COORDINATOR_CORE_COORDINATOR_CORE_H_
 
@@ -28,6 +31,7 @@
 #include "coordinator/core/request_table.h"
 #include "coordinator/core/reservations.h"
 #include "coordinator/core/types.h"
+#include "coordinator/core/verdicts.h"
 #include "coordinator/policy/placement.h"
 
 namespace reprise::coordinator {
@@ -49,6 +53,14 @@ class CoordinatorCore {
   StatusOr<ReportAnswer> OnReport(const Report& report, TimeNs now);
   std::variant<Placement, Refusal> OnPlace(const PlaceQuery& query, TimeNs now);
   void OnTick(TimeNs now);
+  // Orders a node to hand its work over. How many requests it reported last; NOT_FOUND for a name
+  // that is not alive.
+  StatusOr<int32_t> OnDrain(const std::string& name, int64_t deadline_ms);
+
+  // This coordinator leads from now on under `epoch`: what it grants is above all that lower epochs
+  // granted. Or another does, or nobody.
+  void Lead(uint64_t epoch, TimeNs now);
+  void Follow(uint64_t epoch);
 
   // What the workers serve. UNAVAILABLE (NO_WORKERS) while there is none, NOT_FOUND
   // (MODEL_MISMATCH) for another name; an empty name asks for whatever is served.
@@ -62,6 +74,8 @@ class CoordinatorCore {
   struct Stats {
     uint64_t placements = 0;
     uint64_t prefill_legs = 0;
+    uint64_t attaches = 0;  // to requests that went on where they ran
+    uint64_t verdicts = 0;  // issued
     std::array<uint64_t, std::size(kRefusalCodes)> refusals{};  // by RefusalCode
     uint64_t stale_refused = 0;                                 // reports of replaced incarnations
     TimeNs compensated_ns = 0;
@@ -73,7 +87,11 @@ class CoordinatorCore {
 
  private:
   std::variant<Placement, Refusal> Place(const PlaceQuery& query, TimeNs now);
-  void AbsorbChanges();
+  std::optional<NodeRef> LiveRunner(const PlaceQuery& query) const;
+  void TellCluster(const Report& report, const Node& node, ReportAnswer& answer) const;
+  void AbsorbChanges(TimeNs now);
+  void Judge(const MembershipChange& change, TimeNs now);
+  void ListStores();
   void ElectModel();
   bool IsServed(const NodeInfo& node) const;
   ClusterView View(const PlaceQuery& query) const;
@@ -84,6 +102,10 @@ class CoordinatorCore {
   RequestTable requests_;
   Reservations reservations_;
   std::optional<ModelInfo> model_;  // of the format most workers have
+  Verdicts verdicts_;
+  VersionedList<StoreInfo> stores_;
+  uint64_t leader_epoch_ = 0;
+  bool standby_ = false;
   std::vector<MembershipChange> changes_;
   Stats counters_;
 };

@@ -234,6 +234,169 @@ TEST_F(CoordinatorCoreTest, AStoreOfAnotherFormatKeepsNoReplica) {
   EXPECT_THAT(Placed(Query("q")).stores, SizeIs(1));
 }
 
+TEST_F(CoordinatorCoreTest, VerdictsReachGatewaysAndWorkersOnceAndEndWhenTheNodeLivesAgain) {
+  Member gateway{.name = "g", .role = Role::kGateway};
+  Send(a_);
+  Send(b_);
+  const auto empty = Send(gateway).verdicts;
+  ASSERT_TRUE(empty);
+  EXPECT_THAT(empty->items, IsEmpty());
+  RunFor(1200, {&b_, &gateway});
+  coordinator::Report report = ReportOf(gateway);
+  report.verdicts_version = empty->version;
+  const auto told = core_.OnReport(report, now_)->verdicts;
+  ASSERT_TRUE(told);
+  EXPECT_THAT(told->items, ElementsAre(Verdict{{"a", 1}, "silent"}));
+  report = ReportOf(gateway);
+  report.verdicts_version = told->version;
+  EXPECT_FALSE(core_.OnReport(report, now_)->verdicts);
+  EXPECT_TRUE(Send(b_).verdicts);
+  EXPECT_FALSE(Send(store_).verdicts);
+  Send(a_);
+  EXPECT_THAT(Send(gateway).verdicts->items, IsEmpty());
+}
+
+TEST_F(CoordinatorCoreTest, AStuckWorkerAndAReplacedOneAreGivenUpAndASilentSuspectIsNot) {
+  a_.load = {.progress = 7, .busy = true};
+  Send(a_);
+  Send(b_);
+  RunFor(800, {&a_});
+  EXPECT_EQ(Summary("b").state, NodeState::kSuspect);
+  EXPECT_THAT(Send(a_).verdicts->items, IsEmpty());
+  RunFor(800, {&a_, &b_});
+  Member again{.name = "b", .incarnation = 2};
+  EXPECT_THAT(Send(again).verdicts->items,
+              ElementsAre(Verdict{{"a", 1}, "stuck"}, Verdict{{"b", 1}, "replaced"}));
+}
+
+TEST_F(CoordinatorCoreTest, WorkersHearWhichStoresLiveWhenThatChanges) {
+  const auto none = Send(a_).stores;
+  ASSERT_TRUE(none);
+  EXPECT_THAT(none->items, IsEmpty());
+  coordinator::Report far = ReportOf(store_);
+  far.node.failure_domain = "rack-2";
+  ASSERT_TRUE(core_.OnReport(far, now_).ok());
+  coordinator::Report report = ReportOf(a_);
+  report.stores_version = none->version;
+  const auto one = core_.OnReport(report, now_)->stores;
+  ASSERT_TRUE(one);
+  ASSERT_THAT(one->items, SizeIs(1));
+  EXPECT_EQ(one->items[0].ref.key, (NodeKey{"s", 1}));
+  EXPECT_EQ(one->items[0].failure_domain, "rack-2");
+  report = ReportOf(a_);
+  report.stores_version = one->version;
+  EXPECT_FALSE(core_.OnReport(report, now_)->stores);
+  EXPECT_FALSE(Send(store_).stores);
+  ASSERT_TRUE(core_.OnDrain("s", 0).ok());
+  RunFor(50, {});
+  EXPECT_THAT(Send(a_).stores->items, IsEmpty());
+}
+
+TEST_F(CoordinatorCoreTest, AnAttachNamesTheWorkerThatGoesOn) {
+  Send(a_);
+  Send(b_);
+  PlaceQuery query = Query("r");
+  query.handle_digest.emplace().fill(9);
+  const Placement first = Placed(query);
+  PlaceQuery attach;  // all a client without its transcript has
+  attach.request_id = "r";
+  attach.attach = true;
+  attach.handle_digest.emplace().fill(8);
+  EXPECT_EQ(Refused(attach).code, RefusalCode::kWrongHandle);
+  attach.handle_digest->fill(9);
+  const Placement running = Placed(attach);
+  ASSERT_TRUE(running.running);
+  EXPECT_EQ(running.running->key, first.decode.key);
+  EXPECT_EQ(running.attempt, (Attempt{first.attempt.owner_epoch + 1, 1}));
+  EXPECT_EQ(core_.stats().attaches, 1u);
+  EXPECT_EQ(Refused(Query("r", first.attempt)).code, RefusalCode::kStaleAttempt);
+  // The worker does not know it after all, or is gone.
+  EXPECT_EQ(Placed(Query("r", running.attempt)).attempt, (Attempt{running.attempt.owner_epoch, 2}));
+}
+
+TEST_F(CoordinatorCoreTest, AnAttachToWhatNobodyRunsNeedsThePrompt) {
+  Send(a_);
+  coordinator::Report report = ReportOf(b_);
+  report.requests = {{.request_id = "r", .attempt = {500, 3}, .decoding = true}};
+  report.requests[0].handle_digest.emplace().fill(9);
+  ASSERT_TRUE(core_.OnReport(report, now_).ok());
+  RunFor(1200, {&a_});  // b is dead
+  PlaceQuery attach;
+  attach.request_id = "r";
+  attach.attach = true;
+  attach.handle_digest.emplace().fill(9);
+  EXPECT_EQ(Refused(attach).code, RefusalCode::kNotRunning);
+  PlaceQuery whole = Query("r");
+  whole.attach = true;
+  whole.handle_digest = attach.handle_digest;
+  const Placement placed = Placed(whole);
+  EXPECT_FALSE(placed.running);
+  EXPECT_EQ(placed.decode.key.name, "a");
+  EXPECT_EQ(placed.attempt, (Attempt{501, 1}));
+}
+
+TEST_F(CoordinatorCoreTest, AfterTwoCrashesAloneAfterThreeNotAtAll) {
+  Send(a_);
+  Placement placed = Placed(Query("r"));
+  for (uint32_t crashes = 1; crashes <= 2; ++crashes) {
+    PlaceQuery query = Query("r", placed.attempt);
+    query.crashes = crashes;
+    placed = Placed(query);
+    EXPECT_EQ(placed.alone, crashes == 2);
+  }
+  PlaceQuery query = Query("r", placed.attempt);
+  query.crashes = 3;
+  EXPECT_EQ(Refused(query).code, RefusalCode::kCrashLoop);
+}
+
+TEST_F(CoordinatorCoreTest, WhatWasAcceptedIsNeverRefusedForLoad) {
+  Send(a_);
+  PlaceQuery accepted = Query("r");
+  accepted.handle_digest.emplace().fill(9);
+  const Placement first = Placed(accepted);
+  a_.load.blocks_free = 0;
+  a_.load.waiting = 100'000;
+  Send(a_);
+  EXPECT_EQ(Refused(Query("new")).code, RefusalCode::kNoRoom);
+  EXPECT_EQ(Placed(Query("r", first.attempt)).attempt.n, 2u);
+  PlaceQuery attach = accepted;
+  attach.attach = true;
+  attach.avoid = {{"elsewhere", 1}};
+  EXPECT_TRUE(Placed(attach).running);
+  attach.avoid = {first.decode.key};
+  EXPECT_EQ(Placed(attach).decode.key.name, "a");
+}
+
+TEST_F(CoordinatorCoreTest, ADrainedNodeIsToldSoAndGetsNoNewWork) {
+  Send(a_);
+  Send(b_);
+  EXPECT_FALSE(Send(a_).drain);
+  ASSERT_TRUE(core_.OnDrain("a", 7000).ok());
+  const ReportAnswer answer = Send(a_);
+  EXPECT_TRUE(answer.drain);
+  EXPECT_EQ(answer.drain_deadline_ms, 7000);
+  for (const char* id : {"r1", "r2", "r3"}) EXPECT_EQ(Placed(Query(id)).decode.key.name, "b");
+  EXPECT_EQ(core_.OnDrain("nobody", 0).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(CoordinatorCoreTest, AStandbyIsWarmAndGivesNoOrders) {
+  core_.Follow(4);
+  ASSERT_TRUE(core_.OnDrain("a", 0).status().code() == absl::StatusCode::kNotFound);
+  const ReportAnswer warm = Send(a_);
+  EXPECT_TRUE(warm.standby);
+  EXPECT_EQ(warm.leader_epoch, 4u);
+  EXPECT_FALSE(warm.stores);
+  EXPECT_FALSE(warm.verdicts);
+  core_.Lead(5, now_);
+  const ReportAnswer led = Send(a_);
+  EXPECT_FALSE(led.standby);
+  EXPECT_EQ(led.leader_epoch, 5u);
+  EXPECT_TRUE(led.stores);
+  const Placement placed = Placed(Query("r"));
+  EXPECT_EQ(placed.leader_epoch, 5u);
+  EXPECT_EQ(placed.attempt, (Attempt{(uint64_t{5} << 32) + 1, 1}));
+}
+
 TEST_F(CoordinatorCoreTest, ChangesTellTheStoryInOrder) {
   Send(a_);
   RunFor(1000, {});

@@ -1,6 +1,7 @@
 #include "coordinator/core/membership.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 namespace reprise::coordinator {
@@ -33,7 +34,8 @@ void Membership::Remember(const NodeKey& key) {
 }
 
 void Membership::SetState(Node& node, NodeState state, std::string reason) {
-  if (node.state != state) {
+  // A suspect's second fault is news too: only the first may have been plain silence.
+  if (node.state != state || (state == NodeState::kSuspect && node.reason != reason)) {
     changes_.push_back({.kind = MembershipChange::Kind::kState,
                         .key = node.info.ref.key,
                         .role = node.info.role,
@@ -68,6 +70,7 @@ StatusOr<Node*> Membership::Admit(const Report& report, TimeNs now) {
   Node node;
   node.heard_ns = now;
   node.progressed_ns = now;
+  node.joined_ns = now;
   if (it != nodes_.end()) {
     const Node& old = it->second;
     changes_.push_back({.kind = MembershipChange::Kind::kReplaced,
@@ -99,6 +102,7 @@ StatusOr<Node*> Membership::Admit(const Report& report, TimeNs now) {
 }
 
 StatusOr<Slot> Membership::OnReport(const Report& report, TimeNs now) {
+  Forgive(now);
   ASSIGN_OR_RETURN(Node * node, Admit(report, now));
   if (report.sequence <= node->sequence) return node->slot;
   node->sequence = report.sequence;
@@ -106,14 +110,30 @@ StatusOr<Slot> Membership::OnReport(const Report& report, TimeNs now) {
   if (!report.load.busy || report.load.progress != node->load.progress) node->progressed_ns = now;
   node->load = report.load;
   node->info = report.node;
-  if (report.leaving) {
-    SetState(*node, NodeState::kLeaving, "leaving");
-  } else if (now - node->progressed_ns < options_.stuck_after_ns) {
-    SetState(*node, NodeState::kLive, "");
-  } else {
-    SetState(*node, NodeState::kSuspect, "stuck");
-  }
+  node->leaving = report.leaving;
+  node->requests = std::max(static_cast<int32_t>(report.requests.size()),
+                            report.load.running + report.load.waiting);
+  Settle(*node, now);
   return node->slot;
+}
+
+bool Membership::IsProbing(const Node& node) const {
+  return node.info.role != Role::kGateway && node.load.probe_age_ms >= 0 &&
+         NsFromMs(node.load.probe_age_ms) < options_.unreachable_after_ns;
+}
+
+const char* Membership::Fault(const Node& node, TimeNs now) const {
+  if (node.load.busy && now - node.progressed_ns >= options_.stuck_after_ns) return "stuck";
+  const bool cut_off = NsFromMs(node.load.probe_age_ms) >= options_.unreachable_after_ns;
+  return cut_off || node.accused ? "unreachable" : "";
+}
+
+// The state of a node that is heard.
+void Membership::Settle(Node& node, TimeNs now) {
+  if (node.leaving) return SetState(node, NodeState::kLeaving, "leaving");
+  if (node.draining) return SetState(node, NodeState::kLeaving, "draining");
+  const char* fault = Fault(node, now);
+  SetState(node, *fault == 0 ? NodeState::kLive : NodeState::kSuspect, fault);
 }
 
 void Membership::Judge(Node& node, TimeNs now) {
@@ -121,24 +141,67 @@ void Membership::Judge(Node& node, TimeNs now) {
   if (silent_ns >= options_.dead_after_ns) {
     node.dead_ns = now;
     SetState(node, NodeState::kDead, "silent");
-  } else if (node.state == NodeState::kLive && silent_ns >= options_.suspect_after_ns) {
+  } else if (silent_ns < options_.suspect_after_ns) {
+    Settle(node, now);
+  } else if (node.state == NodeState::kLive) {
     SetState(node, NodeState::kSuspect, "silent");
-  } else if (node.state == NodeState::kLive && node.load.busy &&
-             now - node.progressed_ns >= options_.stuck_after_ns) {
-    SetState(node, NodeState::kSuspect, "stuck");
+  }
+}
+
+StatusOr<int32_t> Membership::Drain(const std::string& name, int64_t deadline_ms) {
+  const auto it = nodes_.find(name);
+  if (it == nodes_.end() || it->second.state == NodeState::kDead) {
+    return absl::NotFoundError(absl::StrCat("no living node is named ", name));
+  }
+  Node& node = it->second;
+  node.draining = true;
+  node.drain_deadline_ms = deadline_ms;
+  SetState(node, NodeState::kLeaving, "draining");
+  return node.requests;
+}
+
+// Each living node that probes is one voice about every other.
+void Membership::CountAccusations(TimeNs now) {
+  int voices = 0;
+  std::map<std::string, int> named;
+  for (const auto& [name, node] : nodes_) {
+    if (node.state == NodeState::kDead || !IsProbing(node)) continue;
+    ++voices;
+    const std::set<std::string> others(node.load.unreachable.begin(), node.load.unreachable.end());
+    for (const std::string& other : others) {
+      if (other != name) ++named[other];
+    }
+  }
+  if (named.empty() && !accusations_) return;
+  accusations_ = !named.empty();
+  for (auto& [name, node] : nodes_) {
+    const auto it = named.find(name);
+    const int against = it == named.end() ? 0 : it->second;
+    const int peers = voices - (node.state != NodeState::kDead && IsProbing(node) ? 1 : 0);
+    node.accused = against >= 2 && 2 * against > peers &&
+                   now - node.joined_ns >= options_.unreachable_after_ns;
+  }
+}
+
+void Membership::Forgive(TimeNs now) {
+  if (!last_tick_) return;
+  const TimeNs late_ns = now - *last_tick_ - options_.tick_interval_ns;
+  if (late_ns <= options_.late_tick_ns) return;
+  compensated_ns_ += late_ns;
+  *last_tick_ += late_ns;
+  for (auto& [name, node] : nodes_) {
+    for (TimeNs* since : {&node.heard_ns, &node.progressed_ns, &node.joined_ns}) {
+      *since = std::min(now, *since + late_ns);
+    }
   }
 }
 
 void Membership::Tick(TimeNs now) {
-  TimeNs late_ns = 0;
-  if (last_tick_) late_ns = now - *last_tick_ - options_.tick_interval_ns;
-  if (late_ns <= options_.late_tick_ns) late_ns = 0;
-  compensated_ns_ += late_ns;
+  Forgive(now);
   last_tick_ = now;
+  CountAccusations(now);
   for (auto it = nodes_.begin(); it != nodes_.end();) {
     Node& node = it->second;
-    node.heard_ns = std::min(now, node.heard_ns + late_ns);
-    node.progressed_ns = std::min(now, node.progressed_ns + late_ns);
     if (node.state != NodeState::kDead) {
       Judge(node, now);
     } else if (now - node.dead_ns >= options_.forget_after_ns) {

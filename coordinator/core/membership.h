@@ -9,8 +9,11 @@
 // 2. States move live <-> suspect -> dead -> forgotten, by Tick; leaving -> dead. A dead node of
 //    the current incarnation that reports again is live again, as a node that lost its index.
 // 3. A judge that was not running cannot know who was silent: when Tick comes late, every deadline
-//    moves by the lateness.
+//    moves by the lateness, before the first report or tick after it is judged.
 // 4. A report whose sequence does not rise proves nothing and changes nothing here.
+// 5. A node is suspect for what it says of itself (stuck, its own probe too old) or when most of
+//    its probing peers, and at least two, cannot reach it. A peer whose own probe is too old
+//    is no witness.
 #ifndef REPRISE_COORDINATOR_CORE_MEMBERSHIP_H_
 #define REPRISE_COORDINATOR_CORE_MEMBERSHIP_H_
 
@@ -36,6 +39,9 @@ struct MembershipOptions {
   TimeNs forget_after_ns = 60 * kSecond;
   // Busy without progress; workers bound one layer to 250 ms.
   TimeNs stuck_after_ns = 1500 * kMillisecond;
+  // Age of a node's own probe at which it is cut off. Accusations by peers count that long after
+  // it joined: what they knew before was another incarnation.
+  TimeNs unreachable_after_ns = 2 * kSecond;
   size_t nodes_max = limits::kNodesMax;
 };
 
@@ -48,7 +54,13 @@ struct Node {
   uint64_t sequence = 0;
   TimeNs heard_ns = 0;
   TimeNs progressed_ns = 0;  // last moment it was idle or its progress moved
+  TimeNs joined_ns = 0;
   TimeNs dead_ns = 0;
+  bool leaving = false;   // by its own word
+  bool draining = false;  // by order
+  int64_t drain_deadline_ms = 0;
+  int32_t requests = 0;  // named in its last report, or counted in its load
+  bool accused = false;  // by most of its probing peers
 };
 
 // One step of one incarnation's life, for logs and for whoever keeps things per node.
@@ -71,6 +83,9 @@ class Membership {
   // RESOURCE_EXHAUSTED beyond nodes_max, INVALID_ARGUMENT when an incarnation changes its role.
   StatusOr<Slot> OnReport(const Report& report, TimeNs now);
   void Tick(TimeNs now);
+  // Takes a node out of placement until its incarnation ends. What it had to do at its last report;
+  // NOT_FOUND for a name nobody living has.
+  StatusOr<int32_t> Drain(const std::string& name, int64_t deadline_ms);
 
   // Ascending names; without forgotten ones.
   const std::map<std::string, Node>& nodes() const { return nodes_; }
@@ -84,6 +99,13 @@ class Membership {
  private:
   StatusOr<Node*> Admit(const Report& report, TimeNs now);
   void SetState(Node& node, NodeState state, std::string reason);
+  // Moves every deadline by the time the judge itself did not run.
+  void Forgive(TimeNs now);
+  // Why a node that is heard gets no work; empty when it may.
+  const char* Fault(const Node& node, TimeNs now) const;
+  bool IsProbing(const Node& node) const;
+  void CountAccusations(TimeNs now);
+  void Settle(Node& node, TimeNs now);
   void Judge(Node& node, TimeNs now);
   void Remember(const NodeKey& key);
   bool IsPast(const NodeKey& key) const;
@@ -94,7 +116,8 @@ class Membership {
   std::deque<std::string> past_order_;                // names of past_, oldest first
   std::vector<Slot> free_slots_;                      // released, last one first
   Slot slots_ = 0;                                    // ever used
-  std::optional<TimeNs> last_tick_;
+  std::optional<TimeNs> last_tick_;  // moved along when lateness was forgiven between ticks
+  bool accusations_ = false;         // some node was accused at the last tick
   std::vector<MembershipChange> changes_;
   uint64_t stale_refused_ = 0;
   TimeNs compensated_ns_ = 0;

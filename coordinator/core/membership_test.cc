@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <string>
+#include <vector>
+
 namespace reprise::coordinator {
 namespace {
 
@@ -137,6 +141,126 @@ TEST_F(MembershipTest, BusyWithoutProgressIsStuckAndIdleWithoutProgressIsNot) {
   EXPECT_EQ(StateOf("resting"), NodeState::kLive);
   ASSERT_TRUE(Report("wedged", 1, {.progress = 8, .busy = true}).ok());
   EXPECT_EQ(StateOf("wedged"), NodeState::kLive);
+}
+
+TEST_F(MembershipTest, LatenessOfTheJudgeIsForgivenBeforeAReportThatWaitedIsJudged) {
+  const Load step{.progress = 7, .busy = true};
+  ASSERT_TRUE(Report("w", 1, step).ok());
+  RunFor(300);
+  FreezeFor(3000);
+  ASSERT_TRUE(Report("w", 1, step).ok());  // sent before the freeze, in the same long layer
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  RunFor(50);
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  EXPECT_EQ(members_.compensated_ns(), 2950 * kMillisecond);  // once
+  for (int i = 0; i < 6; ++i) {
+    ASSERT_TRUE(Report("w", 1, step).ok());
+    RunFor(200);
+  }
+  EXPECT_EQ(members_.Find("w")->reason, "stuck");
+}
+
+TEST_F(MembershipTest, AProbeOlderThanTwoSecondsCutsANodeOffAndANodeThatDoesNotProbeIsFine) {
+  ASSERT_TRUE(Report("w", 1, {.probe_age_ms = 1999}).ok());
+  ASSERT_TRUE(Report("quiet", 1, {.probe_age_ms = -1}).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+  EXPECT_EQ(StateOf("quiet"), NodeState::kLive);
+  ASSERT_TRUE(Report("w", 1, {.probe_age_ms = 2000}).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kSuspect);
+  EXPECT_EQ(members_.Find("w")->reason, "unreachable");
+  ASSERT_TRUE(Report("w", 1, {.probe_age_ms = 10}).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
+}
+
+// Five nodes that probe each other; who accuses whom is told in each test.
+class ProbingTest : public MembershipTest {
+ protected:
+  void SetUp() override {
+    Everybody();
+    RunFor(100);
+    for (int i = 0; i < 10; ++i) {
+      Everybody();
+      RunFor(200);
+    }
+  }
+  void Everybody() {
+    for (const char* name : {"a", "b", "c", "d", "e"}) {
+      const Load load{.probe_age_ms = ages_[name], .unreachable = accused_[name]};
+      ASSERT_TRUE(Report(name, 1, load).ok());
+    }
+  }
+  void Judge() {
+    Everybody();
+    RunFor(50);
+  }
+
+  std::map<std::string, int64_t> ages_;
+  std::map<std::string, std::vector<std::string>> accused_;
+};
+
+TEST_F(ProbingTest, WhomMostPeersCannotReachIsSuspectUntilTheyCan) {
+  accused_["a"] = accused_["b"] = {"e"};
+  Judge();
+  EXPECT_EQ(StateOf("e"), NodeState::kLive);  // two of four peers
+  accused_["c"] = {"e"};
+  Judge();
+  EXPECT_EQ(StateOf("e"), NodeState::kSuspect);
+  EXPECT_EQ(members_.Find("e")->reason, "unreachable");
+  Everybody();
+  EXPECT_EQ(StateOf("e"), NodeState::kSuspect);  // its own word does not clear it
+  accused_.clear();
+  Judge();
+  EXPECT_EQ(StateOf("e"), NodeState::kLive);
+}
+
+TEST_F(ProbingTest, OneVoiceIsNoMajorityHoweverOftenItNamesANode) {
+  accused_["a"] = {"e", "e", "e", "a"};
+  Judge();
+  EXPECT_EQ(StateOf("e"), NodeState::kLive);
+  // Even when nobody else can speak.
+  for (const char* name : {"b", "c", "d"}) ages_[name] = -1;
+  Judge();
+  EXPECT_EQ(StateOf("e"), NodeState::kLive);
+}
+
+TEST_F(ProbingTest, TheSmallerSideOfAPartitionIsCutOffAndTheLargerIsNot) {
+  accused_["a"] = accused_["b"] = {"c", "d", "e"};
+  accused_["c"] = accused_["d"] = accused_["e"] = {"a", "b"};
+  Judge();
+  for (const char* name : {"a", "b"}) EXPECT_EQ(StateOf(name), NodeState::kSuspect) << name;
+  for (const char* name : {"c", "d", "e"}) EXPECT_EQ(StateOf(name), NodeState::kLive) << name;
+}
+
+TEST_F(ProbingTest, ANodeThatCannotReachItselfIsNoWitness) {
+  accused_["a"] = accused_["b"] = accused_["c"] = {"e"};
+  ages_["a"] = ages_["b"] = 3000;
+  Judge();
+  EXPECT_EQ(StateOf("e"), NodeState::kLive);
+}
+
+TEST_F(ProbingTest, WhatPeersKnewOfTheIncarnationBeforeIsNotHeldAgainstANewOne) {
+  accused_["a"] = accused_["b"] = accused_["c"] = {"e"};
+  Judge();
+  ASSERT_EQ(StateOf("e"), NodeState::kSuspect);
+  ASSERT_TRUE(Report("e", 2).ok());
+  RunFor(50);
+  EXPECT_EQ(StateOf("e"), NodeState::kLive);
+}
+
+TEST_F(MembershipTest, ADrainedNodeStaysOutUntilItsIncarnationEnds) {
+  EXPECT_EQ(members_.Drain("w", 0).status().code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(Report("w", 1, {.running = 3, .waiting = 1}).ok());
+  const auto requests = members_.Drain("w", 5000);
+  ASSERT_TRUE(requests.ok());
+  EXPECT_EQ(*requests, 4);
+  EXPECT_EQ(StateOf("w"), NodeState::kLeaving);
+  EXPECT_EQ(members_.Find("w")->reason, "draining");
+  ASSERT_TRUE(Report("w", 1).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kLeaving);
+  RunFor(1100);
+  EXPECT_EQ(members_.Drain("w", 0).status().code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(Report("w", 2).ok());
+  EXPECT_EQ(StateOf("w"), NodeState::kLive);
 }
 
 TEST_F(MembershipTest, ALeavingNodeStaysLeavingUntilItFallsSilent) {

@@ -24,6 +24,12 @@ Entry Lookup(RefusalCode code) {
       return {"STALE_ATTEMPT", absl::StatusCode::kAborted};
     case RefusalCode::kRecovering:
       return {"RECOVERING", absl::StatusCode::kUnavailable};
+    case RefusalCode::kWrongHandle:
+      return {"WRONG_HANDLE", absl::StatusCode::kPermissionDenied};
+    case RefusalCode::kNotRunning:
+      return {"NOT_RUNNING", absl::StatusCode::kNotFound};
+    case RefusalCode::kCrashLoop:
+      return {"CRASH_LOOP", absl::StatusCode::kInternal};
   }
   return {"UNKNOWN", absl::StatusCode::kInternal};
 }

@@ -17,11 +17,15 @@ enum class RefusalCode {
   kMalformed,     // MALFORMED, INVALID_ARGUMENT: the query contradicts itself
   kStaleAttempt,  // STALE_ATTEMPT, ABORTED: another attempt of the request is newer
   kRecovering,    // RECOVERING, UNAVAILABLE: this coordinator is too young to know the request
+  kWrongHandle,   // WRONG_HANDLE, PERMISSION_DENIED: not the resume handle of the request
+  kNotRunning,    // NOT_RUNNING, NOT_FOUND: attached to without a prompt to place it again by
+  kCrashLoop,     // CRASH_LOOP, INTERNAL: the request was in the step of too many crashes
 };
 inline constexpr RefusalCode kRefusalCodes[] = {
-    RefusalCode::kNoWorkers, RefusalCode::kNoRoom,    RefusalCode::kWrongFormat,
-    RefusalCode::kTooLong,   RefusalCode::kMalformed, RefusalCode::kStaleAttempt,
-    RefusalCode::kRecovering};
+    RefusalCode::kNoWorkers,  RefusalCode::kNoRoom,      RefusalCode::kWrongFormat,
+    RefusalCode::kTooLong,    RefusalCode::kMalformed,   RefusalCode::kStaleAttempt,
+    RefusalCode::kRecovering, RefusalCode::kWrongHandle, RefusalCode::kNotRunning,
+    RefusalCode::kCrashLoop};
 
 struct Refusal {
   RefusalCode code = RefusalCode::kNoWorkers;

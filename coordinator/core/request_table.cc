@@ -12,12 +12,40 @@ std::string Text(const Attempt& attempt) {
   return absl::StrCat("(", attempt.owner_epoch, ", ", attempt.n, ")");
 }
 
+// Takes as long for the first byte that differs as for the last.
+bool EqualDigests(const Digest256& a, const Digest256& b) {
+  volatile uint8_t difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) difference = difference | (a[i] ^ b[i]);
+  return difference == 0;
+}
+
 }  // namespace
 
-std::optional<Attempt> RequestTable::Highest(const std::string& request_id) const {
+const RequestTable::Entry* RequestTable::Find(const std::string& request_id) const {
   const auto it = entries_.find(request_id);
-  if (it == entries_.end()) return std::nullopt;
-  return it->second.highest;
+  return it == entries_.end() ? nullptr : &it->second;
+}
+
+std::optional<Attempt> RequestTable::Highest(const std::string& request_id) const {
+  const Entry* entry = Find(request_id);
+  if (entry == nullptr) return std::nullopt;
+  return entry->highest;
+}
+
+std::optional<NodeKey> RequestTable::Runner(const std::string& request_id) const {
+  const Entry* entry = Find(request_id);
+  if (entry == nullptr) return std::nullopt;
+  return entry->runner;
+}
+
+uint32_t RequestTable::Crashes(const Claim& claim) const {
+  const Entry* entry = Find(claim.request_id);
+  return std::max(claim.crashes, entry == nullptr ? 0 : entry->crashes);
+}
+
+void RequestTable::Restart(uint64_t base, TimeNs now) {
+  epoch_ = std::max(epoch_, base);
+  started_ns_ = now;
 }
 
 std::optional<Refusal> RequestTable::CheckStale(const Entry& entry,
@@ -35,28 +63,61 @@ std::optional<Refusal> RequestTable::CheckStale(const Entry& entry,
                  retry_ms};
 }
 
-std::optional<Refusal> RequestTable::Check(const std::string& request_id,
-                                           const std::optional<Attempt>& previous,
-                                           TimeNs now) const {
-  const auto it = entries_.find(request_id);
+// Nothing once whoever could know the request has had time to report it.
+std::optional<Refusal> RequestTable::CheckKnown(absl::string_view what, TimeNs now) const {
+  const TimeNs overdue_ns = started_ns_ + options_.recovery_ns;
+  if (now >= overdue_ns) return std::nullopt;
+  return Refusal{RefusalCode::kRecovering,
+                 absl::StrCat(what, " is not known to this coordinator yet"),
+                 (overdue_ns - now) / kMillisecond + 1};
+}
+
+std::optional<Refusal> RequestTable::CheckAttach(const Claim& claim, const Entry* entry,
+                                                 TimeNs now) const {
+  if (!claim.handle_digest) {
+    return Refusal{RefusalCode::kMalformed, "an attach needs the resume handle's digest"};
+  }
+  if (entry == nullptr) return CheckKnown("the request", now);
+  if (!entry->handle_digest) {
+    if (auto refusal = CheckKnown("the request's resume handle", now)) return refusal;
+    return Refusal{RefusalCode::kWrongHandle, "the request has no resume handle"};
+  }
+  if (!EqualDigests(*claim.handle_digest, *entry->handle_digest)) {
+    return Refusal{RefusalCode::kWrongHandle, "the resume handle is not the request's"};
+  }
+  if (entry->highest.owner_epoch == std::numeric_limits<uint64_t>::max()) {
+    return Refusal{RefusalCode::kMalformed, "the request has used up its owner epochs"};
+  }
+  return std::nullopt;
+}
+
+std::optional<Refusal> RequestTable::CheckPrevious(const Claim& claim, const Entry* entry,
+                                                   TimeNs now) const {
+  const std::optional<Attempt>& previous = claim.previous;
   const uint32_t last_n =
-      std::max(previous ? previous->n : 0, it == entries_.end() ? 0 : it->second.highest.n);
+      std::max(previous ? previous->n : 0, entry == nullptr ? 0 : entry->highest.n);
   if (last_n == std::numeric_limits<uint32_t>::max()) {
     return Refusal{RefusalCode::kMalformed, "the request has used up its attempts"};
   }
-  if (it != entries_.end()) {
-    const Attempt& highest = it->second.highest;
-    if (previous == highest) return std::nullopt;
-    if (!previous || *previous < highest) return CheckStale(it->second, previous, now);
+  if (entry != nullptr) {
+    if (previous == entry->highest) return std::nullopt;
+    if (!previous || *previous < entry->highest) return CheckStale(*entry, previous, now);
   }
   if (!previous) return std::nullopt;
   // The caller held an attempt that this table forgot or never saw.
-  const TimeNs overdue_ns = started_ns_ + options_.recovery_ns;
-  if (now >= overdue_ns) return std::nullopt;
-  const int64_t wait_ms = (overdue_ns - now) / kMillisecond + 1;
-  return Refusal{RefusalCode::kRecovering,
-                 absl::StrCat("attempt ", Text(*previous), " is not known to this coordinator yet"),
-                 wait_ms};
+  return CheckKnown(absl::StrCat("attempt ", Text(*previous)), now);
+}
+
+std::optional<Refusal> RequestTable::Check(const Claim& claim, TimeNs now) const {
+  const Entry* entry = Find(claim.request_id);
+  auto refusal = claim.attach ? CheckAttach(claim, entry, now) : CheckPrevious(claim, entry, now);
+  if (refusal) return refusal;
+  if (const uint32_t crashes = Crashes(claim); crashes >= limits::kCrashesMax) {
+    return Refusal{RefusalCode::kCrashLoop,
+                   absl::StrCat("workers crashed with the request in their step ", crashes,
+                                " times, the limit is ", limits::kCrashesMax)};
+  }
+  return std::nullopt;
 }
 
 RequestTable::Entry& RequestTable::Touch(const std::string& request_id) {
@@ -74,24 +135,40 @@ RequestTable::Entry& RequestTable::Touch(const std::string& request_id) {
   return entries_.find(request_id)->second;
 }
 
-Attempt RequestTable::Grant(const std::string& request_id, const std::optional<Attempt>& previous,
-                            TimeNs now) {
-  Entry& entry = Touch(request_id);
-  Attempt base = entry.highest;  // zero when it is new here
-  if (previous) base = std::max(base, *previous);
-  const bool fresh = base == Attempt{};
-  entry.highest = fresh ? Attempt{++epoch_, 1} : Attempt{base.owner_epoch, base.n + 1};
-  entry.granted_from = previous;
+// What every grant does to its entry.
+Attempt RequestTable::Raise(Entry& entry, const Claim& claim, TimeNs now) {
+  const Attempt base = std::max(entry.highest, claim.previous.value_or(Attempt{}));
+  const bool new_owner = claim.attach || base == Attempt{};
+  entry.highest = new_owner ? Attempt{std::max(++epoch_, base.owner_epoch + 1), 1}
+                            : Attempt{base.owner_epoch, base.n + 1};
+  entry.granted_from = claim.previous;
   entry.granted_ns = now;
+  // A lost attach is made again by the handle, never by a caller that held nothing.
+  if (claim.attach) entry.granted_ns = std::nullopt;
   entry.taken_up = false;
+  entry.crashes = std::max(entry.crashes, claim.crashes);
+  if (!entry.handle_digest) entry.handle_digest = claim.handle_digest;
   return entry.highest;
 }
 
-void RequestTable::OnReported(const std::string& request_id, const Attempt& attempt) {
-  Entry& entry = Touch(request_id);
-  if (attempt < entry.highest) return;
-  entry.highest = attempt;
+Attempt RequestTable::Grant(const Claim& claim, const NodeKey& decode, TimeNs now) {
+  Entry& entry = Touch(claim.request_id);
+  entry.runner = decode;
+  return Raise(entry, claim, now);
+}
+
+Attempt RequestTable::GrantAttach(const Claim& claim, TimeNs now) {
+  return Raise(Touch(claim.request_id), claim, now);
+}
+
+void RequestTable::OnReported(const RequestReport& report, const NodeKey& from) {
+  Entry& entry = Touch(report.request_id);
+  entry.crashes = std::max(entry.crashes, report.crashes);
+  if (!entry.handle_digest) entry.handle_digest = report.handle_digest;
+  if (report.attempt < entry.highest) return;
+  entry.highest = report.attempt;
   entry.taken_up = true;
+  if (report.decoding) entry.runner = from;
 }
 
 }  // namespace reprise::coordinator

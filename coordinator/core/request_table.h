@@ -1,5 +1,6 @@
-// The highest attempt known of each request, and the compare-and-set that grants the next one.
-// Owned by the coordinator core; one thread at a time.
+// The highest attempt known of each request, where it runs and who may take it over, and the
+// compare-and-set that grants the next attempt. Owned by the coordinator core; one thread at a
+// time.
 //
 // Invariants:
 // 1. Of all callers that hold the same previous attempt, one is granted the next.
@@ -8,6 +9,9 @@
 //    not lock its request: the holder of the attempt before it may have one above it.
 // 4. Fail closed: what this table has not seen, it grants an attempt for only when whoever could
 //    have seen it had time to say so.
+// 5. Whoever attaches shows the resume handle's digest, compared in constant time. An attach gets
+// an
+//    owner epoch above every one known of the request, so all older owners are refused from then.
 // The least recently granted or reported requests are forgotten beyond the limit.
 #ifndef REPRISE_COORDINATOR_CORE_REQUEST_TABLE_H_
 #define REPRISE_COORDINATOR_CORE_REQUEST_TABLE_H_
@@ -18,10 +22,13 @@
 #include <string>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/limits.h"
+#include "common/sha256.h"
 #include "coordinator/core/refusal.h"
+#include "coordinator/core/types.h"
 
 namespace reprise::coordinator {
 
@@ -35,20 +42,38 @@ struct RequestTableOptions {
   uint64_t epoch_base = 0;
 };
 
+// Who asks for an attempt, and by what right.
+struct Claim {
+  std::string request_id;
+  std::optional<Attempt> previous{};         // the highest the caller has held
+  std::optional<Digest256> handle_digest{};  // absent: not resumable
+  bool attach = false;                       // by the handle alone
+  uint32_t crashes = 0;
+};
+
 class RequestTable {
  public:
   RequestTable(const RequestTableOptions& options, TimeNs now)
       : options_(options), started_ns_(now), epoch_(options.epoch_base) {}
 
-  // Why the attempt after `previous` cannot be granted; nothing when it can.
-  std::optional<Refusal> Check(const std::string& request_id,
-                               const std::optional<Attempt>& previous, TimeNs now) const;
-  // Grants it. Only after Check found nothing, in the same event.
-  Attempt Grant(const std::string& request_id, const std::optional<Attempt>& previous, TimeNs now);
-  // A node serves the request under `attempt`.
-  void OnReported(const std::string& request_id, const Attempt& attempt);
+  // From now on epochs are granted above `base`, and requests not known are waited for as by a
+  // fresh coordinator: another one may have granted them.
+  void Restart(uint64_t base, TimeNs now);
+
+  // Why the attempt cannot be granted; nothing when it can.
+  std::optional<Refusal> Check(const Claim& claim, TimeNs now) const;
+  // Grants it to run on `decode`. Only after Check found nothing, in the same event.
+  Attempt Grant(const Claim& claim, const NodeKey& decode, TimeNs now);
+  // Raises the owner of a request that goes on where it runs. As Grant, and only for an attach.
+  Attempt GrantAttach(const Claim& claim, TimeNs now);
+  // What node `from` says of a request it serves.
+  void OnReported(const RequestReport& report, const NodeKey& from);
 
   std::optional<Attempt> Highest(const std::string& request_id) const;
+  // Where the highest attempt decodes, as far as it was placed or reported.
+  std::optional<NodeKey> Runner(const std::string& request_id) const;
+  // Of all that is known: attempts that ended by a crash.
+  uint32_t Crashes(const Claim& claim) const;
   size_t size() const { return entries_.size(); }
 
  private:
@@ -57,15 +82,23 @@ class RequestTable {
     std::optional<Attempt> granted_from;  // what the caller held when `highest` was granted
     std::optional<TimeNs> granted_ns;     // absent: known from reports only
     bool taken_up = false;                // a node reported `highest`
+    std::optional<NodeKey> runner;        // decodes `highest`, or the attempt it was attached from
+    std::optional<Digest256> handle_digest;
+    uint32_t crashes = 0;
     std::list<std::string>::iterator recency;
   };
   // Why the holder of `previous` must not have an attempt above `entry`'s; nothing when it may.
   std::optional<Refusal> CheckStale(const Entry& entry, const std::optional<Attempt>& previous,
                                     TimeNs now) const;
+  std::optional<Refusal> CheckAttach(const Claim& claim, const Entry* entry, TimeNs now) const;
+  std::optional<Refusal> CheckPrevious(const Claim& claim, const Entry* entry, TimeNs now) const;
+  std::optional<Refusal> CheckKnown(absl::string_view what, TimeNs now) const;
+  const Entry* Find(const std::string& request_id) const;
   Entry& Touch(const std::string& request_id);
+  Attempt Raise(Entry& entry, const Claim& claim, TimeNs now);
 
   const RequestTableOptions options_;
-  const TimeNs started_ns_;
+  TimeNs started_ns_;
   uint64_t epoch_;
   absl::flat_hash_map<std::string, Entry> entries_;
   std::list<std::string> recency_;  // the most recent first

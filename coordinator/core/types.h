@@ -64,11 +64,18 @@ struct Load {
   uint64_t progress = 0;
   bool busy = false;
   double step_ms = 0;
+  // Since the node last moved a real block over its own and a peer's stream; -1: it does not probe.
+  int64_t probe_age_ms = -1;
+  std::vector<std::string> unreachable;  // names that did not answer its probe
+  int64_t stranded_bytes = 0;            // held for requests that have ended
 };
 
 struct RequestReport {
   std::string request_id;
   Attempt attempt;
+  std::optional<Digest256> handle_digest{};  // SHA-256 of the resume handle
+  bool decoding = false;                     // here, so whoever attaches is sent here
+  uint32_t crashes = 0;  // attempts that ended by a crash with this request in the step
 };
 
 struct KvEvents {
@@ -84,6 +91,37 @@ struct Report {
   std::optional<kv::SnapshotChunk> snapshot;
   bool leaving = false;
   std::vector<RequestReport> requests;
+  // What the node knows.
+  uint64_t stores_version = 0;
+  uint64_t verdicts_version = 0;
+  uint64_t leader_epoch = 0;
+};
+
+struct StoreInfo {
+  NodeRef ref;
+  std::string failure_domain;
+  bool operator==(const StoreInfo&) const = default;
+};
+
+// An incarnation given up: whoever has a stream to it fails that now.
+struct Verdict {
+  NodeKey node;
+  std::string reason;  // silent, stuck, unreachable, replaced
+  bool operator==(const Verdict&) const = default;
+};
+
+struct RoleOrder {
+  bool prefill = true;
+  bool decode = true;
+  bool operator==(const RoleOrder&) const = default;
+};
+
+// A list that answers repeat only for nodes that know another version of it. Versions of two
+// coordinators, or of two lives of one, differ.
+template <typename T>
+struct VersionedList {
+  uint64_t version = 0;
+  std::vector<T> items;
 };
 
 struct ReportAnswer {
@@ -91,6 +129,14 @@ struct ReportAnswer {
   uint64_t next_event = 1;
   bool want_snapshot = false;
   int32_t report_interval_ms = 0;
+  // Absent: as the node knows them.
+  std::optional<VersionedList<StoreInfo>> stores{};  // live ones, ascending names
+  std::optional<VersionedList<Verdict>> verdicts{};  // of the last minute, oldest first
+  uint64_t leader_epoch = 0;                         // the highest this coordinator knows
+  bool standby = false;  // it does not lead: nothing of stores, verdicts and orders is set
+  bool drain = false;
+  int64_t drain_deadline_ms = 0;  // 0: the node's own
+  std::optional<RoleOrder> roles{};
 };
 
 struct PlaceQuery {
@@ -103,6 +149,14 @@ struct PlaceQuery {
   int32_t max_tokens = 0;
   int32_t branches = 1;
   std::vector<NodeKey> avoid;
+  std::optional<Digest256> handle_digest{};  // absent: not resumable
+  bool attach = false;                       // the caller holds the handle only
+  std::vector<NodeKey> replicas;             // stores of the attempts before
+  uint32_t crashes = 0;                      // attempts that ended by a crash of their worker
+  int32_t replica_stores = 0;                // 0: the cluster's default, -1: none
+
+  // Room is queued ahead for what was accepted once.
+  bool accepted_before() const { return previous.has_value() || attach; }
 };
 
 struct PrefixSource {
@@ -118,6 +172,11 @@ struct Placement {
   std::optional<NodeRef> prefill;
   std::vector<PrefixSource> sources;
   std::vector<NodeRef> stores;
+  // Of an attach to a request that runs: whom to send it to. Then only attempt and leader_epoch
+  // are set beside it.
+  std::optional<NodeRef> running;
+  uint64_t leader_epoch = 0;
+  bool alone = false;  // no other request in its steps
 };
 
 struct NodeSummary {

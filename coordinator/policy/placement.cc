@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <set>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/policy/prefix_cover.h"
-#include "coordinator/policy/replica_stores.h"
+#include "kvstore/block/replica_choice.h"
 
 namespace reprise::coordinator {
 namespace {
@@ -61,7 +64,7 @@ class Chooser {
     const NodeView* best = nullptr;
     int64_t best_cost = std::numeric_limits<int64_t>::max();
     for (const NodeView* node : usable) {
-      if (!query_.previous && !Admits(*node)) continue;
+      if (!query_.accepted_before() && !Admits(*node)) continue;
       const int64_t cost = DecodeCost(*node);
       if (cost < best_cost) {
         best = node;
@@ -259,17 +262,35 @@ class Chooser {
                           [slot](const NodeView& node) { return node.slot == slot; });
   }
 
+  int32_t StoresWanted() const {
+    if (query_.replica_stores == 0) return options_.replica_stores;
+    return std::max(0, query_.replica_stores);
+  }
+
+  // Stores of earlier attempts that live stay, since they hold the rows; the rest is chosen anew.
   std::vector<NodeRef> Stores(const NodeView& decode) const {
-    std::vector<const NodeInfo*> live;
+    const size_t wanted = static_cast<size_t>(StoresWanted());
+    std::set<std::string> domains = {decode.info->failure_domain};
+    std::vector<const NodeInfo*> others;
+    std::vector<const NodeInfo*> chosen;
     for (const NodeView& node : view_.nodes) {
       const bool able = node.info->role == Role::kStore && node.state == NodeState::kLive;
-      if (able && !IsAvoided(query_, node)) live.push_back(node.info);
+      if (!able || IsAvoided(query_, node)) continue;
+      const bool held = std::find(query_.replicas.begin(), query_.replicas.end(),
+                                  node.info->ref.key) != query_.replicas.end();
+      (held && chosen.size() < wanted ? chosen : others).push_back(node.info);
+    }
+    for (const NodeInfo* store : chosen) domains.insert(store->failure_domain);
+    std::vector<kv::ReplicaCandidate> candidates;
+    for (const NodeInfo* store : others) {
+      candidates.push_back({store->ref.key.name, store->failure_domain});
+    }
+    const int missing = static_cast<int>(wanted - chosen.size());
+    for (const size_t i : kv::PickReplicas(query_.request_id, domains, candidates, missing)) {
+      chosen.push_back(others[i]);
     }
     std::vector<NodeRef> stores;
-    for (const NodeInfo* store : PickStores(query_.request_id, decode.info->failure_domain,
-                                            std::move(live), options_.replica_stores)) {
-      stores.push_back(store->ref);
-    }
+    for (const NodeInfo* store : chosen) stores.push_back(store->ref);
     return stores;
   }
 

@@ -389,5 +389,54 @@ TEST_F(PlacementTest, AHundredThousandTokensAreOneDecision) {
   EXPECT_THAT(placement.sources, IsEmpty());
 }
 
+TEST_F(PlacementTest, StoresOfEarlierAttemptsStayWhereTheyLive) {
+  options_.replica_stores = 2;
+  Worker("w");
+  for (const char* name : {"s1", "s2", "s3", "s4"}) Store(name);
+  const std::vector<NodeRef> fresh = Place().stores;
+  ASSERT_THAT(fresh, SizeIs(2));
+  std::vector<NodeKey> others;
+  for (const NodeView& view : views_) {
+    const bool chosen = view.info->ref == fresh[0] || view.info->ref == fresh[1];
+    if (view.info->role == Role::kStore && !chosen) others.push_back(view.info->ref.key);
+  }
+  query_.replicas = others;
+  const std::vector<NodeRef> kept = Place().stores;
+  ASSERT_THAT(kept, SizeIs(2));
+  EXPECT_EQ(kept[0].key, others[0]);
+  EXPECT_EQ(kept[1].key, others[1]);
+  // A restarted one has lost the rows; a dead one is not asked; the rest is chosen as for a new
+  // one.
+  query_.replicas = {{others[0].name, 99}, {"gone", 1}, others[1]};
+  const std::vector<NodeRef> mixed = Place().stores;
+  ASSERT_THAT(mixed, SizeIs(2));
+  EXPECT_EQ(mixed[0].key, others[1]);
+  EXPECT_EQ(mixed[1], fresh[0]);
+}
+
+TEST_F(PlacementTest, ARequestMayChooseHowManyStoresKeepIt) {
+  options_.replica_stores = 1;
+  Worker("w");
+  for (const char* name : {"s1", "s2", "s3"}) Store(name);
+  query_.replica_stores = 3;
+  EXPECT_THAT(Place().stores, SizeIs(3));
+  query_.replica_stores = -1;
+  query_.replicas = {{"s1", 1}};
+  EXPECT_THAT(Place().stores, IsEmpty());
+}
+
+TEST_F(PlacementTest, AKeptReplicasFailureDomainCounts) {
+  options_.replica_stores = 2;
+  Worker("w");
+  Store("near-1", "rack-1");
+  Store("near-2", "rack-1");
+  Store("far", "rack-2");
+  query_.replicas = {{"near-1", 1}};
+  const std::vector<NodeRef> stores = Place().stores;
+  ASSERT_THAT(stores, SizeIs(2));
+  EXPECT_EQ(stores[0].key.name, "near-1");
+  EXPECT_EQ(stores[1].key.name, "far");
+}
+
 }  // namespace
 }  // namespace reprise::coordinator

@@ -12,6 +12,7 @@ namespace {
 
 // Larger counts of tokens or blocks describe no machine; sums of millions of them still fit.
 constexpr int64_t kCountMax = int64_t{1} << 40;
+constexpr int64_t kBytesMax = int64_t{1} << 50;
 
 Status Malformed(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("MALFORMED: ", what));
@@ -134,6 +135,13 @@ StatusOr<Load> ParseLoad(const v1::Load& message) {
   if (!std::isfinite(message.step_ms()) || message.step_ms() < 0) {
     return Malformed("step_ms is negative or not finite");
   }
+  // Below -1 is no age, and an age beyond all counting is one that never ended.
+  RETURN_IF_ERROR(CheckRange("probe_age_ms", message.probe_age_ms(), -1, kCountMax));
+  RETURN_IF_ERROR(CheckRange("stranded_bytes", message.stranded_bytes(), 0, kBytesMax));
+  RETURN_IF_ERROR(CheckRange("unreachable", message.unreachable_size(), 0, limits::kNodesMax));
+  for (const std::string& name : message.unreachable()) {
+    RETURN_IF_ERROR(CheckBytes("unreachable node name", name, 1, limits::kNodeNameBytesMax));
+  }
   return Load{.running = message.running(),
               .waiting = message.waiting(),
               .queued_prefill_tokens = message.queued_prefill_tokens(),
@@ -143,7 +151,10 @@ StatusOr<Load> ParseLoad(const v1::Load& message) {
               .blocks_quarantined = message.blocks_quarantined(),
               .progress = message.progress(),
               .busy = message.busy(),
-              .step_ms = message.step_ms()};
+              .step_ms = message.step_ms(),
+              .probe_age_ms = message.probe_age_ms(),
+              .unreachable = {message.unreachable().begin(), message.unreachable().end()},
+              .stranded_bytes = message.stranded_bytes()};
 }
 
 StatusOr<KvEvents> ParseEvents(const v1::KvEvents& message) {
@@ -172,11 +183,44 @@ StatusOr<kv::SnapshotChunk> ParseSnapshot(const v1::KvSnapshot& message) {
   return chunk;
 }
 
+// Absent when the field is empty.
+Status ParseDigest(const char* field, const std::string& bytes, std::optional<Digest256>& out) {
+  if (bytes.empty()) return absl::OkStatus();
+  return CopyExactly(field, bytes, out.emplace());
+}
+
 Attempt FromProto(const v1::Attempt& message) { return {message.owner_epoch(), message.n()}; }
 
 StatusOr<std::string> ParseRequestId(const std::string& id) {
   RETURN_IF_ERROR(CheckBytes("request_id", id, 1, limits::kRequestIdBytesMax));
   return id;
+}
+
+template <typename Refs>
+Status ParseKeys(const char* field, const Refs& refs, size_t max, std::vector<NodeKey>& out) {
+  RETURN_IF_ERROR(CheckRange(field, refs.size(), 0, static_cast<int64_t>(max)));
+  for (const v1::NodeRef& ref : refs) {
+    ASSIGN_OR_RETURN(out.emplace_back(), ParseKey(ref));
+  }
+  return absl::OkStatus();
+}
+
+// What is to be placed.
+Status ParseSize(const v1::PlaceRequest& message, PlaceQuery& query) {
+  RETURN_IF_ERROR(CopyExactly("format_digest", message.format_digest(), query.format_digest));
+  ASSIGN_OR_RETURN(query.block_ids,
+                   ParseIds("block_ids", message.block_ids(), limits::kPlaceBlocksMax));
+  RETURN_IF_ERROR(
+      CheckRange("prompt_tokens", message.prompt_tokens(), 1, limits::kPromptTokensMax));
+  RETURN_IF_ERROR(
+      CheckRange("emitted_tokens", message.emitted_tokens(), 0, limits::kPromptTokensMax));
+  RETURN_IF_ERROR(CheckRange("max_tokens", message.max_tokens(), 1, limits::kPromptTokensMax));
+  RETURN_IF_ERROR(CheckRange("branches", message.branches(), 1, limits::kBranchesMax));
+  query.prompt_tokens = message.prompt_tokens();
+  query.emitted_tokens = message.emitted_tokens();
+  query.max_tokens = message.max_tokens();
+  query.branches = message.branches();
+  return absl::OkStatus();
 }
 
 void Fill(const NodeRef& ref, v1::NodeRef* message) {
@@ -197,6 +241,9 @@ void Fill(const Load& load, v1::Load* message) {
   message->set_progress(load.progress);
   message->set_busy(load.busy);
   message->set_step_ms(load.step_ms);
+  message->set_probe_age_ms(load.probe_age_ms);
+  for (const std::string& name : load.unreachable) message->add_unreachable(name);
+  message->set_stranded_bytes(load.stranded_bytes);
 }
 
 }  // namespace
@@ -219,7 +266,13 @@ StatusOr<Report> ParseReport(const v1::ReportRequest& message) {
     RequestReport& out = report.requests.emplace_back();
     ASSIGN_OR_RETURN(out.request_id, ParseRequestId(request.request_id()));
     out.attempt = FromProto(request.attempt());
+    RETURN_IF_ERROR(ParseDigest("handle_digest", request.handle_digest(), out.handle_digest));
+    out.decoding = request.decoding();
+    out.crashes = request.crashes();
   }
+  report.stores_version = message.stores_version();
+  report.verdicts_version = message.verdicts_version();
+  report.leader_epoch = message.leader_epoch();
   return report;
 }
 
@@ -229,23 +282,19 @@ StatusOr<PlaceQuery> ParsePlaceQuery(const v1::PlaceRequest& message) {
   if (message.has_previous()) query.previous = FromProto(message.previous());
   // Further legs of an attempt are the decode worker's to order.
   RETURN_IF_ERROR(CheckRange("leg", message.leg(), 0, 0));
-  RETURN_IF_ERROR(CopyExactly("format_digest", message.format_digest(), query.format_digest));
-  ASSIGN_OR_RETURN(query.block_ids,
-                   ParseIds("block_ids", message.block_ids(), limits::kPlaceBlocksMax));
+  RETURN_IF_ERROR(ParseDigest("handle_digest", message.handle_digest(), query.handle_digest));
+  query.attach = message.attach();
+  query.crashes = message.crashes();
+  RETURN_IF_ERROR(ParseKeys("avoid", message.avoid(), limits::kPlaceAvoidMax, query.avoid));
   RETURN_IF_ERROR(
-      CheckRange("prompt_tokens", message.prompt_tokens(), 1, limits::kPromptTokensMax));
+      ParseKeys("replicas", message.replicas(), limits::kPlaceReplicasMax, query.replicas));
   RETURN_IF_ERROR(
-      CheckRange("emitted_tokens", message.emitted_tokens(), 0, limits::kPromptTokensMax));
-  RETURN_IF_ERROR(CheckRange("max_tokens", message.max_tokens(), 1, limits::kPromptTokensMax));
-  RETURN_IF_ERROR(CheckRange("branches", message.branches(), 1, limits::kBranchesMax));
-  RETURN_IF_ERROR(CheckRange("avoid", message.avoid_size(), 0, limits::kPlaceAvoidMax));
-  query.prompt_tokens = message.prompt_tokens();
-  query.emitted_tokens = message.emitted_tokens();
-  query.max_tokens = message.max_tokens();
-  query.branches = message.branches();
-  for (const v1::NodeRef& node : message.avoid()) {
-    ASSIGN_OR_RETURN(query.avoid.emplace_back(), ParseKey(node));
-  }
+      CheckRange("replica_stores", message.replica_stores(), -1, limits::kReplicaStoresMax));
+  query.replica_stores = message.replica_stores();
+  if (query.attach && !query.handle_digest) return Malformed("an attach has no handle_digest");
+  // Whoever has the handle alone cannot have it placed, only ask where it runs.
+  if (query.attach && message.prompt_tokens() == 0) return query;
+  RETURN_IF_ERROR(ParseSize(message, query));
   return query;
 }
 
@@ -254,11 +303,42 @@ void Fill(const ReportAnswer& answer, v1::ReportResponse* message) {
   message->set_next_event(answer.next_event);
   message->set_want_snapshot(answer.want_snapshot);
   message->set_report_interval_ms(answer.report_interval_ms);
+  message->set_leader_epoch(answer.leader_epoch);
+  message->set_standby(answer.standby);
+  message->set_drain(answer.drain);
+  message->set_drain_deadline_ms(answer.drain_deadline_ms);
+  if (answer.stores) {
+    message->set_stores_version(answer.stores->version);
+    for (const StoreInfo& store : answer.stores->items) {
+      v1::StoreInfo* out = message->add_stores();
+      Fill(store.ref, out->mutable_ref());
+      out->set_failure_domain(store.failure_domain);
+    }
+  }
+  if (answer.verdicts) {
+    message->set_verdicts_version(answer.verdicts->version);
+    for (const Verdict& verdict : answer.verdicts->items) {
+      v1::Verdict* out = message->add_verdicts();
+      out->mutable_node()->set_name(verdict.node.name);
+      out->mutable_node()->set_incarnation(verdict.node.incarnation);
+      out->set_reason(verdict.reason);
+    }
+  }
+  if (answer.roles) {
+    message->mutable_roles()->set_prefill(answer.roles->prefill);
+    message->mutable_roles()->set_decode(answer.roles->decode);
+  }
 }
 
 void Fill(const Placement& placement, v1::PlaceResponse* message) {
   message->mutable_attempt()->set_owner_epoch(placement.attempt.owner_epoch);
   message->mutable_attempt()->set_n(placement.attempt.n);
+  message->set_leader_epoch(placement.leader_epoch);
+  if (placement.running) {
+    Fill(*placement.running, message->mutable_running());
+    return;
+  }
+  message->set_alone(placement.alone);
   Fill(placement.decode, message->mutable_decode());
   if (placement.prefill) Fill(*placement.prefill, message->mutable_prefill());
   for (const PrefixSource& source : placement.sources) {

@@ -99,6 +99,20 @@ INSTANTIATE_TEST_SUITE_P(
                     m.mutable_snapshot()->set_ids(
                         std::string(16 * (limits::kSnapshotChunkBlocks + 1), 'i'));
                   }},
+        BadReport{"probe_age_ms is -2", [](auto& m) { m.mutable_load()->set_probe_age_ms(-2); }},
+        BadReport{"stranded_bytes is -1",
+                  [](auto& m) { m.mutable_load()->set_stranded_bytes(-1); }},
+        BadReport{"unreachable node name has 0 bytes",
+                  [](auto& m) { m.mutable_load()->add_unreachable(""); }},
+        BadReport{"unreachable is 1025, allowed are 0 to 1024",
+                  [](auto& m) {
+                    for (int i = 0; i < 1025; ++i) m.mutable_load()->add_unreachable("w");
+                  }},
+        BadReport{"handle_digest has 31 bytes, allowed are 32 to 32",
+                  [](auto& m) {
+                    m.add_requests()->set_request_id("r");
+                    m.mutable_requests(0)->set_handle_digest(std::string(31, 'h'));
+                  }},
         BadReport{"request_id has 65 bytes",
                   [](auto& m) { m.add_requests()->set_request_id(std::string(65, 'r')); }}));
 
@@ -126,6 +140,20 @@ INSTANTIATE_TEST_SUITE_P(
         BadQuery{"max_tokens is 0", [](auto& m) { m.set_max_tokens(0); }},
         BadQuery{"branches is 9, allowed are 1 to 8", [](auto& m) { m.set_branches(9); }},
         BadQuery{"leg is 1", [](auto& m) { m.set_leg(1); }},
+        BadQuery{"handle_digest has 16 bytes",
+                 [](auto& m) { m.set_handle_digest(std::string(16, 'h')); }},
+        BadQuery{"an attach has no handle_digest", [](auto& m) { m.set_attach(true); }},
+        BadQuery{"replica_stores is 9, allowed are -1 to 8",
+                 [](auto& m) { m.set_replica_stores(9); }},
+        BadQuery{"replicas is 17",
+                 [](auto& m) {
+                   for (int i = 0; i < 17; ++i) m.add_replicas()->set_name("s");
+                 }},
+        BadQuery{"prompt_tokens is 0, allowed are 1",
+                 [](auto& m) {
+                   m.set_handle_digest(std::string(32, 'h'));
+                   m.clear_prompt_tokens();
+                 }},
         BadQuery{"node name", [](auto& m) { m.add_avoid()->set_incarnation(1); }}));
 
 TEST(Convert, AGatewayNeedsNoModel) {
@@ -142,6 +170,9 @@ TEST(Convert, WhatANodeSaysOfItselfComesBackInStatus) {
   message.mutable_load()->set_running(3);
   message.mutable_load()->set_blocks_cached(9);
   message.mutable_load()->set_step_ms(1.5);
+  message.mutable_load()->set_probe_age_ms(400);
+  message.mutable_load()->add_unreachable("other");
+  message.mutable_load()->set_stranded_bytes(7);
   CoordinatorCore core(CoreOptions{}, 0);
   ASSERT_TRUE(core.OnReport(*ParseReport(message), 0).ok());
   v1::NodeStatus status;
@@ -149,6 +180,51 @@ TEST(Convert, WhatANodeSaysOfItselfComesBackInStatus) {
   EXPECT_EQ(status.node().SerializeAsString(), message.node().SerializeAsString());
   EXPECT_EQ(status.load().SerializeAsString(), message.load().SerializeAsString());
   EXPECT_EQ(status.state(), "live");
+}
+
+TEST(Convert, AnAttachByTheHandleAloneNeedsNothingElse) {
+  v1::PlaceRequest message;
+  message.set_request_id("r");
+  message.set_attach(true);
+  message.set_handle_digest(std::string(32, 'h'));
+  const auto query = ParsePlaceQuery(message);
+  ASSERT_TRUE(query.ok()) << query.status();
+  EXPECT_TRUE(query->attach);
+  EXPECT_EQ(query->prompt_tokens, 0);
+}
+
+TEST(Convert, AnswersCarryListsOnlyWhenTheyAreNews) {
+  v1::ReportResponse message;
+  Fill(ReportAnswer{.leader_epoch = 3, .standby = true}, &message);
+  EXPECT_EQ(message.stores_version(), 0u);
+  EXPECT_EQ(message.verdicts_version(), 0u);
+  EXPECT_TRUE(message.standby());
+  EXPECT_FALSE(message.has_roles());
+  ReportAnswer answer{.drain = true, .drain_deadline_ms = 5, .roles = RoleOrder{.decode = false}};
+  answer.stores = VersionedList<StoreInfo>{.version = 8, .items = {{{{"s", 1}, "g", "k"}, "rack"}}};
+  answer.verdicts = VersionedList<Verdict>{.version = 9, .items = {{{"w", 2}, "stuck"}}};
+  message.Clear();
+  Fill(answer, &message);
+  EXPECT_EQ(message.stores_version(), 8u);
+  EXPECT_EQ(message.stores(0).ref().kv_address(), "k");
+  EXPECT_EQ(message.stores(0).failure_domain(), "rack");
+  EXPECT_EQ(message.verdicts_version(), 9u);
+  EXPECT_EQ(message.verdicts(0).node().incarnation(), 2u);
+  EXPECT_EQ(message.verdicts(0).reason(), "stuck");
+  EXPECT_TRUE(message.drain());
+  EXPECT_EQ(message.drain_deadline_ms(), 5);
+  EXPECT_TRUE(message.roles().prefill());
+  EXPECT_FALSE(message.roles().decode());
+}
+
+TEST(Convert, AnAnsweredAttachNamesTheWorkerAndNothingElse) {
+  Placement placement{.attempt = {5, 1}, .running = NodeRef{{"w", 2}, "g", "k"}, .leader_epoch = 4};
+  v1::PlaceResponse message;
+  Fill(placement, &message);
+  EXPECT_EQ(message.running().name(), "w");
+  EXPECT_EQ(message.leader_epoch(), 4u);
+  EXPECT_EQ(message.attempt().owner_epoch(), 5u);
+  EXPECT_FALSE(message.has_decode());
 }
 
 }  // namespace

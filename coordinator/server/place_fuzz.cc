@@ -1,5 +1,6 @@
 // Any bytes as a placement query, through the parser into a core with a small live cluster: refused
 // by name, or placed within what the query and the cluster allow.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -42,7 +43,9 @@ void RequireSound(const Placement& placement, const reprise::coordinator::PlaceQ
   if (query.previous) Require(placement.attempt > *query.previous);
   Require(placement.decode.key.name == "a" || placement.decode.key.name == "b");
   if (placement.prefill) Require(placement.prefill->key != placement.decode.key);
-  Require(placement.stores.size() <= 1);
+  const int stores = query.replica_stores == 0 ? 1 : std::max(0, query.replica_stores);
+  Require(placement.stores.size() <= static_cast<size_t>(stores));
+  Require(placement.alone == (query.crashes == reprise::limits::kCrashesBeforeAlone));
   Require(placement.sources.size() <= reprise::limits::kPlaceSourcesMax);
   int64_t end = 0;
   for (const auto& source : placement.sources) {
@@ -64,14 +67,23 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   Require(query->request_id.size() <= reprise::limits::kRequestIdBytesMax);
-  Require(query->prompt_tokens >= 1 && query->branches >= 1 && query->max_tokens >= 1);
+  const bool asks_only = query->attach && query->prompt_tokens == 0;
+  Require(asks_only ||
+          (query->prompt_tokens >= 1 && query->branches >= 1 && query->max_tokens >= 1));
+  Require(!query->attach || query->handle_digest);
   CoordinatorCore core(reprise::coordinator::CoreOptions{}, 0);
   AddNodes(core);
   for (int twice = 0; twice < 2; ++twice) {
     const auto result = core.OnPlace(*query, kNow);
     if (const Placement* placement = std::get_if<Placement>(&result)) {
-      Require(twice == 0);  // the same attempt is granted once
-      RequireSound(*placement, *query);
+      // The same attempt is granted once; who attaches may again, to what then runs.
+      Require(twice == 0 || query->attach);
+      Require(query->crashes < reprise::limits::kCrashesMax && !asks_only);
+      if (placement->running) {
+        Require(twice == 1 && placement->attempt.n == 1);
+      } else {
+        RequireSound(*placement, *query);
+      }
       reprise::v1::PlaceResponse response;
       Fill(*placement, &response);
     } else {

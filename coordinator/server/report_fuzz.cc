@@ -25,6 +25,11 @@ void RequireParsed(const reprise::coordinator::Report& report) {
     Require(report.node.model.block_tokens >= 1 && report.node.model.context_tokens >= 1);
   }
   Require(report.load.running >= 0 && report.load.waiting >= 0 && report.load.blocks_free >= 0);
+  Require(report.load.probe_age_ms >= -1 && report.load.stranded_bytes >= 0);
+  Require(report.load.unreachable.size() <= limits::kNodesMax);
+  for (const auto& name : report.load.unreachable) {
+    Require(!name.empty() && name.size() <= limits::kNodeNameBytesMax);
+  }
   if (report.events) {
     Require(report.events->first >= 1 && !report.events->events.empty());
     Require(report.events->events.size() <= limits::kReportEventsMax);

@@ -1,4 +1,4 @@
-#include "coordinator/policy/replica_stores.h"
+#include "kvstore/block/replica_choice.h"
 
 #include <gtest/gtest.h>
 
@@ -7,33 +7,37 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace reprise::coordinator {
+namespace reprise::kv {
 namespace {
 
-std::vector<NodeInfo> MakeStores(int count) {
-  std::vector<NodeInfo> stores(static_cast<size_t>(count));
-  for (int i = 0; i < count; ++i)
-    stores[static_cast<size_t>(i)].ref.key.name = absl::StrCat("store-", i);
+struct Store {
+  std::string name;
+  std::string domain;
+};
+
+std::vector<Store> MakeStores(size_t count) {
+  std::vector<Store> stores(count);
+  for (size_t i = 0; i < count; ++i) stores[i].name = absl::StrCat("store-", i);
   return stores;
 }
-std::vector<std::string> Pick(const std::string& id, const std::vector<NodeInfo>& stores, int count,
+std::vector<std::string> Pick(const std::string& id, const std::vector<Store>& stores, int count,
                               const std::string& decode_domain = "") {
-  std::vector<const NodeInfo*> pointers;
-  for (const NodeInfo& store : stores) pointers.push_back(&store);
+  std::vector<ReplicaCandidate> candidates;
+  for (const Store& store : stores) candidates.push_back({store.name, store.domain});
   std::vector<std::string> names;
-  for (const NodeInfo* store : PickStores(id, decode_domain, pointers, count)) {
-    names.push_back(store->ref.key.name);
+  for (const size_t i : PickReplicas(id, {decode_domain}, candidates, count)) {
+    names.push_back(stores[i].name);
   }
   return names;
 }
 
-TEST(ReplicaStores, ScoresAreTheSameInEveryVersion) {
+TEST(ReplicaChoice, ScoresAreTheSameInEveryVersion) {
   // From an independent implementation of the formula.
   EXPECT_EQ(RendezvousScore("request-1", "store-0"), 10108039959155805700u);
 }
 
-TEST(ReplicaStores, RequestsSpreadEvenly) {
-  const std::vector<NodeInfo> stores = MakeStores(10);
+TEST(ReplicaChoice, RequestsSpreadEvenly) {
+  const std::vector<Store> stores = MakeStores(10);
   std::map<std::string, int> count;
   for (int i = 0; i < 10'000; ++i) ++count[Pick(absl::StrCat("request-", i), stores, 1)[0]];
   // Binomial(10,000, 0.1) has a standard deviation of 30; five of them.
@@ -41,8 +45,8 @@ TEST(ReplicaStores, RequestsSpreadEvenly) {
   EXPECT_EQ(count.size(), 10u);
 }
 
-TEST(ReplicaStores, AStoreThatJoinsOrLeavesMovesOnlyItsShare) {
-  const std::vector<NodeInfo> nine = MakeStores(9), ten = MakeStores(10);
+TEST(ReplicaChoice, AStoreThatJoinsOrLeavesMovesOnlyItsShare) {
+  const std::vector<Store> nine = MakeStores(9), ten = MakeStores(10);
   int moved = 0;
   for (int i = 0; i < 10'000; ++i) {
     const std::string id = absl::StrCat("request-", i);
@@ -54,9 +58,9 @@ TEST(ReplicaStores, AStoreThatJoinsOrLeavesMovesOnlyItsShare) {
   EXPECT_NEAR(moved, 1000, 150);
 }
 
-TEST(ReplicaStores, ReplicasOfOneRequestAreDifferentStoresInDifferentDomains) {
-  std::vector<NodeInfo> stores = MakeStores(9);
-  for (size_t i = 0; i < stores.size(); ++i) stores[i].failure_domain = absl::StrCat("d", i % 3);
+TEST(ReplicaChoice, ReplicasOfOneRequestAreDifferentStoresInDifferentDomains) {
+  std::vector<Store> stores = MakeStores(9);
+  for (size_t i = 0; i < stores.size(); ++i) stores[i].domain = absl::StrCat("d", i % 3);
   for (int i = 0; i < 200; ++i) {
     const std::vector<std::string> names = Pick(absl::StrCat("r", i), stores, 3, "d0");
     ASSERT_EQ(names.size(), 3u);
@@ -71,10 +75,10 @@ TEST(ReplicaStores, ReplicasOfOneRequestAreDifferentStoresInDifferentDomains) {
   }
 }
 
-TEST(ReplicaStores, UnknownDomainsKeepNobodyApartAndTooFewStoresAreAllTaken) {
+TEST(ReplicaChoice, UnknownDomainsKeepNobodyApartAndTooFewStoresAreAllTaken) {
   EXPECT_EQ(Pick("r", MakeStores(2), 5).size(), 2u);
   EXPECT_TRUE(Pick("r", {}, 1).empty());
 }
 
 }  // namespace
-}  // namespace reprise::coordinator
+}  // namespace reprise::kv
