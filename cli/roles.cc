@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "cli/failpoints.h"
 #include "common/log.h"
 
 namespace reprise::cli {
@@ -13,6 +14,7 @@ int RunRole(FlagSet& flags, RoleFlags& common, const Args& args,
                   "lines below it are dropped");
   if (const auto exit = ParseFlags(flags, args, 0, nullptr)) return *exit;
   if (const auto level = ParseLogSeverity(common.log_level); level.ok()) SetLogLevel(*level);
+  if (const Status armed = ArmFailpointsFromEnvironment(); !armed.ok()) return Fail("role", armed);
   static StopSignal stop;
   StopOnSignals(&stop);
   LogInfo("starting", {{"options", flags.Echo()}});

@@ -58,6 +58,7 @@ Status Supervisor::Spawn(Child& child) {
   process.argv.insert(process.argv.end(), child.spec.args.begin(), child.spec.args.end());
   process.argv.push_back("--listen=" + child.spec.listen);
   process.argv.push_back("--ready-file=" + ready_path(child.spec.name));
+  process.extra_env = child.spec.extra_env;
   process.out = SubprocessOutput::File(log_path(child.spec.name));
   process.err = process.out;
   ASSIGN_OR_RETURN(child.process, Subprocess::Spawn(process));
@@ -65,6 +66,12 @@ Status Supervisor::Spawn(Child& child) {
   child.is_ready = false;
   child.restart_at_ns = 0;
   return absl::OkStatus();
+}
+
+Status Supervisor::Restart(const std::string& name) {
+  Child& child = children_.at(name);
+  child.process = nullptr;  // kills and reaps
+  return Spawn(child);
 }
 
 Status Supervisor::WaitReady(StopSignal* stop) {
@@ -126,7 +133,9 @@ void Supervisor::StopAll() {
   // The door closes first, the coordinator last.
   for (auto name = order_.rbegin(); name != order_.rend(); ++name) {
     Child& child = children_.at(*name);
-    if (child.process != nullptr) (void)child.process->Kill(SIGTERM);
+    if (child.process == nullptr) continue;
+    (void)child.process->Kill(SIGTERM);
+    (void)child.process->Kill(SIGCONT);  // a stopped one would not hear it
   }
   const TimeNs until = RealClock().NowNs() + options_.grace_ns;
   for (const std::string& name : order_) {

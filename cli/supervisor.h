@@ -11,7 +11,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
@@ -25,6 +27,7 @@ struct ChildSpec {
   std::string name;               // also of its log and ready files
   std::vector<std::string> args;  // after the program's own name; without --listen
   std::string listen = "127.0.0.1:0";
+  std::vector<std::pair<std::string, std::string>> extra_env = {};
 };
 
 class Supervisor {
@@ -42,6 +45,16 @@ class Supervisor {
   // Starts a child; WaitReady waits for all started so far.
   Status Start(ChildSpec spec);
   Status WaitReady(StopSignal* stop);
+  // Starts a child anew, ended or not (then it is killed); WaitReady waits for it again.
+  Status Restart(const std::string& name);
+  // NOT_FOUND once the child has ended.
+  Status Signal(const std::string& name, int signal) {
+    return children_.at(name).process->Kill(signal);
+  }
+  // How the child ended; empty when it still runs after `timeout_ns`.
+  std::optional<ExitStatus> WaitEnd(const std::string& name, TimeNs timeout_ns) {
+    return children_.at(name).process->Wait(timeout_ns);
+  }
 
   const RoleAddresses& addresses(const std::string& name) const { return children_.at(name).ready; }
   std::string log_path(const std::string& name) const;

@@ -73,6 +73,9 @@ inline void Failpoint(const char* name) {
   if (internal::failpoints_armed.load(std::memory_order_relaxed)) internal::HitFailpoint(name);
 }
 
+// False until the first was armed.
+inline bool FailpointsArmed() { return internal::failpoints_armed.load(std::memory_order_relaxed); }
+
 // The action is taken at hit number `nth` from now on (1: the next), once. NOT_FOUND for a name
 // that is not in kFailpoints.
 Status ArmFailpoint(absl::string_view name, FailpointAction action, int64_t nth);

@@ -25,6 +25,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/role.h"
@@ -71,6 +72,20 @@ prometheus::ClientMetric ReadSeries(const CallbackSeries& series) {
     metric.gauge.value = value;
   }
   return metric;
+}
+
+prometheus::MetricFamily FailpointFamily() {
+  prometheus::MetricFamily family;
+  family.name = "reprise_failpoint_hits_total";
+  family.help = "Times a named moment was met; only in a process under test.";
+  family.type = prometheus::MetricType::Counter;
+  for (const auto& [name, hits] : FailpointHits()) {
+    prometheus::ClientMetric metric;
+    metric.label.push_back({"name", name});
+    metric.counter.value = static_cast<double>(hits);
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
 }
 
 double ResidentBytes() {
@@ -147,6 +162,7 @@ struct MetricsRegistry::Impl : prometheus::Collectable {
       family.metric.push_back(ReadSeries(series));
     }
     for (auto& [name, family] : by_name) families.push_back(std::move(family));
+    if (FailpointsArmed()) families.push_back(FailpointFamily());
     return families;
   }
 

@@ -70,8 +70,8 @@ const std::vector<double>& LatencyBuckets();
 
 class MetricsRegistry {
  public:
-  // Includes the process: resident bytes, CPU seconds, open descriptors, start time, bugs, and
-  // reprise_build_info with `role` and `version`.
+  // Includes the process: resident bytes, CPU seconds, open descriptors, start time, bugs,
+  // reprise_build_info with `role` and `version`, and hits of failpoints once one was armed.
   explicit MetricsRegistry(absl::string_view role = "", absl::string_view version = "");
   ~MetricsRegistry();
   MetricsRegistry(const MetricsRegistry&) = delete;

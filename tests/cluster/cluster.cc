@@ -1,64 +1,99 @@
 #include "tests/cluster/cluster.h"
 
 #include <signal.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "common/grpc_status.h"
 #include "common/rpc_server.h"
-#include "common/scrape.h"
 
 namespace reprise::harness {
 namespace {
 
 constexpr TimeNs kLiveTimeoutNs = 60 * kSecond;
 constexpr TimeNs kPollNs = 20 * kMillisecond;
+constexpr TimeNs kArmTimeoutNs = 10 * kSecond;
+constexpr TimeNs kStatusTimeoutNs = 2 * kSecond;
+
+StatusOr<v1::ClusterStatus> StatusOf(v1::Coordinator::Stub& coordinator) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::nanoseconds(kStatusTimeoutNs));
+  v1::ClusterStatus status;
+  const grpc::Status result = coordinator.GetStatus(&context, v1::GetStatusRequest(), &status);
+  if (!result.ok()) return FromGrpc(result);
+  return status;
+}
 
 }  // namespace
 
-StatusOr<std::unique_ptr<ScratchDir>> ScratchDir::Create() {
-  std::error_code error;
-  std::string path = (std::filesystem::temp_directory_path(error) / "reprise-XXXXXX").string();
-  if (error || mkdtemp(path.data()) == nullptr) {
-    return absl::UnavailableError(absl::StrCat("cannot make a folder like ", path));
-  }
-  return std::unique_ptr<ScratchDir>(new ScratchDir(std::move(path)));
-}
-
-ScratchDir::~ScratchDir() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
-StatusOr<std::unique_ptr<Cluster>> Cluster::Create(const std::string& program) {
+StatusOr<std::unique_ptr<Cluster>> Cluster::Create(const Options& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<ScratchDir> dir, ScratchDir::Create());
-  return std::unique_ptr<Cluster>(new Cluster(std::move(dir), program));
+  return std::unique_ptr<Cluster>(new Cluster(std::move(dir), options));
 }
 
-Cluster::Cluster(std::unique_ptr<ScratchDir> dir, const std::string& program)
-    : dir_(std::move(dir)),
+Cluster::Cluster(std::unique_ptr<ScratchDir> dir, const Options& options)
+    : options_(options),
+      dir_(std::move(dir)),
       supervisor_(std::make_unique<cli::Supervisor>(cli::Supervisor::Options{
-          .program = program, .state_dir = dir_->path(), .restart = false})) {}
+          .program = options.program, .state_dir = dir_->path(), .restart = false})) {}
+
+std::string Cluster::OrdersPath(const std::string& name) const {
+  return absl::StrCat(dir_->path(), "/", name, ".failpoints");
+}
+
+Status Cluster::Start(const std::string& name, std::vector<std::string> args,
+                      const std::string& listen) {
+  cli::ChildSpec spec{.name = name, .args = std::move(args), .listen = listen};
+  if (options_.failpoints) spec.extra_env = {{"REPRISE_FAILPOINTS_FILE", OrdersPath(name)}};
+  return supervisor_->Start(std::move(spec));
+}
 
 Status Cluster::AddCoordinator(const Flags& flags) {
-  cli::ChildSpec spec{"coordinator", {"coordinator"}};
-  spec.args.insert(spec.args.end(), flags.begin(), flags.end());
-  RETURN_IF_ERROR(supervisor_->Start(std::move(spec)));
+  std::vector<std::string> args = {"coordinator"};
+  args.insert(args.end(), flags.begin(), flags.end());
+  RETURN_IF_ERROR(Start("coordinator", std::move(args), "127.0.0.1:0"));
   StopSignal never;
   RETURN_IF_ERROR(supervisor_->WaitReady(&never));
-  coordinator_ = v1::Coordinator::NewStub(ClusterChannel(addresses("coordinator").grpc));
+  coordinator_list_ = addresses("coordinator").grpc;
+  coordinators_["coordinator"] = v1::Coordinator::NewStub(ClusterChannel(coordinator_list_));
   return absl::OkStatus();
 }
 
+Status Cluster::AddCoordinators(int count, const Flags& flags) {
+  ASSIGN_OR_RETURN(etcd_, Etcd::Start(dir_->path()));
+  ASSIGN_OR_RETURN(const std::vector<uint16_t> ports, FreePorts(count));
+  std::vector<std::string> at;
+  for (const uint16_t port : ports) at.push_back(absl::StrCat("127.0.0.1:", port));
+  coordinator_list_ = absl::StrJoin(at, ",");
+  for (int i = 0; i < count; ++i) {
+    const std::string name = absl::StrCat("coordinator-", i);
+    std::vector<std::string> args = {"coordinator", "--name=" + name, "--etcd=" + etcd_->address(),
+                                     "--peers=" + coordinator_list_};
+    args.insert(args.end(), flags.begin(), flags.end());
+    RETURN_IF_ERROR(Start(name, std::move(args), at[static_cast<size_t>(i)]));
+    coordinators_[name] = v1::Coordinator::NewStub(ClusterChannel(at[static_cast<size_t>(i)]));
+  }
+  StopSignal never;
+  return supervisor_->WaitReady(&never);
+}
+
 Status Cluster::AddNode(const std::string& role, const std::string& name, const Flags& flags) {
-  cli::ChildSpec spec{name,
-                      {role, "--name=" + name, "--coordinator=" + addresses("coordinator").grpc}};
-  spec.args.insert(spec.args.end(), flags.begin(), flags.end());
-  return supervisor_->Start(std::move(spec));
+  std::vector<std::string> args = {role, "--name=" + name};
+  const bool proxied = std::any_of(flags.begin(), flags.end(), [](const std::string& flag) {
+    return absl::StartsWith(flag, "--coordinator=");
+  });
+  if (!proxied) args.push_back("--coordinator=" + coordinator_list_);
+  args.insert(args.end(), flags.begin(), flags.end());
+  return Start(name, std::move(args), "127.0.0.1:0");
 }
 
 Status Cluster::AddWorker(const std::string& name, const Flags& flags) {
@@ -72,7 +107,14 @@ Status Cluster::AddStore(const std::string& name, const Flags& flags) {
 }
 
 Status Cluster::AddGateway(const std::string& name, const Flags& flags) {
+  gateways_.push_back(name);
   return AddNode("gateway", name, flags);
+}
+
+std::vector<std::string> Cluster::gateways() const {
+  std::vector<std::string> at;
+  for (const std::string& name : gateways_) at.push_back(addresses(name).grpc);
+  return at;
 }
 
 bool Cluster::AllLive(const v1::ClusterStatus& status) const {
@@ -101,12 +143,21 @@ Status Cluster::WaitLive() {
 }
 
 StatusOr<v1::ClusterStatus> Cluster::QueryStatus() const {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
-  v1::ClusterStatus status;
-  const grpc::Status result = coordinator_->GetStatus(&context, v1::GetStatusRequest(), &status);
-  if (!result.ok()) return FromGrpc(result);
-  return status;
+  Status last = absl::NotFoundError("there is no coordinator");
+  for (const auto& [name, stub] : coordinators_) {
+    if (frozen(name)) continue;
+    auto status = StatusOf(*stub);
+    if (status.ok() && (coordinators_.size() == 1 || status->leader() == name)) return status;
+    last = status.ok() ? absl::UnavailableError(absl::StrCat(name, " does not lead"))
+                       : status.status();
+  }
+  return last;
+}
+
+StatusOr<std::string> Cluster::Leader() const {
+  if (coordinators_.size() == 1) return coordinators_.begin()->first;
+  ASSIGN_OR_RETURN(const v1::ClusterStatus status, QueryStatus());
+  return status.leader();
 }
 
 StatusOr<v1::NodeRef> Cluster::Ref(const std::string& name) const {
@@ -118,6 +169,7 @@ StatusOr<v1::NodeRef> Cluster::Ref(const std::string& name) const {
 }
 
 StatusOr<double> Cluster::Metric(const std::string& name, absl::string_view family) const {
+  if (frozen(name)) return absl::UnavailableError(absl::StrCat(name, " is frozen"));
   ASSIGN_OR_RETURN(const std::string text, ScrapeMetrics(addresses(name).metrics));
   auto value = SumOfFamily(text, family);
   if (!value.ok()) {
@@ -126,14 +178,92 @@ StatusOr<double> Cluster::Metric(const std::string& name, absl::string_view fami
   return value;
 }
 
+double Cluster::MetricOverAll(absl::string_view family) const {
+  double sum = 0;
+  for (const std::string& name : names()) sum += Metric(name, family).value_or(0);
+  return sum;
+}
+
 StatusOr<double> Cluster::CpuSeconds(const std::string& name) const {
   return ProcessCpuSeconds(pid(name));
 }
 
 Status Cluster::Signal(const std::string& name, int signal) const {
-  // The child is reaped by the supervisor only, so the pid is still its own.
-  if (::kill(pid(name), signal) == 0) return absl::OkStatus();
-  return absl::NotFoundError(absl::StrCat("cannot signal ", name));
+  return supervisor_->Signal(name, signal);
+}
+
+Status Cluster::Kill(const std::string& name) {
+  frozen_.erase(name);
+  if (!running(name)) return absl::NotFoundError(absl::StrCat(name, " has ended already"));
+  RETURN_IF_ERROR(Signal(name, SIGKILL));
+  if (supervisor_->WaitEnd(name, kLiveTimeoutNs).has_value()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(name, " survived SIGKILL"));
+}
+
+Status Cluster::Freeze(const std::string& name) {
+  RETURN_IF_ERROR(Signal(name, SIGSTOP));
+  frozen_.insert(name);
+  return absl::OkStatus();
+}
+
+Status Cluster::Thaw(const std::string& name) {
+  frozen_.erase(name);
+  return Signal(name, SIGCONT);
+}
+
+Status Cluster::BeginRestart(const std::string& name) {
+  frozen_.erase(name);
+  std::error_code ignored;
+  std::filesystem::remove(OrdersPath(name), ignored);
+  return supervisor_->Restart(name);
+}
+
+Status Cluster::Restart(const std::string& name) {
+  RETURN_IF_ERROR(BeginRestart(name));
+  StopSignal never;
+  return supervisor_->WaitReady(&never);
+}
+
+Status Cluster::Arm(const std::string& name, const std::string& orders) {
+  if (!options_.failpoints) {
+    return absl::FailedPreconditionError("the cluster was made without failpoints");
+  }
+  const std::string path = OrdersPath(name);
+  {
+    std::ofstream out(path, std::ios::trunc);
+    out << orders;
+    if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  }
+  RETURN_IF_ERROR(Signal(name, SIGUSR1));
+  StopSignal never;
+  const TimeNs until = RealClock().NowNs() + kArmTimeoutNs;
+  while (std::filesystem::exists(path) && running(name)) {
+    if (RealClock().NowNs() > until) {
+      return absl::DeadlineExceededError(absl::StrCat(name, " did not take ", orders));
+    }
+    never.WaitFor(kMillisecond);
+  }
+  return absl::OkStatus();
+}
+
+std::map<std::string, int64_t> Cluster::Hits(const std::string& name) const {
+  std::map<std::string, int64_t> hits;
+  if (frozen(name)) return hits;
+  const auto page = ScrapeMetrics(addresses(name).metrics);
+  if (!page.ok()) return hits;
+  constexpr absl::string_view kPrefix = "reprise_failpoint_hits_total{name=\"";
+  for (absl::string_view line : absl::StrSplit(*page, '\n')) {
+    if (!absl::StartsWith(line, kPrefix)) continue;
+    line.remove_prefix(kPrefix.size());
+    double value = 0;
+    const size_t end = line.find('"');
+    if (end == absl::string_view::npos ||
+        !absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value)) {
+      continue;
+    }
+    hits[std::string(line.substr(0, end))] = static_cast<int64_t>(value);
+  }
+  return hits;
 }
 
 }  // namespace reprise::harness

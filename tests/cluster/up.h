@@ -14,6 +14,7 @@
 #include "common/subprocess.h"
 #include "reprise/v1/cluster.pb.h"
 #include "tests/cluster/cluster.h"
+#include "tests/cluster/scratch_dir.h"
 
 namespace reprise::harness {
 
