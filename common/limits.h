@@ -61,6 +61,7 @@ inline constexpr size_t kResumeHandleBytes = 16;
 // A worker's word on every stream that has requests, and how long a gateway goes without it.
 inline constexpr int64_t kServeHeartbeatMs = 200;
 inline constexpr int64_t kServeSilenceMs = 1'000;
+inline constexpr int64_t kServeStuckMs = 1'500;  // busy without progress
 inline constexpr size_t kVerdictsMax = 1'024;
 
 // Model files.

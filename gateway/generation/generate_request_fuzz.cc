@@ -27,12 +27,26 @@ void RequireInvariants(const reprise::gateway::ValidatedRequest& request,
   }
   for (const int32_t id : s.stop_ids()) Require(id >= 0 && id < model.vocab_size);
   for (const int32_t id : request.prompt) Require(id >= 0 && id < model.vocab_size);
-  Require(!request.prompt.empty());
+  Require(request.has_input ? !request.prompt.empty() : request.resume && request.prompt.empty());
   Require(s.max_tokens() >= 1 && s.min_tokens() >= 0 && s.min_tokens() <= s.max_tokens());
-  Require(static_cast<int64_t>(request.prompt.size()) + s.max_tokens() <= model.context_tokens);
+  if (request.has_input) {
+    Require(static_cast<int64_t>(request.prompt.size()) + s.max_tokens() <= model.context_tokens);
+  }
   Require(s.n() >= 1 && s.n() <= limits::kBranchesMax);
   Require(s.top_logprobs() >= 0 && s.top_logprobs() <= limits::kTopLogprobsMax);
   Require(request.deadline_ms > 0 && request.deadline_ms <= limits::kDeadlineMsMax);
+  Require(request.resume_window_ms >= 0 && request.resume_window_ms <= limits::kResumeWindowMsMax);
+  Require(request.replica_stores >= -1 && request.replica_stores <= limits::kReplicaStoresMax);
+  const int32_t branches_max = request.has_input ? s.n() : limits::kBranchesMax;
+  Require(request.received.size() <= static_cast<size_t>(branches_max));
+  for (const auto& branch : request.received) {
+    for (const int32_t id : branch) Require(id >= 0 && id < model.vocab_size);
+    if (request.has_input) Require(branch.size() <= static_cast<size_t>(s.max_tokens()));
+  }
+  if (request.resume) {
+    Require(request.resume_handle.size() == limits::kResumeHandleBytes);
+    Require(!request.request_id.empty() && (request.has_seed || !request.has_input));
+  }
   Require(request.request_id.size() <= limits::kRequestIdBytesMax);
 }
 

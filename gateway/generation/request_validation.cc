@@ -127,9 +127,48 @@ Status TakeInput(const v1::GenerateRequest& in, const ServedModel& model, Valida
       RETURN_IF_ERROR(CheckCount("ids", in.ids().ids_size(), limits::kPromptTokensMax));
       return SetPrompt({in.ids().ids().begin(), in.ids().ids().end()}, model, out);
     case v1::GenerateRequest::INPUT_NOT_SET:
+      out.has_input = false;
+      if (out.resume) return absl::OkStatus();
       break;
   }
   return absl::InvalidArgumentError("the request has neither text nor ids");
+}
+
+Status ResolveCopies(const v1::GenerateRequest& in, ValidatedRequest& out) {
+  out.resume_window_ms =
+      in.has_resume_window_ms() ? in.resume_window_ms() : limits::kResumeWindowMsDefault;
+  RETURN_IF_ERROR(CheckRange<int64_t>("resume_window_ms", out.resume_window_ms,
+                                      {0, limits::kResumeWindowMsMax}));
+  if (!in.has_replicas()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckRange<int32_t>("replicas", in.replicas(), {0, limits::kReplicaStoresMax}));
+  out.replica_stores = in.replicas() == 0 ? -1 : in.replicas();
+  return absl::OkStatus();
+}
+
+Status TakeResume(const v1::GenerateRequest& in, const ServedModel& model, ValidatedRequest& out) {
+  if (!in.has_resume()) return absl::OkStatus();
+  RETURN_IF_ERROR(ValidateRequestId(in.request_id()));
+  const v1::Resume& resume = in.resume();
+  if (resume.handle().size() != limits::kResumeHandleBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("resume.handle has ", resume.handle().size(),
+                                                   " bytes, it must have ",
+                                                   limits::kResumeHandleBytes));
+  }
+  const bool has_input = in.input_case() != v1::GenerateRequest::INPUT_NOT_SET;
+  if (has_input && !out.has_seed) {
+    return absl::InvalidArgumentError(
+        "a resume with input has no sampling.seed: give the one that Accepted told");
+  }
+  RETURN_IF_ERROR(CheckCount("resume.received", resume.received_size(),
+                             has_input ? out.sampling.n() : limits::kBranchesMax));
+  for (const v1::ReceivedBranch& branch : resume.received()) {
+    RETURN_IF_ERROR(CheckCount("resume.received.ids", branch.ids_size(), limits::kPromptTokensMax));
+    RETURN_IF_ERROR(CheckIds("resume.received.ids", branch.ids(), model));
+    out.received.emplace_back(branch.ids().begin(), branch.ids().end());
+  }
+  out.resume = true;
+  out.resume_handle = resume.handle();
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -178,6 +217,8 @@ StatusOr<ValidatedRequest> ValidateGenerateRequest(const v1::GenerateRequest& re
   RETURN_IF_ERROR(ResolveCounts(in, out.sampling));
   out.has_seed = in.has_seed();
   out.sampling.set_seed(in.seed());
+  RETURN_IF_ERROR(ResolveCopies(request, out));
+  RETURN_IF_ERROR(TakeResume(request, model, out));
   RETURN_IF_ERROR(TakeInput(request, model, out));
   return out;
 }
@@ -196,6 +237,10 @@ Status SetPrompt(std::vector<int32_t> ids, const ServedModel& model, ValidatedRe
   v1::ResolvedSampling& sampling = request.sampling;
   sampling.set_max_tokens(std::min(sampling.max_tokens(), room));
   sampling.set_min_tokens(std::min(sampling.min_tokens(), sampling.max_tokens()));
+  for (const std::vector<int32_t>& branch : request.received) {
+    RETURN_IF_ERROR(CheckCount("resume.received.ids", static_cast<int64_t>(branch.size()),
+                               sampling.max_tokens()));
+  }
   request.prompt = std::move(ids);
   return absl::OkStatus();
 }

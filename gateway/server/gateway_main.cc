@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_split.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/random.h"
@@ -71,13 +72,13 @@ Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
   StreamSlots slots(options.streams_max);
   TimerQueue timers;
   SessionRegistry registry;
-  WorkerLinks links(self, registry, metrics);
-  CoordinatorLink coordinator({.address = options.coordinator,
+  WorkerLinks links(self, registry, timers, metrics);
+  CoordinatorLink coordinator({.addresses = absl::StrSplit(options.coordinator, ','),
                                .model = options.model,
                                .defaults = folder.defaults,
                                .folder_vocab = folder.vocab,
                                .place_timeout_ms = options.place_timeout_ms},
-                              registry, links);
+                              registry, links, timers, metrics);
   GenerationService service(SessionContext{
       .registry = registry,
       .timers = timers,

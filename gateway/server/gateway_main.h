@@ -16,14 +16,14 @@ struct GatewayOptions {
   std::string name = "gateway";
   std::string listen = "127.0.0.1:0";          // public gRPC, loopback only
   std::string metrics_listen = "127.0.0.1:0";  // HTTP, loopback only; empty: none
-  std::string coordinator;                     // host:port
-  std::string model;      // the name asked for at the coordinator; empty: the only one
-  std::string model_dir;  // tokenizer and defaults; empty: token ids only
+  std::string coordinator;  // host:port of each coordinator of the group, separated by commas
+  std::string model;        // the name asked for at the coordinator; empty: the only one
+  std::string model_dir;    // tokenizer and defaults; empty: token ids only
   std::string failure_domain;
   int32_t streams_max = limits::kGatewayStreamsMax;
   int64_t stream_buffer_bytes_max = static_cast<int64_t>(limits::kStreamBufferBytesMax);
   int64_t slow_reader_grace_ms = 10'000;  // after a request's end, until its unread output is cut
-  int32_t attempts_max = 8;               // placements of one request
+  int32_t attempts_max = 8;               // of one request in a row that fail without a token
   int64_t place_timeout_ms = 5000;
   int64_t stop_grace_ms = 2000;  // for open streams to be read to their end
 };

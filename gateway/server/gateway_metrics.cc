@@ -1,6 +1,22 @@
 #include "gateway/server/gateway_metrics.h"
 
 namespace reprise::gateway {
+namespace {
+
+Counter& AddResumes(MetricsRegistry& registry, const char* how) {
+  return registry.AddCounter("reprise_gateway_resumes_total",
+                             "Requests that went on: attached to where they run, from a client's "
+                             "transcript, or moved from a lost worker.",
+                             {{"how", how}});
+}
+
+Histogram& AddRecovery(MetricsRegistry& registry, const char* phase) {
+  return registry.AddHistogram("reprise_recovery_seconds",
+                               "From the loss of a request's worker to the end of this phase.",
+                               {{"phase", phase}}, LatencyBuckets());
+}
+
+}  // namespace
 
 GatewayMetrics::GatewayMetrics(MetricsRegistry& r)
     : registry(r),
@@ -39,7 +55,28 @@ GatewayMetrics::GatewayMetrics(MetricsRegistry& r)
                                   LatencyBuckets())),
       itl_seconds(r.AddHistogram("reprise_gateway_itl_seconds",
                                  "Between messages of tokens for one request.", {},
-                                 LatencyBuckets())) {}
+                                 LatencyBuckets())),
+      resumes_attach(AddResumes(r, "attach")),
+      resumes_transcript(AddResumes(r, "transcript")),
+      resumes_replace(AddResumes(r, "replace")),
+      recovery_place_seconds(AddRecovery(r, "place")),
+      recovery_resume_seconds(AddRecovery(r, "resume")),
+      stale_refused(r.AddCounter("reprise_stale_refused_total",
+                                 "Messages of a replaced attempt or incarnation, refused.",
+                                 {{"what", "event"}})),
+      stale_leader_refused(r.AddCounter("reprise_stale_leader_refused_total",
+                                        "Answers of a coordinator that leads no more, refused.")) {}
+
+void GatewayMetrics::CountResume(Resumed how) {
+  switch (how) {
+    case Resumed::kAttach:
+      return resumes_attach.Increment();
+    case Resumed::kTranscript:
+      return resumes_transcript.Increment();
+    case Resumed::kReplace:
+      return resumes_replace.Increment();
+  }
+}
 
 void GatewayMetrics::CountRequest(const Status& status) {
   registry
@@ -53,6 +90,7 @@ void GatewayMetrics::CountSession(const SessionCounters& counters) {
   duplicates.Increment(static_cast<double>(counters.duplicates));
   gaps.Increment(static_cast<double>(counters.gaps));
   stale_events.Increment(static_cast<double>(counters.stale_events));
+  stale_refused.Increment(static_cast<double>(counters.stale_events));
   violations.Increment(static_cast<double>(counters.violations));
   place_refusals.Increment(static_cast<double>(counters.refusals));
 }

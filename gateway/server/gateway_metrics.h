@@ -13,6 +13,7 @@ struct GatewayMetrics {
 
   // One more request ended (or was refused) with this code.
   void CountRequest(const Status& status);
+  void CountResume(Resumed how);
   // What one request's life cycle saw.
   void CountSession(const SessionCounters& counters);
 
@@ -33,6 +34,13 @@ struct GatewayMetrics {
   Counter& links_lost;
   Histogram& ttft_seconds;
   Histogram& itl_seconds;
+  Counter& resumes_attach;
+  Counter& resumes_transcript;
+  Counter& resumes_replace;
+  Histogram& recovery_place_seconds;
+  Histogram& recovery_resume_seconds;
+  Counter& stale_refused;
+  Counter& stale_leader_refused;
 };
 
 }  // namespace reprise::gateway

@@ -1,135 +1,15 @@
 // The gateway as a whole, over real gRPC, against a scripted coordinator and scripted workers.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
-#include <atomic>
-#include <future>
-#include <optional>
-
-#include "cli/client/generation_client.h"
-#include "common/clock.h"
 #include "common/grpc_status.h"
-#include "common/log.h"
 #include "common/test_data.h"
-#include "common/thread.h"
-#include "gateway/server/fake_cluster.h"
-#include "gateway/server/gateway_main.h"
+#include "gateway/server/gateway_fixture.h"
 #include "gateway/text/detokenizer.h"
 
 namespace reprise::gateway {
 namespace {
 
-using client::Completion;
-using client::GenerationClient;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-
-v1::GenerateRequest Request(int32_t max_tokens, uint64_t seed = 5) {
-  v1::GenerateRequest request;
-  for (int32_t id = 20; id < 29; ++id) request.mutable_ids()->add_ids(id);
-  request.mutable_sampling()->set_max_tokens(max_tokens);
-  request.mutable_sampling()->set_seed(seed);
-  return request;
-}
-
-std::vector<int32_t> Truth(uint64_t seed, uint32_t branch, int32_t tokens) {
-  std::vector<int32_t> ids;
-  ids.reserve(static_cast<size_t>(tokens));
-  for (int32_t i = 0; i < tokens; ++i) {
-    ids.push_back(FakeToken(seed, branch, static_cast<uint32_t>(i)));
-  }
-  return ids;
-}
-
-// A stream read on gRPC's threads into a Completion.
-class Reading {
- public:
-  Reading(GenerationClient& client, const v1::GenerateRequest& request) {
-    stream_ = client.Start(request, {.on_event = [this](const auto& event) { OnEvent(event); },
-                                     .on_done = [this](const Status& status) { OnDone(status); }});
-  }
-  ~Reading() {
-    stream_->Abandon();
-    (void)Wait();
-  }
-  void Abandon() { stream_->Abandon(); }
-
-  Status Wait() {
-    MutexLock lock(mu_);
-    while (!done_) changed_.Wait(mu_);
-    return *done_;
-  }
-  v1::Accepted WaitAccepted() {
-    MutexLock lock(mu_);
-    while (completion_.accepted.request_id().empty() && !done_) changed_.Wait(mu_);
-    return completion_.accepted;
-  }
-  void WaitForTokens(size_t tokens) {
-    MutexLock lock(mu_);
-    while (!done_ && (completion_.branches.empty() || completion_.branches[0].ids.size() < tokens))
-      changed_.Wait(mu_);
-  }
-  // After Wait.
-  const Completion& completion() const { return completion_; }
-  const Status& broken() const { return broken_; }
-
- private:
-  void OnEvent(const v1::GenerateEvent& event) {
-    MutexLock lock(mu_);
-    if (broken_.ok()) broken_ = completion_.Add(event);
-    changed_.NotifyAll();
-  }
-  void OnDone(const Status& status) {
-    MutexLock lock(mu_);
-    done_ = status;
-    changed_.NotifyAll();
-  }
-  Mutex mu_;
-  CondVar changed_;
-  Completion completion_;
-  Status broken_;
-  std::optional<Status> done_ GUARDED_BY(mu_);
-  std::shared_ptr<client::GenerationStream> stream_;
-};
-
-class GatewayTest : public ::testing::Test {
- protected:
-  void StartGateway() {
-    coordinator_.SetWorkers({a_.ref(), b_.ref()});
-    options_.coordinator = coordinator_.address();
-    options_.metrics_listen = "";
-    std::promise<std::string> address;
-    auto ready = address.get_future();
-    gateway_ = Thread("gateway", [this, &address] {
-      result_ = RunGateway(options_, {.stop = &stop_, .ready = [&](const RoleAddresses& a) {
-                                        address.set_value(a.grpc);
-                                      }});
-    });
-    address_ = ready.get();
-    client_ = std::make_unique<GenerationClient>(client::ClientOptions{.address = address_});
-  }
-  void TearDown() override {
-    StopGateway();
-    EXPECT_TRUE(result_.ok()) << result_;
-    EXPECT_EQ(BugCount(), 0u);
-  }
-  void StopGateway() {
-    stop_.Stop();
-    gateway_.Join();
-  }
-
-  GatewayOptions options_;
-  FakeCoordinator coordinator_;
-  FakeWorker a_{"a", 101};
-  FakeWorker b_{"b", 102};
-  StopSignal stop_;
-  Status result_;
-  std::string address_;
-  std::unique_ptr<GenerationClient> client_;
-  Thread gateway_;
-};
 
 TEST_F(GatewayTest, StreamsARequestFromAcceptedToFinished) {
   StartGateway();
@@ -203,6 +83,7 @@ TEST_F(GatewayTest, AWorkerThatDiesMidStreamIsReplacedWithoutTheClientSeeingIt) 
   ASSERT_THAT(places[1].avoid(), SizeIs(1));
   EXPECT_EQ(places[1].avoid(0).incarnation(), 101u);
   EXPECT_EQ(places[1].emitted_tokens(), 5);
+  EXPECT_EQ(places[1].crashes(), 1u);
 }
 
 TEST_F(GatewayTest, AFrozenWorkerIsReplacedOnTheCoordinatorsWord) {
@@ -210,15 +91,15 @@ TEST_F(GatewayTest, AFrozenWorkerIsReplacedOnTheCoordinatorsWord) {
   StartGateway();
   Reading reading(*client_, Request(8));
   reading.WaitForTokens(3);
-  coordinator_.SetState(b_.ref(), "live");
-  coordinator_.SetState(a_.ref(), "dead");
+  coordinator_.AddVerdict(a_.ref(), "silent");
   ASSERT_TRUE(reading.Wait().ok());
   EXPECT_EQ(reading.completion().branches[0].ids, Truth(5, 0, 8));
   EXPECT_EQ(reading.completion().finished.usage().attempts(), 2);
+  EXPECT_EQ(coordinator_.places()[1].crashes(), 0u) << "nobody crashed";
 }
 
 TEST_F(GatewayTest, AWorkerThatRefusesTheFirstAttemptIsReplaced) {
-  a_.RefuseWith(static_cast<int>(absl::StatusCode::kUnavailable), "draining");
+  a_.RefuseWith(static_cast<int>(absl::StatusCode::kUnavailable), "stopping");
   StartGateway();
   const auto result = client_->Generate(Request(4));
   ASSERT_TRUE(result.ok()) << result.status();
@@ -250,14 +131,19 @@ TEST_F(GatewayTest, CancelNeedsTheHandleAndEndsTheRequestOnce) {
   EXPECT_TRUE(client_->Cancel(accepted).ok()) << "ended already is fine";
 }
 
-TEST_F(GatewayTest, AClientThatLeavesEndsItsRequest) {
+TEST_F(GatewayTest, AClientThatLeavesWithoutAWindowEndsItsRequest) {
   a_.FallSilentAfter(2);
   StartGateway();
-  Reading reading(*client_, Request(8));
+  v1::GenerateRequest request = Request(8);
+  request.set_resume_window_ms(0);
+  Reading reading(*client_, request);
   reading.WaitForTokens(2);
   reading.Abandon();
   EXPECT_EQ(reading.Wait().code(), absl::StatusCode::kCancelled);
   EXPECT_FALSE(a_.WaitForCancel(1).deadline());
+  const v1::Submit submit = a_.WaitForSubmit(1);
+  EXPECT_THAT(submit.resume_handle(), IsEmpty());
+  EXPECT_EQ(submit.resume_window_ms(), 0);
 }
 
 TEST_F(GatewayTest, TheDeadlineEndsTheRequestAtGatewayAndWorker) {
@@ -296,6 +182,7 @@ TEST_F(GatewayTest, ASlowReaderIsBoundedThenEndedWithWhatItHasYetToRead) {
   StartGateway();
   v1::GenerateRequest request = Request(100'000);
   request.mutable_sampling()->set_top_logprobs(4);
+  request.set_resume_window_ms(0);
   SlowReader slow(address_, request);
   a_.WaitForCancel(1);
   Completion completion;
@@ -320,6 +207,7 @@ TEST_F(GatewayTest, AReaderThatNeverReadsIsCutOffAndItsPlaceIsFreed) {
   StartGateway();
   v1::GenerateRequest request = Request(100'000);
   request.mutable_sampling()->set_top_logprobs(4);
+  request.set_resume_window_ms(0);
   SlowReader slow(address_, request);
   a_.WaitForCancel(1);
   while (true) {
@@ -383,7 +271,9 @@ TEST_F(GatewayTest, AFreshCoordinatorIsToldOfRunningRequests) {
   Reading running(*client_, request);
   running.WaitForTokens(1);
   coordinator_.SetIncarnation(2);
-  coordinator_.WaitForReportOf("told");
+  const v1::RequestReport report = coordinator_.WaitForReportOf("told");
+  EXPECT_EQ(report.attempt().n(), 1u);
+  EXPECT_EQ(report.handle_digest().size(), 32u);
 }
 
 TEST_F(GatewayTest, ARunningIdIsNotTakenTwice) {
@@ -435,7 +325,9 @@ TEST_F(GatewayTest, ListsTheModelAndIsHealthy) {
 TEST_F(GatewayTest, StoppingEndsEveryStreamWithItsTerminalEvent) {
   a_.FallSilentAfter(1);
   StartGateway();
-  Reading running(*client_, Request(2));
+  v1::GenerateRequest request = Request(2);
+  request.set_resume_window_ms(0);
+  Reading running(*client_, request);
   running.WaitForTokens(1);
   StopGateway();
   EXPECT_TRUE(running.Wait().ok());

@@ -3,70 +3,36 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "common/grpc_status.h"
 #include "common/log.h"
-#include "common/random.h"
 #include "gateway/server/worker_link.h"
 
 namespace reprise::gateway {
-namespace {
-
-std::string DrawHandle() {
-  const auto bytes = RandomBytes16();
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-}
-
-Attempt FromProto(const v1::Attempt& attempt) { return {attempt.owner_epoch(), attempt.n()}; }
-
-void ToProto(const Attempt& attempt, v1::Attempt* out) {
-  out->set_owner_epoch(attempt.owner_epoch);
-  out->set_n(attempt.n);
-}
-
-SessionSpec MakeSpec(const ValidatedRequest& request, const ModelSnapshot& model,
-                     int32_t attempts_max, TimeNs arrived) {
-  const v1::ResolvedSampling& sampling = request.sampling;
-  SessionSpec spec;
-  spec.n = sampling.n();
-  spec.prompt_tokens = static_cast<int32_t>(request.prompt.size());
-  spec.vocab_size = model.served.vocab_size;
-  spec.max_tokens = sampling.max_tokens();
-  spec.stop_ids.assign(sampling.stop_ids().begin(), sampling.stop_ids().end());
-  spec.eos_ids.assign(sampling.eos_ids().begin(), sampling.eos_ids().end());
-  spec.deadline = arrived + NsFromMs(request.deadline_ms);
-  spec.attempts_max = attempts_max;
-  spec.jitter_seed = RandomU64();
-  return spec;
-}
-
-v1::FinishReason ToProto(EndReason reason) { return static_cast<v1::FinishReason>(reason); }
-
-Status WorkerStatus(const v1::WorkerDone& done) {
-  if (done.code() == 0) return absl::OkStatus();
-  return FromGrpc(grpc::Status(static_cast<grpc::StatusCode>(done.code()), done.message()));
-}
-
-}  // namespace
 
 GenerateSession::GenerateSession(const SessionContext& shared, grpc::CallbackServerContext* call,
                                  ValidatedRequest request,
                                  std::shared_ptr<const ModelSnapshot> model, TimeNs arrived)
     : shared_(shared),
       call_(call),
-      request_(std::move(request)),
       model_(std::move(model)),
       arrived_(arrived),
-      handle_(DrawHandle()),
+      id_(request.request_id),
+      handle_(request.resume ? request.resume_handle : DrawHandle()),
       timer_key_(shared.timers.NewKey()),
-      core_(MakeSpec(request_, *model_, shared.attempts_max, arrived)),
-      branch_reported_(static_cast<size_t>(request_.sampling.n())) {
+      request_(std::move(request)),
+      core_(MakeSpec(request_, *model_, shared.attempts_max, arrived)) {
+  PrepareBranches(core_.branches().size());
+}
+
+void GenerateSession::PrepareBranches(size_t branches) {
+  branch_reported_.assign(branches, false);
+  text_.clear();
   if (shared_.tokenizer == nullptr) return;
   // Generated text continues the prompt's.
   const Detokenizer::Options options{.skip_special = true, .at_text_start = false};
-  text_.reserve(branch_reported_.size());
-  for (size_t b = 0; b < branch_reported_.size(); ++b) {
-    text_.emplace_back(*shared_.tokenizer, options);
-  }
+  text_.reserve(branches);
+  for (size_t b = 0; b < branches; ++b) text_.emplace_back(*shared_.tokenizer, options);
 }
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* GenerateSession::Start(
@@ -75,17 +41,31 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* GenerateSession::Start(
   auto session = std::make_shared<GenerateSession>(shared, call, std::move(request),
                                                    std::move(model), arrived);
   session->self_ = session;
-  const Status inserted =
-      shared.registry.Insert(session->request_.request_id, session->handle_, session);
-  session->registered_ = inserted.ok();
+  const Status registered = session->Register();
+  session->registered_ = registered.ok();
   session->Handle(arrived, [&](SessionCore& core, Actions& actions) {
-    if (inserted.ok()) {
+    if (registered.ok()) {
       core.Start(RealClock().NowNs(), actions);
     } else {
-      core.OnAbort(inserted, actions);
+      core.OnAbort(registered, actions);
     }
   });
   return session.get();
+}
+
+Status GenerateSession::Register() {
+  bool resume = false;
+  {
+    MutexLock lock(mu_);
+    resume = request_.resume;
+  }
+  if (!resume) return shared_.registry.Insert(id_, handle_, self_);
+  ASSIGN_OR_RETURN(const auto before, shared_.registry.TakeOver(id_, handle_, self_));
+  // Its client came back to us before we noticed that it had gone.
+  if (before != nullptr) {
+    before->Abort(absl::AbortedError("the request was resumed by another stream"));
+  }
+  return absl::OkStatus();
 }
 
 template <typename Event>
@@ -101,7 +81,11 @@ void GenerateSession::Handle(TimeNs now, Event&& event) {
 }
 
 GenerateSession::Outcome GenerateSession::Apply(TimeNs now) {
+  CountRecovery();
   if (actions_.accept) ApplyAccept();
+  for (const TokenEvent& token : actions_.known) {
+    if (!text_.empty()) (void)text_[token.branch].Push(token.id);
+  }
   if (!actions_.deliver.empty()) ApplyTokens(now);
   for (const BranchEnd& end : actions_.branches_ended) ApplyBranchEnd(end);
   ApplyCommands(now);
@@ -119,7 +103,7 @@ GenerateSession::WriteStep GenerateSession::ClaimWrite() {
   if (write_running_ || closed_) return WriteStep::kNone;
   if (!gone_ && buffer_.Take(&writing_)) {
     write_running_ = true;
-    closed_ = ended_ && buffer_.empty();
+    closed_ = ended_ && buffer_.empty() && refusal_.ok();
     return closed_ ? WriteStep::kWriteAndFinish : WriteStep::kWrite;
   }
   if (!ended_) return WriteStep::kNone;
@@ -209,12 +193,15 @@ void GenerateSession::OnDone() {
 }
 
 void GenerateSession::OnWorkerEvent(const v1::RequestEvent& event, TimeNs now) {
+  if (event.tokens_size() > 0) Failpoint("gateway.token");
   WorkerDone done;
-  if (event.has_done()) done = {WorkerStatus(event.done()), event.done().cached_tokens()};
+  if (event.has_done()) done = {StatusOf(event.done()), event.done().cached_tokens()};
+  AttachedInfo attached;
   Outcome outcome;
   {
     MutexLock lock(mu_);
     event_ = &event;
+    if (event.has_attached()) attached = ReadAttached(event.attached(), request_);
     tokens_scratch_.clear();
     for (int i = 0; i < event.tokens_size(); ++i) {
       const v1::WorkerToken& token = event.tokens(i);
@@ -230,19 +217,35 @@ void GenerateSession::OnWorkerEvent(const v1::RequestEvent& event, TimeNs now) {
                           .tokens = tokens_scratch_,
                           .ended = ended_scratch_,
                           .watermark = event.watermark(),
-                          .done = event.has_done() ? &done : nullptr},
+                          .done = event.has_done() ? &done : nullptr,
+                          .attached = event.has_attached() ? &attached : nullptr},
                          now, actions_);
+    if (actions_.resumed == Resumed::kAttach) AdoptAttached(event.attached());
+    if (event.stores_size() > 0 && FromProto(event.attempt()) == attempt()) {
+      replicas_ = event.stores();
+    }
     outcome = Apply(now);
     event_ = nullptr;
   }
   Carry(outcome);
 }
 
+// The request as it runs, whatever defaults this gateway would have filled in.
+void GenerateSession::AdoptAttached(const v1::Attached& attached) {
+  request_.has_input = true;
+  request_.prompt.assign(attached.prompt().begin(), attached.prompt().end());
+  request_.sampling = attached.sampling();
+  request_.resume_window_ms = attached.resume_window_ms();
+  replicas_ = attached.stores();
+  PrepareBranches(core_.branches().size());
+}
+
 void GenerateSession::OnPlaceAnswer(uint64_t ask, const Status& status,
                                     v1::PlaceResponse response) {
   const TimeNs now = RealClock().NowNs();
   Status refused = status;
-  if (status.ok() && (!response.has_attempt() || !response.has_decode())) {
+  if (status.ok() &&
+      (!response.has_attempt() || (!response.has_decode() && !response.has_running()))) {
     refused = absl::InternalError("the coordinator's placement names no attempt or no worker");
   }
   Outcome outcome;
@@ -251,9 +254,11 @@ void GenerateSession::OnPlaceAnswer(uint64_t ask, const Status& status,
     actions_.Clear();
     if (refused.ok()) {
       placed_.Swap(&response);
+      const v1::NodeRef& worker = placed_.has_running() ? placed_.running() : placed_.decode();
       core_.OnPlaced(ask,
                      {.attempt = attempt(),
-                      .worker = {placed_.decode().name(), placed_.decode().incarnation()}},
+                      .worker = {worker.name(), worker.incarnation()},
+                      .running = placed_.has_running()},
                      now, actions_);
     } else {
       core_.OnPlaceRefused(ask, {refused, RetryAfterMs(refused)}, now, actions_);
@@ -263,7 +268,7 @@ void GenerateSession::OnPlaceAnswer(uint64_t ask, const Status& status,
   Carry(outcome);
 }
 
-void GenerateSession::OnLinkLost(uint64_t link, const Status& status) {
+void GenerateSession::OnLinkLost(uint64_t link, const Status& status, Loss loss) {
   const TimeNs now = RealClock().NowNs();
   Outcome outcome;
   {
@@ -271,7 +276,7 @@ void GenerateSession::OnLinkLost(uint64_t link, const Status& status) {
     if (link_ != link) return;
     link_ = 0;
     actions_.Clear();
-    core_.OnWorkerLost(attempt(), status, now, actions_);
+    core_.OnWorkerLost(attempt(), status, now, actions_, loss);
     outcome = Apply(now);
   }
   Carry(outcome);
@@ -296,63 +301,21 @@ void GenerateSession::OnTimer(TimeNs now) {
   Handle(now, [now](SessionCore& core, Actions& actions) { core.OnTick(now, actions); });
 }
 
-std::optional<Attempt> GenerateSession::running_attempt() {
+std::optional<v1::RequestReport> GenerateSession::report() {
   MutexLock lock(mu_);
-  if (core_.state() != SessionCore::State::kStreaming) return std::nullopt;
-  return attempt();
+  if (!core_.at_worker()) return std::nullopt;
+  v1::RequestReport report;
+  report.set_request_id(id_);
+  ToProto(attempt(), report.mutable_attempt());
+  if (core_.spec().resumable) report.set_handle_digest(HandleDigest(handle_));
+  report.set_crashes(core_.crashes());
+  return report;
 }
 
 Attempt GenerateSession::attempt() const { return FromProto(placed_.attempt()); }
 
-v1::PlaceRequest GenerateSession::MakePlace(const AskPlacement& ask) {
-  v1::PlaceRequest place;
-  place.set_request_id(request_.request_id);
-  if (ask.previous) ToProto(*ask.previous, place.mutable_previous());
-  place.set_format_digest(model_->info.format_digest());
-  const auto branches = core_.branches();
-  const BranchState& longest = *std::max_element(
-      branches.begin(), branches.end(),
-      [](const BranchState& a, const BranchState& b) { return a.tokens.size() < b.tokens.size(); });
-  std::vector<int32_t> tokens = request_.prompt;
-  tokens.insert(tokens.end(), longest.tokens.begin(), longest.tokens.end());
-  place.set_block_ids(kv::PackIds(kv::ChainIds(model_->chain, tokens)));
-  place.set_prompt_tokens(static_cast<int32_t>(request_.prompt.size()));
-  place.set_emitted_tokens(ask.emitted_tokens);
-  place.set_max_tokens(request_.sampling.max_tokens());
-  place.set_branches(request_.sampling.n());
-  for (const NodeKey& node : core_.avoid()) {
-    v1::NodeRef* avoid = place.add_avoid();
-    avoid->set_name(node.name);
-    avoid->set_incarnation(node.incarnation);
-  }
-  return place;
-}
-
-v1::ServeRequest GenerateSession::MakeSubmit(const SubmitAttempt& submit) {
-  v1::ServeRequest message;
-  v1::Submit* out = message.mutable_submit();
-  out->set_request_id(request_.request_id);
-  ToProto(submit.placement.attempt, out->mutable_attempt());
-  out->set_worker_incarnation(submit.placement.worker.incarnation);
-  out->mutable_prompt()->Add(request_.prompt.begin(), request_.prompt.end());
-  *out->mutable_sampling() = request_.sampling;
-  if (core_.attempts() > 1) {
-    for (size_t b = 0; b < core_.branches().size(); ++b) {
-      const BranchState& branch = core_.branches()[b];
-      v1::BranchTokens* emitted = out->add_branches();
-      emitted->set_branch(static_cast<int32_t>(b));
-      emitted->mutable_emitted()->Add(branch.tokens.begin(), branch.tokens.end());
-      emitted->set_finished(branch.ended());
-    }
-  }
-  if (placed_.has_prefill()) *out->mutable_prefill() = placed_.prefill();
-  *out->mutable_sources() = placed_.sources();
-  *out->mutable_stores() = placed_.stores();
-  out->set_deadline_ms(submit.remaining_ms);
-  return message;
-}
-
-void GenerateSession::SendSubmit(const v1::NodeRef& worker, v1::ServeRequest message) {
+void GenerateSession::SendFirst(const v1::NodeRef& worker, v1::ServeRequest message) {
+  Failpoint(message.has_attach() ? "gateway.attach" : "gateway.submit");
   const auto link = shared_.links.Get(worker);
   const uint64_t serial = link == nullptr ? UINT64_MAX : link->serial();
   {
@@ -361,22 +324,27 @@ void GenerateSession::SendSubmit(const v1::NodeRef& worker, v1::ServeRequest mes
     if (!ended_) link_ = serial;
   }
   if (link == nullptr || !link->Send(std::move(message))) {
-    OnLinkLost(serial, absl::UnavailableError("the stream to the worker is broken"));
+    OnLinkLost(serial, absl::UnavailableError("the stream to the worker is broken"), Loss::kOther);
   }
 }
 
+// Without a link the worker has lost us and knows what to do.
+void GenerateSession::Tell(const NodeKey& worker, v1::ServeRequest message) {
+  if (const auto link = shared_.links.Find(worker)) link->Send(std::move(message));
+}
+
 void GenerateSession::ApplyAccept() {
-  v1::Accepted* accepted = buffer_.AddEvent()->mutable_accepted();
-  accepted->set_request_id(request_.request_id);
-  accepted->set_seed(request_.sampling.seed());
-  accepted->set_resume_handle(handle_);
-  accepted->set_prompt_tokens(static_cast<int32_t>(request_.prompt.size()));
+  FillAccepted(facts(), buffer_.AddEvent()->mutable_accepted());
   shared_.metrics.prompt_tokens.Increment(static_cast<double>(request_.prompt.size()));
-  effects_.push_back([this, worker = placed_.decode().name()] {
-    LogInfo("request_accepted", {{"request", request_.request_id},
-                                 {"prompt_tokens", request_.prompt.size()},
-                                 {"branches", request_.sampling.n()},
-                                 {"max_tokens", request_.sampling.max_tokens()},
+  const v1::NodeRef& worker = placed_.has_running() ? placed_.running() : placed_.decode();
+  effects_.push_back([this, worker = worker.name(), prompt_tokens = request_.prompt.size(),
+                      branches = request_.sampling.n(), max_tokens = request_.sampling.max_tokens(),
+                      resumed = actions_.resumed.has_value()] {
+    LogInfo("request_accepted", {{"request", id_},
+                                 {"prompt_tokens", prompt_tokens},
+                                 {"branches", branches},
+                                 {"max_tokens", max_tokens},
+                                 {"resumed", resumed},
                                  {"worker", worker}});
   });
 }
@@ -384,7 +352,9 @@ void GenerateSession::ApplyAccept() {
 void GenerateSession::ApplyTokens(TimeNs now) {
   if (first_token_ == 0) {
     first_token_ = now;
-    shared_.metrics.ttft_seconds.Observe(SecondsFromNs(now - arrived_));
+    if (!core_.spec().resume) {
+      shared_.metrics.ttft_seconds.Observe(SecondsFromNs(now - arrived_));
+    }
   } else {
     shared_.metrics.itl_seconds.Observe(SecondsFromNs(now - last_tokens_));
   }
@@ -413,29 +383,42 @@ void GenerateSession::ApplyBranchEnd(const BranchEnd& end) {
   if (branch_reported_[end.branch]) return;
   branch_reported_[end.branch] = true;
   v1::BranchFinished* out = buffer_.AddEvent()->mutable_branch_finished();
-  out->set_branch(static_cast<int32_t>(end.branch));
-  out->set_reason(ToProto(end.reason));
-  out->set_tokens(static_cast<int32_t>(core_.branches()[end.branch].tokens.size()));
+  FillBranchEnd(end, core_, out);
   if (!text_.empty()) out->set_text(text_[end.branch].Flush());
+}
+
+void GenerateSession::CountRecovery() {
+  GatewayMetrics& metrics = shared_.metrics;
+  if (actions_.resumed) metrics.CountResume(*actions_.resumed);
+  if (actions_.placed_after_ns) {
+    metrics.recovery_place_seconds.Observe(SecondsFromNs(*actions_.placed_after_ns));
+  }
+  if (actions_.resumed_after_ns) {
+    metrics.recovery_resume_seconds.Observe(SecondsFromNs(*actions_.resumed_after_ns));
+  }
 }
 
 void GenerateSession::ApplyCommands(TimeNs now) {
   if (actions_.cancel) {
-    v1::ServeRequest message;
-    message.mutable_cancel()->set_request_id(request_.request_id);
-    ToProto(actions_.cancel->placement.attempt, message.mutable_cancel()->mutable_attempt());
-    message.mutable_cancel()->set_deadline(actions_.cancel->deadline);
-    effects_.push_back(
-        [this, worker = actions_.cancel->placement.worker, message = std::move(message)]() mutable {
-          // Without a link the worker has lost us and reclaims by itself.
-          if (const auto link = shared_.links.Find(worker)) link->Send(std::move(message));
-        });
+    effects_.push_back([this, worker = actions_.cancel->placement.worker,
+                        message = CancelMessage(id_, *actions_.cancel)]() mutable {
+      Tell(worker, std::move(message));
+    });
+  }
+  if (actions_.detach) {
+    effects_.push_back([this, worker = actions_.detach->worker,
+                        message = DetachMessage(id_, *actions_.detach)]() mutable {
+      Failpoint("gateway.detach");
+      Tell(worker, std::move(message));
+    });
   }
   if (actions_.place) {
     const TimeNs left = core_.spec().deadline - now;
-    effects_.push_back([this, self = shared_from_this(), place = MakePlace(*actions_.place),
+    effects_.push_back([this, self = shared_from_this(),
+                        place = PlaceMessage(facts(), core_, *actions_.place),
                         ask = actions_.place->ask,
                         timeout_ms = std::max<int64_t>(1, left / kMillisecond)]() mutable {
+      Failpoint("gateway.place");
       shared_.coordinator.Place(
           std::move(place), timeout_ms,
           [self = std::move(self), ask](const Status& status, v1::PlaceResponse response) {
@@ -443,61 +426,59 @@ void GenerateSession::ApplyCommands(TimeNs now) {
           });
     });
   }
+  if (actions_.attach) {
+    effects_.push_back([this, worker = placed_.running(),
+                        message = AttachMessage(facts(), *actions_.attach, placed_)]() mutable {
+      SendFirst(worker, std::move(message));
+    });
+  }
   if (actions_.submit) {
     effects_.push_back(
-        [this, worker = placed_.decode(), message = MakeSubmit(*actions_.submit)]() mutable {
-          SendSubmit(worker, std::move(message));
+        [this, worker = placed_.decode(),
+         message = SubmitMessage(facts(), core_, *actions_.submit, placed_)]() mutable {
+          SendFirst(worker, std::move(message));
         });
+    KeepReplicas(placed_.stores(), &replicas_);
   }
 }
 
 void GenerateSession::ApplyFinish(const SessionEnd& finish, TimeNs now) {
+  Failpoint("gateway.finish");
   ended_ = true;
   link_ = 0;
   shared_.metrics.CountRequest(finish.status);
   shared_.metrics.CountSession(core_.counters());
   if (core_.counters().violations > 0) {
     effects_.push_back([this, status = finish.status] {
-      ReportBug("gateway_worker_contradiction",
-                {{"request", request_.request_id}, {"status", status}});
+      ReportBug("gateway_worker_contradiction", {{"request", id_}, {"status", status}});
     });
   }
-  if (finish.accepted) {
+  if (finish.accepted && !finish.goes_on) {
     for (const BranchEnd& branch : finish.branches) ApplyBranchEnd(branch);
-    v1::Finished* out = buffer_.AddEvent()->mutable_finished();
-    out->mutable_usage()->set_prompt_tokens(finish.usage.prompt_tokens);
-    out->mutable_usage()->set_cached_tokens(finish.usage.cached_tokens);
-    out->mutable_usage()->set_generated_tokens(finish.usage.generated_tokens);
-    out->mutable_usage()->set_attempts(finish.usage.attempts);
-    for (const BranchEnd& branch : finish.branches) {
-      v1::BranchFinished* b = out->add_branches();
-      b->set_branch(static_cast<int32_t>(branch.branch));
-      b->set_reason(ToProto(branch.reason));
-      b->set_tokens(static_cast<int32_t>(core_.branches()[branch.branch].tokens.size()));
-    }
-    out->set_code(static_cast<int32_t>(finish.status.code()));
-    out->set_message(std::string(finish.status.message()));
+    FillFinished(finish, core_, buffer_.AddEvent()->mutable_finished());
   } else {
     refusal_ = finish.status;
   }
   cut_off_at_ = now + shared_.slow_reader_grace_ns;
   effects_.push_back([this, finish, first_token = first_token_, now] {
-    if (registered_) shared_.registry.End(request_.request_id);
+    if (registered_) shared_.registry.End(id_, this);
     LogFinish(finish, first_token, now);
   });
 }
 
-void GenerateSession::LogFinish(const SessionEnd& finish, TimeNs first_token, TimeNs now) {
+void GenerateSession::LogFinish(const SessionEnd& finish, TimeNs first_token, TimeNs now) const {
   // The fields view their texts.
   const std::string code = absl::StatusCodeToString(finish.status.code());
-  const LogFields fields = {{"request", request_.request_id},
+  const LogFields fields = {{"request", id_},
                             {"code", code},
                             {"message", finish.status.message()},
                             {"tokens", finish.usage.generated_tokens},
                             {"attempts", finish.usage.attempts},
                             {"ttft_ms", first_token == 0 ? -1.0 : MsFromNs(first_token - arrived_)},
                             {"total_ms", MsFromNs(now - arrived_)}};
-  if (finish.accepted) {
+  if (finish.goes_on && finish.accepted) {
+    LogInfo("request_left", fields);
+  } else if (finish.accepted) {
     LogInfo("request_finished", fields);
   } else {
     LogDebug("request_refused", fields);  // counted; a storm of them must not fill the log

@@ -7,8 +7,11 @@
 //
 // Invariants:
 // 1. A refused call gets a status and no event; an accepted one gets Accepted first, one
-//    BranchFinished per branch, and Finished last, then status OK.
-// 2. The text of a branch is that of its tokens in order, then that of its BranchFinished.
+//    BranchFinished per branch, and Finished last, then status OK. Only where the request goes on
+//    without this stream (the gateway stops, the reader is too slow, another stream resumed it) an
+//    accepted one ends with that status and no Finished.
+// 2. The text of a branch is that of its tokens in order, then that of its BranchFinished; what the
+//    client of a resumed request has counts, so its text goes on where it was.
 // 3. Unread output beyond the limit ends the request with RESOURCE_EXHAUSTED; a reader that then
 //    reads nothing for the grace period is cut off.
 #ifndef REPRISE_GATEWAY_SERVER_GENERATE_SESSION_H_
@@ -28,6 +31,7 @@
 #include "gateway/server/coordinator_link.h"
 #include "gateway/server/gateway_metrics.h"
 #include "gateway/server/request_sink.h"
+#include "gateway/server/session_messages.h"
 #include "gateway/server/session_registry.h"
 #include "gateway/server/stream_buffer.h"
 #include "gateway/server/stream_slots.h"
@@ -72,10 +76,10 @@ class GenerateSession final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   void OnDone() override;
 
   void OnWorkerEvent(const v1::RequestEvent& event, TimeNs now) override;
-  void OnLinkLost(uint64_t link, const Status& status) override;
+  void OnLinkLost(uint64_t link, const Status& status, Loss loss) override;
   void CancelByClient() override;
   void Abort(const Status& status) override;
-  std::optional<Attempt> running_attempt() override;
+  std::optional<v1::RequestReport> report() override;
 
   void OnTimer(TimeNs now) override;
 
@@ -100,21 +104,26 @@ class GenerateSession final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   void ApplyCommands(TimeNs now) REQUIRES(mu_);
   void ApplyFinish(const SessionEnd& finish, TimeNs now) REQUIRES(mu_);
   void ApplyTimer() REQUIRES(mu_);
-  v1::PlaceRequest MakePlace(const AskPlacement& ask) REQUIRES(mu_);
-  v1::ServeRequest MakeSubmit(const SubmitAttempt& submit) REQUIRES(mu_);
+  void CountRecovery() REQUIRES(mu_);
+  void AdoptAttached(const v1::Attached& attached) REQUIRES(mu_);
+  void PrepareBranches(size_t branches) REQUIRES(mu_);
+  RequestFacts facts() const REQUIRES(mu_) { return {request_, *model_, handle_, replicas_}; }
   Attempt attempt() const REQUIRES(mu_);
+  Status Register();
   WriteStep ClaimWrite() REQUIRES(mu_);
   void Perform(WriteStep step);
   void RunEffects();
-  void SendSubmit(const v1::NodeRef& worker, v1::ServeRequest message);
+  // A Submit or an Attach: from here on the link's loss is ours.
+  void SendFirst(const v1::NodeRef& worker, v1::ServeRequest message);
+  void Tell(const NodeKey& worker, v1::ServeRequest message);
   void OnPlaceAnswer(uint64_t ask, const Status& status, v1::PlaceResponse response);
-  void LogFinish(const SessionEnd& finish, TimeNs first_token, TimeNs now);
+  void LogFinish(const SessionEnd& finish, TimeNs first_token, TimeNs now) const;
 
   const SessionContext shared_;
   grpc::CallbackServerContext* const call_;
-  const ValidatedRequest request_;
   const std::shared_ptr<const ModelSnapshot> model_;
   const TimeNs arrived_;
+  const std::string id_;
   const std::string handle_;
   const uint64_t timer_key_;
   std::shared_ptr<GenerateSession> self_;  // from Start to OnDone
@@ -122,6 +131,7 @@ class GenerateSession final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   v1::GenerateEvent writing_;              // belongs to gRPC while a write runs
 
   Mutex mu_;
+  ValidatedRequest request_ GUARDED_BY(mu_);  // without input: complete once attached
   SessionCore core_ GUARDED_BY(mu_);
   Actions actions_ GUARDED_BY(mu_);
   StreamBuffer buffer_ GUARDED_BY(mu_);
@@ -131,6 +141,7 @@ class GenerateSession final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   std::vector<BranchEnd> ended_scratch_ GUARDED_BY(mu_);
   std::vector<bool> branch_reported_ GUARDED_BY(mu_);
   v1::PlaceResponse placed_ GUARDED_BY(mu_);  // of the running attempt
+  NodeRefs replicas_ GUARDED_BY(mu_);         // stores that may hold tails of the request
   uint64_t link_ GUARDED_BY(mu_) = 0;         // serial number; 0: none
   std::deque<Effect> effects_ GUARDED_BY(mu_);
   bool effects_running_ GUARDED_BY(mu_) = false;
@@ -138,7 +149,7 @@ class GenerateSession final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   TimeNs cut_off_at_ GUARDED_BY(mu_) = TimerQueue::kNone;
   TimeNs first_token_ GUARDED_BY(mu_) = 0;
   TimeNs last_tokens_ GUARDED_BY(mu_) = 0;
-  Status refusal_ GUARDED_BY(mu_);  // for a call that was not accepted
+  Status refusal_ GUARDED_BY(mu_);  // of a call that ends without Finished
   bool write_running_ GUARDED_BY(mu_) = false;
   bool ended_ GUARDED_BY(mu_) = false;   // nothing more will be added to buffer_
   bool gone_ GUARDED_BY(mu_) = false;    // nobody reads

@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "common/clock.h"
-#include "common/ids.h"
 #include "common/status.h"
+#include "gateway/generation/core/session_types.h"
 #include "reprise/v1/cluster.pb.h"
 
 namespace reprise::gateway {
@@ -18,11 +18,11 @@ class RequestSink {
 
   virtual void OnWorkerEvent(const v1::RequestEvent& event, TimeNs now) = 0;
   // The link with this serial number carries nothing any more.
-  virtual void OnLinkLost(uint64_t link, const Status& status) = 0;
+  virtual void OnLinkLost(uint64_t link, const Status& status, Loss loss) = 0;
   virtual void CancelByClient() = 0;
   virtual void Abort(const Status& status) = 0;
-  // The attempt at a worker now, for the coordinator.
-  virtual std::optional<Attempt> running_attempt() = 0;
+  // The attempt at a worker now, for the coordinator; absent without one.
+  virtual std::optional<v1::RequestReport> report() = 0;
 };
 
 }  // namespace reprise::gateway

@@ -12,6 +12,8 @@ bool SameSecret(absl::string_view a, absl::string_view b) {
   return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
 }
 
+Status NoSuchRequest() { return absl::NotFoundError("no request has this id and resume handle"); }
+
 }  // namespace
 
 Status SessionRegistry::Insert(const std::string& id, const std::string& handle,
@@ -24,6 +26,16 @@ Status SessionRegistry::Insert(const std::string& id, const std::string& handle,
   return absl::OkStatus();
 }
 
+StatusOr<std::shared_ptr<RequestSink>> SessionRegistry::TakeOver(
+    const std::string& id, const std::string& handle, std::shared_ptr<RequestSink> sink) {
+  Shard& shard = ShardOf(id);
+  MutexLock lock(shard.mu);
+  Running& running = shard.running.try_emplace(id, Running{handle, nullptr}).first->second;
+  if (!SameSecret(running.handle, handle)) return NoSuchRequest();
+  std::swap(running.sink, sink);
+  return sink;
+}
+
 std::shared_ptr<RequestSink> SessionRegistry::Find(const std::string& id) {
   Shard& shard = ShardOf(id);
   MutexLock lock(shard.mu);
@@ -31,12 +43,12 @@ std::shared_ptr<RequestSink> SessionRegistry::Find(const std::string& id) {
   return it == shard.running.end() ? nullptr : it->second.sink;
 }
 
-void SessionRegistry::End(const std::string& id) {
+void SessionRegistry::End(const std::string& id, const RequestSink* sink) {
   Shard& shard = ShardOf(id);
   std::shared_ptr<RequestSink> released;  // after the lock
   MutexLock lock(shard.mu);
   const auto it = shard.running.find(id);
-  if (it == shard.running.end()) return;
+  if (it == shard.running.end() || it->second.sink.get() != sink) return;
   released = std::move(it->second.sink);
   if (shard.ended.insert_or_assign(id, std::move(it->second.handle)).second) {
     shard.ended_order.push_back(id);
@@ -60,7 +72,7 @@ StatusOr<std::shared_ptr<RequestSink>> SessionRegistry::FindByHandle(const std::
   if (ended != shard.ended.end() && SameSecret(ended->second, handle)) {
     return std::shared_ptr<RequestSink>();
   }
-  return absl::NotFoundError("no request has this id and resume handle");
+  return NoSuchRequest();
 }
 
 void SessionRegistry::ForEach(const std::function<void(const std::string&, RequestSink&)>& visit) {

@@ -28,9 +28,14 @@ class SessionRegistry {
   // ALREADY_EXISTS when a request of this id is running.
   Status Insert(const std::string& id, const std::string& handle,
                 std::shared_ptr<RequestSink> sink);
+  // Takes the place of whatever runs here under this id, which is returned (null: nothing did).
+  // NOT_FOUND when that has another handle.
+  StatusOr<std::shared_ptr<RequestSink>> TakeOver(const std::string& id, const std::string& handle,
+                                                  std::shared_ptr<RequestSink> sink);
   // Null when not running.
   std::shared_ptr<RequestSink> Find(const std::string& id);
-  void End(const std::string& id);
+  // Nothing happens when `sink` was taken over.
+  void End(const std::string& id, const RequestSink* sink);
 
   // Null when it has ended; NOT_FOUND when never seen, forgotten, or the handle is not its own.
   StatusOr<std::shared_ptr<RequestSink>> FindByHandle(const std::string& id,

@@ -12,10 +12,10 @@ namespace {
 class Sink final : public RequestSink {
  public:
   void OnWorkerEvent(const v1::RequestEvent&, TimeNs) override {}
-  void OnLinkLost(uint64_t, const Status&) override { ++lost; }
+  void OnLinkLost(uint64_t, const Status&, Loss) override { ++lost; }
   void CancelByClient() override {}
   void Abort(const Status&) override {}
-  std::optional<Attempt> running_attempt() override { return std::nullopt; }
+  std::optional<v1::RequestReport> report() override { return std::nullopt; }
   std::atomic<int> lost{0};
 };
 
@@ -28,7 +28,7 @@ TEST(SessionRegistry, FindsARunningRequestUntilItEnds) {
   EXPECT_EQ(registry.Insert("a", kHandle, sink).code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(registry.Find("a"), sink);
   EXPECT_EQ(registry.size(), 1u);
-  registry.End("a");
+  registry.End("a", sink.get());
   EXPECT_EQ(registry.Find("a"), nullptr);
   EXPECT_EQ(registry.size(), 0u);
   EXPECT_TRUE(registry.Insert("a", kHandle, sink).ok()) << "the id is free again";
@@ -44,9 +44,26 @@ TEST(SessionRegistry, TheHandleDecidesWhatACallerLearns) {
   }
   // An unknown id reads the same as a wrong handle.
   EXPECT_EQ(registry.FindByHandle("b", kHandle).status(), registry.FindByHandle("a", "x").status());
-  registry.End("a");
+  registry.End("a", sink.get());
   EXPECT_EQ(*registry.FindByHandle("a", kHandle), nullptr) << "ended, and known to its owner";
   EXPECT_EQ(registry.FindByHandle("a", "x").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(SessionRegistry, AStreamWithTheHandleTakesARunningRequestOver) {
+  SessionRegistry registry;
+  const auto first = std::make_shared<Sink>();
+  const auto second = std::make_shared<Sink>();
+  ASSERT_TRUE(registry.Insert("a", kHandle, first).ok());
+  EXPECT_EQ(registry.TakeOver("a", std::string(16, 'x'), second).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(registry.Find("a"), first);
+  EXPECT_EQ(*registry.TakeOver("a", kHandle, second), first);
+  EXPECT_EQ(registry.Find("a"), second);
+  registry.End("a", first.get());
+  EXPECT_EQ(registry.Find("a"), second) << "the end of the one before is its own affair";
+  registry.End("a", second.get());
+  EXPECT_EQ(registry.Find("a"), nullptr);
+  EXPECT_EQ(*registry.TakeOver("a", kHandle, second), nullptr) << "nothing ran";
 }
 
 TEST(SessionRegistry, RemembersEndedRequestsWithinABound) {
@@ -55,7 +72,7 @@ TEST(SessionRegistry, RemembersEndedRequestsWithinABound) {
   for (int i = 0; i < requests; ++i) {
     const std::string id = absl::StrCat("r", i);
     ASSERT_TRUE(registry.Insert(id, kHandle, nullptr).ok());
-    registry.End(id);
+    registry.End(id, nullptr);
   }
   EXPECT_TRUE(registry.FindByHandle(absl::StrCat("r", requests - 1), kHandle).ok());
   EXPECT_FALSE(registry.FindByHandle("r0", kHandle).ok()) << "the oldest are forgotten";
@@ -65,7 +82,7 @@ TEST(SessionRegistry, AnEndedIdUsedAgainKeepsItsLatestHandle) {
   SessionRegistry registry;
   for (const char c : {'p', 'q'}) {
     ASSERT_TRUE(registry.Insert("a", std::string(16, c), nullptr).ok());
-    registry.End("a");
+    registry.End("a", nullptr);
   }
   EXPECT_TRUE(registry.FindByHandle("a", std::string(16, 'q')).ok());
   EXPECT_FALSE(registry.FindByHandle("a", std::string(16, 'p')).ok());
@@ -83,9 +100,10 @@ TEST(SessionRegistry, ManyThreadsInsertFindVisitAndEnd) {
           ASSERT_TRUE(registry.Insert(id, kHandle, sink).ok());
           ASSERT_EQ(registry.Find(id), sink);
           if (i % 100 == 0) {
-            registry.ForEach([](const std::string&, RequestSink& s) { s.OnLinkLost(1, {}); });
+            registry.ForEach(
+                [](const std::string&, RequestSink& s) { s.OnLinkLost(1, {}, Loss::kCrash); });
           }
-          registry.End(id);
+          registry.End(id, sink.get());
         }
       });
     }

@@ -30,7 +30,33 @@ void WorkerLink::Open() {
   StartCall();
 }
 
+void WorkerLink::Track(const v1::ServeRequest& message, TimeNs now) {
+  if (message.has_submit() || message.has_attach()) {
+    const bool submit = message.has_submit();
+    const v1::Attempt& attempt = submit ? message.submit().attempt() : message.attach().attempt();
+    if (requests_.empty()) watch_.Begin(now);
+    requests_[submit ? message.submit().request_id() : message.attach().request_id()] = {
+        attempt.owner_epoch(), attempt.n()};
+  }
+  if (message.has_cancel()) Forget(message.cancel().request_id(), message.cancel().attempt());
+  if (message.has_detach()) Forget(message.detach().request_id(), message.detach().attempt());
+}
+
+void WorkerLink::Forget(const std::string& request_id, const v1::Attempt& attempt) {
+  const auto it = requests_.find(request_id);
+  if (it == requests_.end() || it->second != Attempt{attempt.owner_epoch(), attempt.n()}) return;
+  requests_.erase(it);
+  if (requests_.empty()) watch_.End();
+}
+
 bool WorkerLink::Send(v1::ServeRequest message) {
+  const bool first = message.has_submit() || message.has_attach();
+  {
+    MutexLock lock(mu_);
+    if (broken_) return false;
+    Track(message, RealClock().NowNs());
+  }
+  if (first) links_.Watch();
   {
     MutexLock lock(mu_);
     if (broken_) return false;
@@ -57,6 +83,7 @@ void WorkerLink::WriteNext() {
 void WorkerLink::OnWriteDone(bool ok) {
   {
     MutexLock lock(mu_);
+    reached_ = reached_ || ok;
     queue_.pop_front();
     if (!ok || broken_) queue_.clear();
     writing_ = !queue_.empty();
@@ -77,6 +104,15 @@ void WorkerLink::OnReadDone(bool ok) {
     return;
   }
   const TimeNs now = RealClock().NowNs();
+  {
+    MutexLock lock(mu_);
+    const bool heartbeat =
+        response_.progress() != 0 || response_.busy() || response_.events().empty();
+    watch_.OnMessage(response_.progress(), response_.busy(), heartbeat, now);
+    for (const v1::RequestEvent& event : response_.events()) {
+      if (event.has_done()) Forget(event.request_id(), event.attempt());
+    }
+  }
   for (const v1::RequestEvent& event : response_.events()) {
     if (const auto sink = links_.registry_.Find(event.request_id())) {
       sink->OnWorkerEvent(event, now);
@@ -87,26 +123,53 @@ void WorkerLink::OnReadDone(bool ok) {
   StartRead(&response_);
 }
 
-void WorkerLink::Cancel(const Status& why) {
+void WorkerLink::Cancel(const Status& why, Loss loss) {
   {
     MutexLock lock(mu_);
-    if (why_.ok()) why_ = why;
+    if (why_.ok()) {
+      why_ = why;
+      loss_ = loss;
+    }
   }
   context_.TryCancel();
 }
 
+bool WorkerLink::OnTick(TimeNs now) {
+  LinkWatch::Verdict verdict = LinkWatch::Verdict::kFine;
+  {
+    MutexLock lock(mu_);
+    if (requests_.empty()) return false;
+    verdict = watch_.OnTick(now);
+  }
+  if (verdict == LinkWatch::Verdict::kSilent) {
+    Cancel(absl::UnavailableError(
+               absl::StrCat("nothing was heard of it for ", limits::kServeSilenceMs, " ms")),
+           Loss::kOther);
+  } else if (verdict == LinkWatch::Verdict::kStuck) {
+    Cancel(absl::UnavailableError(
+               absl::StrCat("its step made no progress for ", limits::kServeStuckMs, " ms")),
+           Loss::kCrash);
+  }
+  return true;
+}
+
 void WorkerLink::OnDone(const grpc::Status& status) {
   Status why;
+  Loss loss = Loss::kOther;
   {
     MutexLock lock(mu_);
     broken_ = true;
     why = why_;
+    // A stream that stood and broke without a word is a process that died.
+    loss = why.ok() ? (reached_ && !status.ok() ? Loss::kCrash : Loss::kOther) : loss_;
   }
   if (why.ok()) {
     why = status.ok() ? absl::UnavailableError("the worker closed its stream") : FromGrpc(status);
   }
-  links_.OnBroken(*this, absl::UnavailableError(
-                             absl::StrCat("worker ", worker_.name, " lost: ", why.message())));
+  links_.OnBroken(
+      *this,
+      absl::UnavailableError(absl::StrCat("worker ", worker_.name, " lost: ", why.message())),
+      loss);
   // May destroy this link, and with it leave the gate.
   const auto self = std::move(self_);
 }

@@ -1,5 +1,8 @@
 // One Serve stream to one worker incarnation. Made and forgotten by WorkerLinks; keeps itself alive
 // until gRPC has called OnDone. Any thread.
+//
+// Invariant: it knows which requests are at the worker (by what was sent, until their Done), and is
+// watched exactly while there are some.
 #ifndef REPRISE_GATEWAY_SERVER_WORKER_LINK_H_
 #define REPRISE_GATEWAY_SERVER_WORKER_LINK_H_
 
@@ -7,7 +10,10 @@
 
 #include <deque>
 #include <memory>
+#include <string>
+#include <unordered_map>
 
+#include "gateway/server/link_watch.h"
 #include "gateway/server/worker_links.h"
 #include "reprise/v1/cluster.grpc.pb.h"
 
@@ -22,7 +28,10 @@ class WorkerLink final : public grpc::ClientBidiReactor<v1::ServeRequest, v1::Se
   void Open();
   // False when the link is broken: the message is lost, and the requests were or will be told.
   bool Send(v1::ServeRequest message);
-  void Cancel(const Status& why);
+  // The first reason given is what the requests are told.
+  void Cancel(const Status& why, Loss loss);
+  // Due every LinkWatch::kTickNs while it has requests; false when it has none.
+  bool OnTick(TimeNs now);
 
   uint64_t serial() const { return serial_; }
   const NodeKey& worker() const { return worker_; }
@@ -33,6 +42,8 @@ class WorkerLink final : public grpc::ClientBidiReactor<v1::ServeRequest, v1::Se
 
  private:
   void WriteNext();
+  void Track(const v1::ServeRequest& message, TimeNs now) REQUIRES(mu_);
+  void Forget(const std::string& request_id, const v1::Attempt& attempt) REQUIRES(mu_);
 
   WorkerLinks& links_;
   const NodeKey worker_;
@@ -47,7 +58,11 @@ class WorkerLink final : public grpc::ClientBidiReactor<v1::ServeRequest, v1::Se
   std::deque<v1::ServeRequest> queue_ GUARDED_BY(mu_);  // the front is being written
   bool writing_ GUARDED_BY(mu_) = true;                 // the greeting, from Open on
   bool broken_ GUARDED_BY(mu_) = false;
+  bool reached_ GUARDED_BY(mu_) = false;  // the greeting has left
   Status why_ GUARDED_BY(mu_);
+  Loss loss_ GUARDED_BY(mu_) = Loss::kOther;  // with why_
+  std::unordered_map<std::string, Attempt> requests_ GUARDED_BY(mu_);
+  LinkWatch watch_ GUARDED_BY(mu_);
 };
 
 }  // namespace reprise::gateway

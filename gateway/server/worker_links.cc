@@ -7,8 +7,27 @@
 
 namespace reprise::gateway {
 
-WorkerLinks::WorkerLinks(NodeKey self, SessionRegistry& registry, GatewayMetrics& metrics)
-    : self_(std::move(self)), registry_(registry), metrics_(metrics) {}
+class WorkerLinks::Ticker final : public TimerQueue::Client {
+ public:
+  explicit Ticker(WorkerLinks& links) : links_(links) {}
+  void OnTimer(TimeNs now) override {
+    if (const auto inside = gate_.Enter()) links_.OnTick(now);
+  }
+  void Close() { gate_.Close(); }
+
+ private:
+  WorkerLinks& links_;  // valid inside the gate
+  Gate gate_;
+};
+
+WorkerLinks::WorkerLinks(NodeKey self, SessionRegistry& registry, TimerQueue& timers,
+                         GatewayMetrics& metrics)
+    : self_(std::move(self)),
+      registry_(registry),
+      timers_(timers),
+      metrics_(metrics),
+      timer_key_(timers.NewKey()),
+      ticker_(std::make_shared<Ticker>(*this)) {}
 
 WorkerLinks::~WorkerLinks() { Shutdown(); }
 
@@ -43,11 +62,35 @@ std::vector<NodeKey> WorkerLinks::workers() const {
   return workers;
 }
 
-void WorkerLinks::Fail(const NodeKey& worker, const Status& why) {
-  if (const auto link = Find(worker)) link->Cancel(why);
+void WorkerLinks::Fail(const NodeKey& worker, const Status& why, Loss loss) {
+  if (const auto link = Find(worker)) link->Cancel(why, loss);
 }
 
-void WorkerLinks::OnBroken(WorkerLink& link, const Status& status) {
+std::vector<std::shared_ptr<WorkerLink>> WorkerLinks::All() const {
+  std::vector<std::shared_ptr<WorkerLink>> links;
+  MutexLock lock(mu_);
+  for (const auto& [key, link] : links_) links.push_back(link);
+  return links;
+}
+
+void WorkerLinks::Watch() {
+  MutexLock lock(mu_);
+  if (stopping_ || tick_at_ != TimerQueue::kNone) return;
+  tick_at_ = RealClock().NowNs() + LinkWatch::kTickNs;
+  timers_.Move(timer_key_, TimerQueue::kNone, tick_at_, ticker_);
+}
+
+void WorkerLinks::OnTick(TimeNs now) {
+  {
+    MutexLock lock(mu_);
+    tick_at_ = TimerQueue::kNone;
+  }
+  bool again = false;
+  for (const auto& link : All()) again = link->OnTick(now) || again;
+  if (again) Watch();
+}
+
+void WorkerLinks::OnBroken(WorkerLink& link, const Status& status, Loss loss) {
   bool stopping = false;
   {
     MutexLock lock(mu_);
@@ -61,18 +104,18 @@ void WorkerLinks::OnBroken(WorkerLink& link, const Status& status) {
                                     {"status", status}});
   }
   registry_.ForEach(
-      [&](const std::string&, RequestSink& sink) { sink.OnLinkLost(link.serial(), status); });
+      [&](const std::string&, RequestSink& sink) { sink.OnLinkLost(link.serial(), status, loss); });
 }
 
 void WorkerLinks::Shutdown() {
-  std::vector<std::shared_ptr<WorkerLink>> links;
   {
     MutexLock lock(mu_);
     stopping_ = true;
-    for (const auto& [key, link] : links_) links.push_back(link);
   }
-  for (const auto& link : links) link->Cancel(absl::UnavailableError("the gateway is stopping"));
-  links.clear();
+  for (const auto& link : All()) {
+    link->Cancel(absl::UnavailableError("the gateway is stopping"), Loss::kOther);
+  }
+  ticker_->Close();
   gate_.Close();
 }
 

@@ -1,5 +1,6 @@
 // The gateway's streams to workers: one Serve stream per worker incarnation carries all requests
-// the gateway has there. Owned by the gateway; any thread.
+// the gateway has there. A stream is failed when its worker falls silent or stands still
+// (LinkWatch) or by the coordinator's verdict. Owned by the gateway; any thread.
 //
 // Invariants:
 // 1. A link is opened by the first Submit for its incarnation and never repaired: once broken it is
@@ -19,6 +20,7 @@
 #include "common/mutex.h"
 #include "gateway/server/gateway_metrics.h"
 #include "gateway/server/session_registry.h"
+#include "gateway/server/timer_queue.h"
 #include "reprise/v1/cluster.pb.h"
 
 namespace reprise::gateway {
@@ -27,8 +29,8 @@ class WorkerLink;
 
 class WorkerLinks {
  public:
-  // `self` introduces the gateway; all three outlive this.
-  WorkerLinks(NodeKey self, SessionRegistry& registry, GatewayMetrics& metrics);
+  // `self` introduces the gateway; the others outlive this.
+  WorkerLinks(NodeKey self, SessionRegistry& registry, TimerQueue& timers, GatewayMetrics& metrics);
   ~WorkerLinks();
 
   // The link to this incarnation, opened when there is none. Null after Shutdown.
@@ -37,21 +39,30 @@ class WorkerLinks {
   std::shared_ptr<WorkerLink> Find(const NodeKey& worker);
   std::vector<NodeKey> workers() const;
   // The coordinator's verdict: its stream is cancelled, its requests are told.
-  void Fail(const NodeKey& worker, const Status& why);
+  void Fail(const NodeKey& worker, const Status& why, Loss loss);
   // Breaks all links and returns when gRPC is done with them.
   void Shutdown();
 
  private:
   friend class WorkerLink;
-  void OnBroken(WorkerLink& link, const Status& status);
+  class Ticker;
+  void OnBroken(WorkerLink& link, const Status& status, Loss loss);
+  // A link has requests: it is ticked from now on.
+  void Watch();
+  void OnTick(TimeNs now);
+  std::vector<std::shared_ptr<WorkerLink>> All() const;
 
   const NodeKey self_;
   SessionRegistry& registry_;
+  TimerQueue& timers_;
   GatewayMetrics& metrics_;
-  Gate gate_;  // entered by every link
+  const uint64_t timer_key_;
+  const std::shared_ptr<Ticker> ticker_;  // shared with the timer queue while it calls
+  Gate gate_;                             // entered by every link
   mutable Mutex mu_;
   std::map<NodeKey, std::shared_ptr<WorkerLink>> links_ GUARDED_BY(mu_);
   uint64_t next_serial_ GUARDED_BY(mu_) = 1;
+  TimeNs tick_at_ GUARDED_BY(mu_) = TimerQueue::kNone;
   bool stopping_ GUARDED_BY(mu_) = false;
 };
 

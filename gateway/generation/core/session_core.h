@@ -1,153 +1,38 @@
-// The life cycle of one request in the gateway: placed, streamed, placed again when its worker is
-// lost, ended. A pure state machine: (state, event, now) -> (state, actions), with no threads,
-// clocks, sockets or logging; gateway/server and the simulator drive this same code. One thread at
-// a time.
+// The life cycle of one request in the gateway: placed (or attached to where it runs already),
+// streamed, placed again when its worker is lost, ended or left to be resumed. A pure state
+// machine: (state, event, now) -> (state, actions), with no threads, clocks, sockets or logging;
+// gateway/server and the simulator drive this same code. One thread at a time.
 //
 // Invariants:
-// 1. Per branch, tokens are delivered once each, in order of index from 0.
+// 1. Per branch, tokens are delivered once each, in order of index from 0, or from behind what the
+//    client of a resumed request has. `known` and `deliver` together are every index once.
 // 2. Exactly one `finish` is ever given, and nothing after it. `accept` precedes every delivery.
 // 3. At most one placement is being asked for and at most one attempt runs, the highest granted.
 //    Events of any other attempt change nothing and are counted.
 // 4. A branch end counts only when the tokens delivered agree with it, so a lost tail is a gap.
+// 5. What a client claims to have never hurts its request: where the worker has other tokens, this
+//    stream ends with INVALID_ARGUMENT and the request is left as it is.
 #ifndef REPRISE_GATEWAY_GENERATION_CORE_SESSION_CORE_H_
 #define REPRISE_GATEWAY_GENERATION_CORE_SESSION_CORE_H_
 
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include "common/clock.h"
-#include "common/ids.h"
 #include "common/random.h"
-#include "common/status.h"
+#include "gateway/generation/core/session_types.h"
 
 namespace reprise::gateway {
 
-inline constexpr TimeNs kNever = std::numeric_limits<TimeNs>::max();
-
-// Numbers equal those of reprise.v1.FinishReason.
-enum class EndReason : uint8_t {
-  kNone = 0,
-  kLength = 1,
-  kEos = 2,
-  kStop = 3,
-  kCancelled = 4,
-  kDeadline = 5,
-  kError = 6,
-};
-
-// What of the request the life cycle depends on. Validated: n >= 1, max_tokens >= 1.
-struct SessionSpec {
-  int32_t n = 1;
-  int32_t prompt_tokens = 0;
-  int32_t vocab_size = 0;
-  int32_t max_tokens = 0;  // per branch, already cut to the context
-  std::vector<int32_t> stop_ids;
-  std::vector<int32_t> eos_ids;
-  TimeNs deadline = kNever;
-  int32_t attempts_max = 8;  // granted placements
-  // Waits before asking again, after a refusal or an attempt without a token: doubled each time,
-  // drawn from the upper half of [0, wait].
-  TimeNs backoff_first_ns = 20 * kMillisecond;
-  TimeNs backoff_max_ns = kSecond;
-  uint64_t jitter_seed = 0;
-};
-
-struct TokenEvent {
-  uint32_t branch = 0;
-  uint32_t index = 0;
-  int32_t id = 0;
-  float logprob = 0;
-  uint32_t source = 0;  // the caller's own, handed through (a position in the worker's message)
-};
-struct BranchEnd {
-  uint32_t branch = 0;
-  EndReason reason = EndReason::kNone;
-};
-struct WorkerDone {
-  Status status;
-  int32_t cached_tokens = 0;
-};
-// One message of the worker about this request; views live for the call.
-struct WorkerEvents {
-  Attempt attempt;
-  std::span<const TokenEvent> tokens;
-  std::span<const BranchEnd> ended;
-  int64_t watermark = 0;
-  const WorkerDone* done = nullptr;
-};
-
-struct Placement {
-  Attempt attempt;
-  NodeKey worker;
-};
-
-// Why no placement was granted.
-struct Refusal {
-  Status status;  // not OK; handed to the client as it is when it refuses the request
-  std::optional<int64_t> retry_after_ms;
-};
-
-struct BranchState {
-  std::vector<int32_t> tokens;
-  std::vector<uint32_t> logprob_bits;  // of each token
-  EndReason reason = EndReason::kNone;
-  bool ended() const { return reason != EndReason::kNone; }
-};
-
-struct AskPlacement {
-  uint64_t ask = 0;                 // to be named by the answer
-  std::optional<Attempt> previous;  // the highest granted
-  int32_t emitted_tokens = 0;       // of the longest branch
-};
-struct SubmitAttempt {
-  Placement placement;
-  int64_t remaining_ms = 0;  // to the deadline, at least 1; 0: none
-};
-struct CancelWorker {
-  Placement placement;
-  bool deadline = false;
-};
-struct Usage {
-  int32_t prompt_tokens = 0;
-  int32_t cached_tokens = 0;
-  int32_t generated_tokens = 0;
-  int32_t attempts = 0;
-};
-struct SessionEnd {
-  bool accepted = false;  // false: a refusal, the client gets `status` and no event
-  Status status;          // OK when every branch ended by itself
-  Usage usage;
-  std::vector<BranchEnd> branches;  // every branch, in order
-};
-
-// What to do, in order of the fields. Buffers are kept by Clear.
-struct Actions {
-  bool accept = false;
-  std::vector<TokenEvent> deliver;
-  int64_t watermark = 0;  // of `deliver`
-  std::vector<BranchEnd> branches_ended;
-  std::optional<CancelWorker> cancel;
-  std::optional<AskPlacement> place;    // with avoid() and branches() as they are now
-  std::optional<SubmitAttempt> submit;  // with branches() as they are now
-  std::optional<SessionEnd> finish;
-  void Clear();
-};
-
-struct SessionCounters {
-  int64_t stale_events = 0;  // of another attempt or of an answered placement
-  int64_t duplicates = 0;    // tokens again, equal to what was delivered
-  int64_t gaps = 0;          // a token or a branch end ahead of what was delivered
-  int64_t replacements = 0;  // attempts after the first
-  int64_t refusals = 0;      // placements refused
-  int64_t violations = 0;    // a worker contradicted itself or the promise
-};
+// A request that gave so many tokens since a crash is held innocent of it: its crashes are counted
+// to keep one that kills its worker from walking through the cluster, not to end long requests.
+inline constexpr int32_t kInnocentTokens = 32;
 
 class SessionCore {
  public:
-  enum class State { kIdle, kPlacing, kStreaming, kReplacing, kEnded };
+  // kAttaching: the worker was told, its answer has not come.
+  enum class State { kIdle, kPlacing, kAttaching, kStreaming, kReplacing, kEnded };
 
   explicit SessionCore(SessionSpec spec);
 
@@ -156,16 +41,19 @@ class SessionCore {
   void OnPlaced(uint64_t ask, const Placement& placement, TimeNs now, Actions& actions);
   void OnPlaceRefused(uint64_t ask, const Refusal& refusal, TimeNs now, Actions& actions);
   void OnWorkerEvents(const WorkerEvents& events, TimeNs now, Actions& actions);
-  // The stream to the worker broke, or the worker was declared dead.
-  void OnWorkerLost(Attempt attempt, const Status& status, TimeNs now, Actions& actions);
+  // The stream to the worker broke, or the worker was given up.
+  void OnWorkerLost(Attempt attempt, const Status& status, TimeNs now, Actions& actions,
+                    Loss loss = Loss::kCrash);
   void OnClientCancel(Actions& actions);
   void OnClientGone(Actions& actions);
-  // The gateway ends it: the reader is too slow, the process stops.
+  // The gateway ends its part: the reader is too slow, the process stops, another stream resumed
+  // the request here. A resumable request goes on.
   void OnAbort(const Status& status, Actions& actions);
   // Due at next_wake(), harmless at any time.
   void OnTick(TimeNs now, Actions& actions);
 
   State state() const { return state_; }
+  bool at_worker() const { return state_ == State::kStreaming || state_ == State::kAttaching; }
   TimeNs next_wake() const;  // kNever once ended
   std::span<const BranchState> branches() const { return branches_; }
   // Incarnations that failed this request, without repetition.
@@ -173,34 +61,60 @@ class SessionCore {
   const SessionSpec& spec() const { return spec_; }
   const SessionCounters& counters() const { return counters_; }
   int32_t attempts() const { return attempts_; }
+  // Attempts in a row that ended by a crash, with fewer than kInnocentTokens tokens between them.
+  uint32_t crashes() const { return tokens_since_crash_ < kInnocentTokens ? crashes_ : 0; }
+  // Earlier attempts, here or before the resume, emitted what branches() has.
+  bool continues() const { return spec_.resume || attempts_ > 1; }
 
  private:
-  enum class Verdict { kAccepted, kDuplicate, kGap, kViolation };
+  enum class Verdict { kAccepted, kDuplicate, kGap, kViolation, kContradiction };
+  enum class Cause { kCrash, kFailed, kLoad, kDrained };
+  enum class AtWorker { kNothing, kCancel, kDetach };
+
+  // session_events.cc: what workers say. The Take functions are false when the attempt is over.
   Verdict Judge(const TokenEvent& token) const;
   Verdict JudgeEnd(const BranchEnd& end) const;
+  bool TakeAttached(const AttachedInfo& info, TimeNs now, Actions& actions);
   bool TakeTokens(const WorkerEvents& events, TimeNs now, Actions& actions);
+  void Accept(const TokenEvent& token, TimeNs now, Actions& actions);
   bool TakeEnds(const WorkerEvents& events, TimeNs now, Actions& actions);
-  void EndBranchesByTokens(Actions& actions);
+  bool OverBy(Verdict verdict, const Status& why, TimeNs now, Actions& actions);
   void TakeDone(const WorkerDone& done, TimeNs now, Actions& actions);
-  void Replace(const Status& why, bool avoid, TimeNs now, Actions& actions);
+  void AttachFailed(const Status& why, TimeNs now, Actions& actions);
+  void AdoptReceived(Actions& actions);
+  void EndBranchesByTokens(Actions& actions);
+  const std::vector<int32_t>& received(size_t branch) const;
+
+  void GoOnFromTranscript(Actions& actions);
+  void SubmitTo(const Placement& placement, TimeNs now, Actions& actions);
+  void Replace(const Status& why, Cause cause, TimeNs now, Actions& actions);
   void Ask(Actions& actions);
   void WaitThenAsk(std::optional<int64_t> hint_ms, TimeNs now);
   void Violation(const Status& why, Actions& actions);
-  void End(const Status& status, bool cancel_worker, Actions& actions);
+  void Contradiction(const Status& why, Actions& actions);
+  void End(const Status& status, AtWorker at_worker, Actions& actions);
   bool AllEnded() const;
+  static Status Hidden(const Status& why);
 
-  const SessionSpec spec_;
+  SessionSpec spec_;  // of a resumed request without input: complete from TakeAttached on
   State state_ = State::kIdle;
+  bool attach_;  // where the request runs is still to be found out
+  bool accepted_ = false;
   std::vector<BranchState> branches_;
   std::vector<NodeKey> avoid_;
+  std::vector<NodeKey> drained_;        // gave the request back because they stop
   std::optional<Placement> placement_;  // the highest granted
-  bool progressed_ = false;             // the running attempt gave a token
   uint64_t ask_ = 0;
   bool asking_ = false;
   TimeNs retry_at_ = kNever;
   TimeNs backoff_ns_;
   SplitMix64 jitter_;
   int32_t attempts_ = 0;
+  int32_t setbacks_ = 0;  // attempts that ended since the last token
+  int32_t failures_ = 0;  // of these, not for load
+  uint32_t crashes_ = 0;
+  int32_t tokens_since_crash_ = 0;
+  TimeNs lost_at_ = kNever;  // the running attempt replaces one lost then
   int32_t cached_tokens_ = 0;
   SessionCounters counters_;
 };

@@ -38,7 +38,7 @@ class LossyCluster {
     spec.max_tokens = 1 + static_cast<int32_t>(random_.Below(40));
     spec.eos_ids = {kEosId};
     spec.deadline = 1000 * kSecond;
-    spec.attempts_max = 1000;
+    spec.failures_max = 1000;
     spec.jitter_seed = seed;
     core_ = std::make_unique<SessionCore>(spec);
     journal_.resize(static_cast<size_t>(spec.n));

@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <memory>
-#include <utility>
+#include "gateway/generation/core/session_story.h"
 
 namespace reprise::gateway {
 namespace {
@@ -13,101 +12,6 @@ using State = SessionCore::State;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr int32_t kEosId = 2;
-constexpr int32_t kStopId = 9;
-
-// The story-teller: feeds one core and keeps what the client would have seen.
-class Story {
- public:
-  explicit Story(int32_t n = 1, int32_t max_tokens = 4) {
-    SessionSpec spec;
-    spec.n = n;
-    spec.prompt_tokens = 10;
-    spec.vocab_size = 100;
-    spec.max_tokens = max_tokens;
-    spec.stop_ids = {kStopId};
-    spec.eos_ids = {kEosId};
-    spec.deadline = 10 * kSecond;
-    core = std::make_unique<SessionCore>(std::move(spec));
-  }
-
-  void Start() {
-    Step([&](Actions& a) { core->Start(now, a); });
-  }
-  void Placed(const std::string& worker = "w1", uint64_t incarnation = 1) {
-    ++n_;
-    Step([&](Actions& a) { core->OnPlaced(last_ask, {attempt(), {worker, incarnation}}, now, a); });
-  }
-  void Refused(Status status, std::optional<int64_t> hint_ms = {}) {
-    Step([&](Actions& a) { core->OnPlaceRefused(last_ask, {status, hint_ms}, now, a); });
-  }
-  void Streaming() {
-    Start();
-    Placed();
-  }
-  void Tokens(std::vector<TokenEvent> tokens, std::vector<BranchEnd> ended = {}) {
-    Events(attempt(), std::move(tokens), std::move(ended));
-  }
-  void Done(Status status = {}, std::vector<BranchEnd> ended = {}, int32_t cached = 0) {
-    const WorkerDone done{std::move(status), cached};
-    Events(attempt(), {}, std::move(ended), &done);
-  }
-  void Events(Attempt of, std::vector<TokenEvent> tokens, std::vector<BranchEnd> ended,
-              const WorkerDone* done = nullptr) {
-    Step([&](Actions& a) {
-      core->OnWorkerEvents(
-          {.attempt = of, .tokens = tokens, .ended = ended, .watermark = 0, .done = done}, now, a);
-    });
-  }
-  void Lost() { Lost(attempt()); }
-  void Lost(Attempt of) {
-    Step([&](Actions& a) {
-      core->OnWorkerLost(of, absl::UnavailableError("stream broke"), now, a);
-    });
-  }
-  void Cancel() {
-    Step([&](Actions& a) { core->OnClientCancel(a); });
-  }
-  void Gone() {
-    Step([&](Actions& a) { core->OnClientGone(a); });
-  }
-  void TickAt(TimeNs at) {
-    now = at;
-    Step([&](Actions& a) { core->OnTick(now, a); });
-  }
-
-  Attempt attempt() const { return {1, n_}; }
-  std::vector<int32_t> seen(uint32_t branch) const {
-    std::vector<int32_t> ids;
-    for (const TokenEvent& token : delivered) {
-      if (token.branch == branch) ids.push_back(token.id);
-    }
-    return ids;
-  }
-
-  std::unique_ptr<SessionCore> core;
-  TimeNs now = kSecond;
-  Actions last;  // of the latest event
-  uint64_t last_ask = 0;
-  std::vector<TokenEvent> delivered;
-  std::vector<SessionEnd> finishes;
-
- private:
-  template <typename F>
-  void Step(F&& event) {
-    last.Clear();
-    event(last);
-    if (last.place) last_ask = last.place->ask;
-    delivered.insert(delivered.end(), last.deliver.begin(), last.deliver.end());
-    if (last.finish) finishes.push_back(*last.finish);
-  }
-  uint32_t n_ = 0;
-};
-
-TokenEvent Tok(uint32_t branch, uint32_t index, int32_t id, float logprob = -1) {
-  return {branch, index, id, logprob, 0};
-}
 
 TEST(SessionCore, StreamsARequestFromPlacementToItsUsage) {
   Story s;
@@ -455,7 +359,7 @@ TEST(SessionCore, AnEndThatBelongsToTheAttemptDoesNotEndTheBranch) {
   Story s;
   s.Streaming();
   s.Tokens({Tok(0, 0, 11)}, {{0, EndReason::kError}});
-  s.Done(absl::UnavailableError("draining"));
+  s.Done(absl::UnavailableError("stopping"));
   EXPECT_EQ(s.core->state(), State::kReplacing);
   EXPECT_FALSE(s.core->branches()[0].ended());
 }
