@@ -41,6 +41,8 @@ void Declare(FlagSet& flags, worker::WorkerOptions& o) {
   flags.Add("coordinator", &o.coordinator, "the coordinator's address; empty: reports to nobody");
   flags.Add("model", &o.model, "model folder");
   flags.Add("listen", &o.listen, "gRPC address, loopback only");
+  flags.Add("advertise", &o.advertise,
+            "gRPC address told to others, of a forwarder; empty: the own");
   flags.Add("kv-listen", &o.kv_listen, "KV stream address, loopback only");
   flags.Add("metrics-listen", &o.metrics_listen, "Prometheus address, loopback only");
   flags.Add("failure-domain", &o.failure_domain, "replicas go to other domains first");

@@ -1,6 +1,7 @@
 #include "common/failpoint.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -57,6 +58,7 @@ void HitFailpoint(const char* name) {
   }
   if (action == FailpointAction::kKill) raise(SIGKILL);
   if (action == FailpointAction::kStop) raise(SIGSTOP);
+  while (action == FailpointAction::kHang) pause();
 }
 
 }  // namespace internal
@@ -89,8 +91,11 @@ Status ArmFailpoints(absl::string_view text) {
       action = FailpointAction::kKill;
     } else if (when.first == "stop") {
       action = FailpointAction::kStop;
+    } else if (when.first == "hang") {
+      action = FailpointAction::kHang;
     } else if (when.first != "count") {
-      return absl::InvalidArgumentError(absl::StrCat("no such action (kill, stop, count): ", item));
+      return absl::InvalidArgumentError(
+          absl::StrCat("no such action (kill, stop, hang, count): ", item));
     }
     RETURN_IF_ERROR(ArmFailpoint(order.first, action, nth));
   }

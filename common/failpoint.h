@@ -62,6 +62,7 @@ enum class FailpointAction : uint8_t {
   kCount,  // nothing but counting
   kKill,   // SIGKILL to this process
   kStop,   // SIGSTOP to this process
+  kHang,   // the thread that met it waits for ever
 };
 
 namespace internal {
@@ -79,7 +80,7 @@ inline bool FailpointsArmed() { return internal::failpoints_armed.load(std::memo
 // The action is taken at hit number `nth` from now on (1: the next), once. NOT_FOUND for a name
 // that is not in kFailpoints.
 Status ArmFailpoint(absl::string_view name, FailpointAction action, int64_t nth);
-// From a text "name=kill@3,name=stop@1,name=count", as in REPRISE_FAILPOINTS.
+// From a text "name=kill@3,name=stop@1,name=hang,name=count", as in REPRISE_FAILPOINTS.
 Status ArmFailpoints(absl::string_view text);
 // Hits of each since the first was armed, in the order of kFailpoints.
 std::vector<std::pair<std::string, int64_t>> FailpointHits();

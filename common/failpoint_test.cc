@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 namespace reprise {
 namespace {
@@ -34,6 +35,17 @@ TEST(Failpoint, KillsAtTheHitItWasArmedFor) {
         _exit(0);
       },
       testing::ExitedWithCode(0), "");
+}
+
+TEST(Failpoint, HangsTheThreadForEver) {
+  EXPECT_EXIT(
+      {
+        static_cast<void>(ArmFailpoints("store.seal=hang"));
+        ualarm(20'000, 0);
+        Failpoint("store.seal");
+        _exit(0);
+      },
+      testing::KilledBySignal(SIGALRM), "");
 }
 
 TEST(Failpoint, BadOrdersAreRefusedByName) {

@@ -200,6 +200,28 @@ Status Cluster::Kill(const std::string& name) {
   return absl::InternalError(absl::StrCat(name, " survived SIGKILL"));
 }
 
+Status Cluster::KillAll(const std::vector<std::string>& names) {
+  for (const std::string& name : names) RETURN_IF_ERROR(Signal(name, SIGKILL));
+  for (const std::string& name : names) {
+    frozen_.erase(name);
+    if (!supervisor_->WaitEnd(name, kLiveTimeoutNs).has_value()) {
+      return absl::InternalError(absl::StrCat(name, " survived SIGKILL"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+Status Cluster::Drain(const std::string& name) const {
+  ASSIGN_OR_RETURN(const std::string leader, Leader());
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::nanoseconds(kStatusTimeoutNs));
+  v1::DrainRequest request;
+  request.set_name(name);
+  v1::DrainResponse response;
+  return FromGrpc(coordinators_.at(leader)->Drain(&context, request, &response));
+}
+
 Status Cluster::Freeze(const std::string& name) {
   RETURN_IF_ERROR(Signal(name, SIGSTOP));
   frozen_.insert(name);
@@ -222,6 +244,14 @@ Status Cluster::Restart(const std::string& name) {
   RETURN_IF_ERROR(BeginRestart(name));
   StopSignal never;
   return supervisor_->WaitReady(&never);
+}
+
+Status Cluster::Repair() {
+  for (const std::string& name : names()) {
+    if (frozen(name)) RETURN_IF_ERROR(Thaw(name));
+    if (!running(name)) RETURN_IF_ERROR(BeginRestart(name));
+  }
+  return WaitLive();
 }
 
 Status Cluster::Arm(const std::string& name, const std::string& orders) {

@@ -81,6 +81,10 @@ class Cluster {
   Status Freeze(const std::string& name);
   Status Thaw(const std::string& name);
   bool frozen(const std::string& name) const { return frozen_.contains(name); }
+  // Several at the same moment.
+  Status KillAll(const std::vector<std::string>& names);
+  // Orders the leading coordinator to have the node moved away from; returns once that has begun.
+  Status Drain(const std::string& name) const;
   // How it ended; empty when it still runs after `timeout_ns`.
   std::optional<ExitStatus> WaitEnd(const std::string& name, TimeNs timeout_ns) {
     return supervisor_->WaitEnd(name, timeout_ns);
@@ -89,6 +93,8 @@ class Cluster {
   // Starts it anew, killing what is left of it; BeginRestart does not wait until it is ready.
   Status Restart(const std::string& name);
   Status BeginRestart(const std::string& name);
+  // Thaws what is frozen, restarts what has ended, and waits as WaitLive does.
+  Status Repair();
 
   // Gives failpoint orders ("worker.append.send=kill@1"); returns when the process has taken them.
   Status Arm(const std::string& name, const std::string& orders);

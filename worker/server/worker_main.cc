@@ -99,7 +99,8 @@ v1::NodeInfo DescribeNode(const WorkerOptions& options, const NodeKey& self,
   v1::NodeInfo node;
   node.mutable_ref()->set_name(self.name);
   node.mutable_ref()->set_incarnation(self.incarnation);
-  node.mutable_ref()->set_grpc_address(addresses.grpc);
+  node.mutable_ref()->set_grpc_address(options.advertise.empty() ? addresses.grpc
+                                                                 : options.advertise);
   node.mutable_ref()->set_kv_address(addresses.kv);
   node.set_role(v1::ROLE_WORKER);
   node.set_metrics_address(addresses.metrics);

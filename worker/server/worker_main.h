@@ -27,6 +27,7 @@ struct WorkerOptions {
   std::string name = "worker";
   std::string coordinator;                     // host:port; empty: no reports
   std::string listen = "127.0.0.1:0";          // gRPC, loopback only
+  std::string advertise;                       // gRPC address others are told; empty: the own
   std::string kv_listen = "127.0.0.1:0";       // KV stream
   std::string metrics_listen = "127.0.0.1:0";  // HTTP
   std::string failure_domain;

@@ -1,0 +1,101 @@
+#include "tests/cluster/setting.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace reprise::harness {
+namespace {
+
+Cluster::Flags WorkerFlags(const Setting& s) {
+  Cluster::Flags flags = {absl::StrCat("--block-tokens=", s.model.block_tokens)};
+  if (!s.model_dir.empty()) {
+    flags.push_back("--model=" + s.model_dir);
+  } else {
+    flags.insert(flags.end(),
+                 {"--timed", absl::StrCat("--timed-layers=", s.model.layers),
+                  absl::StrCat("--timed-row-bytes=", s.model.row_bytes),
+                  absl::StrCat("--timed-context=", s.model.context_tokens),
+                  absl::StrCat("--timed-vocab=", s.model.vocab_size),
+                  absl::StrCat("--timed-step-ms=", s.step_ms),
+                  absl::StrCat("--timed-prefill-ms-per-token=", s.prefill_ms_per_token),
+                  "--running-max=1024", "--pool-bytes=32MiB"});
+  }
+  flags.insert(flags.end(), s.worker_flags.begin(), s.worker_flags.end());
+  return flags;
+}
+
+void AddOwn(const Setting& s, const std::string& name, Cluster::Flags& flags) {
+  const auto own = s.flags_of.find(name);
+  if (own != s.flags_of.end()) flags.insert(flags.end(), own->second.begin(), own->second.end());
+}
+
+Status AddWorkers(const Setting& s, Cluster& cluster) {
+  for (const std::string& name : Names("prefill", s.prefill_workers)) {
+    Cluster::Flags flags = WorkerFlags(s);
+    flags.insert(flags.end(), {"--no-decode", "--failure-domain=" + name});
+    AddOwn(s, name, flags);
+    RETURN_IF_ERROR(cluster.AddWorker(name, flags));
+  }
+  for (const std::string& name : Names("decode", s.decode_workers)) {
+    Cluster::Flags flags = WorkerFlags(s);
+    flags.push_back("--failure-domain=" + name);
+    AddOwn(s, name, flags);
+    RETURN_IF_ERROR(cluster.AddWorker(name, flags));
+  }
+  return absl::OkStatus();
+}
+
+Status AddStores(const Setting& s, Cluster& cluster) {
+  for (const std::string& name : Names("store", s.stores)) {
+    Cluster::Flags flags = {"--memory-bytes=64MiB", "--failure-domain=" + name};
+    if (s.store_disks) {
+      flags.push_back(absl::StrCat("--disk-path=", cluster.dir(), "/", name, ".blocks"));
+      flags.push_back("--disk-bytes=64MiB");
+    }
+    AddOwn(s, name, flags);
+    RETURN_IF_ERROR(cluster.AddStore(name, flags));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::vector<std::string> Names(const std::string& role, int count) {
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) names.push_back(absl::StrCat(role, "-", i));
+  return names;
+}
+
+StatusOr<std::unique_ptr<Cluster>> StartCluster(const Setting& s) {
+  ASSIGN_OR_RETURN(auto cluster, Cluster::Create(Cluster::Options{.program = s.program,
+                                                                  .failpoints = s.failpoints}));
+  Cluster::Flags coordinator = {
+      absl::StrCat("--replica-stores=", s.replica_stores),
+      absl::StrCat("--remote-prefill-min-tokens=", s.remote_prefill_min_tokens)};
+  coordinator.insert(coordinator.end(), s.coordinator_flags.begin(), s.coordinator_flags.end());
+  if (s.coordinators == 1) {
+    RETURN_IF_ERROR(cluster->AddCoordinator(coordinator));
+  } else {
+    RETURN_IF_ERROR(cluster->AddCoordinators(s.coordinators, coordinator));
+  }
+  RETURN_IF_ERROR(AddWorkers(s, *cluster));
+  RETURN_IF_ERROR(AddStores(s, *cluster));
+  for (const std::string& name : Names("gateway", s.gateways)) {
+    Cluster::Flags flags = s.gateway_flags;
+    if (!s.model_dir.empty()) flags.push_back("--model=" + s.model_dir);
+    AddOwn(s, name, flags);
+    RETURN_IF_ERROR(cluster->AddGateway(name, flags));
+  }
+  RETURN_IF_ERROR(cluster->WaitLive());
+  return cluster;
+}
+
+CheckedLoadOptions TimedLoad(const Setting& setting, const Cluster& cluster, int in_flight,
+                             int prompt_tokens, int max_tokens, int64_t first) {
+  return {.gateways = cluster.gateways(),
+          .in_flight = in_flight,
+          .make = [model = setting.model, first, prompt_tokens, max_tokens](int64_t number) {
+            return TimedRequest(model, first + number, prompt_tokens, max_tokens);
+          }};
+}
+
+}  // namespace reprise::harness
