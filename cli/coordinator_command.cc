@@ -22,6 +22,13 @@ int RunCoordinatorCommand(const Args& args) {
   flags.AddRange("remote-prefill-min-tokens", &o.remote_prefill_min_tokens, 0, 1 << 20,
                  "uncached prompt tokens from which a prefill worker is used");
   flags.AddRange("replica-stores", &o.replica_stores, 0, 8, "stores that keep a request's blocks");
+  flags.Add("elastic-roles", &o.elastic_roles,
+            "move workers between prefill and decode by their load");
+  flags.Add("etcd", &o.etcd,
+            "etcd's addresses (host:port,..) where the coordinators of a group agree on a leader; "
+            "empty: this is the only one");
+  flags.Add("peers", &o.peers, "addresses of the other coordinators of the group (host:port,..)");
+  flags.Add("group", &o.group, "the group's name in etcd: its key is NAME/leader");
   RoleFlags common;
   return RunRole(flags, common, args, [&](const RoleControl& control) {
     return coordinator::RunCoordinator(o, control);

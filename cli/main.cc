@@ -4,6 +4,7 @@
 
 #include "cli/client_commands.h"
 #include "cli/command.h"
+#include "cli/drain.h"
 #include "cli/model_commands.h"
 #include "cli/plan_command.h"
 #include "cli/roles.h"
@@ -19,6 +20,7 @@ constexpr Command kCommands[] = {
     {"tokenize", "text to token ids", RunTokenize},
     {"detokenize", "token ids to text", RunDetokenize},
     {"status", "show every process of a cluster", RunStatus},
+    {"drain", "take a node out of a cluster without losing what it does", RunDrain},
     {"bench", "load a gateway and measure it", RunBench},
     {"make-model", "write a model folder with random weights", RunMakeModel},
     {"plan", "compute KV memory, machines, split and swapping for a model", RunPlan},

@@ -4,11 +4,9 @@
 #include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 
-#include "common/grpc_status.h"
-#include "common/rpc_server.h"
+#include "cli/coordinators.h"
 #include "common/scrape.h"
 #include "reprise/v1/cluster.grpc.pb.h"
 
@@ -41,20 +39,30 @@ double KvBytesMoved(const v1::ClusterStatus& cluster) {
 }
 
 void Print(const v1::ClusterStatus& cluster) {
+  if (!cluster.leader().empty()) {
+    std::printf("leader %s, epoch %lu%s\n", cluster.leader().c_str(),
+                static_cast<unsigned long>(cluster.leader_epoch()),
+                cluster.leads() ? "" : " (told by a standby)");
+  } else {
+    std::printf("no leader is known, epoch %lu\n",
+                static_cast<unsigned long>(cluster.leader_epoch()));
+  }
   std::printf("coordinator incarnation %016lx: %ld blocks indexed, %ld placements, %ld refusals\n",
               static_cast<unsigned long>(cluster.coordinator_incarnation()),
               static_cast<long>(cluster.indexed_blocks()), static_cast<long>(cluster.placements()),
               static_cast<long>(cluster.refusals()));
-  std::printf("%-14s %-8s %-8s %8s %8s %8s %8s %8s %8s %9s\n", "node", "role", "state", "running",
-              "waiting", "blocks", "free", "cached", "quarant.", "heard ms");
+  std::printf("%-14s %-8s %-8s %8s %8s %8s %8s %8s %8s %9s %9s  %s\n", "node", "role", "state",
+              "running", "waiting", "blocks", "free", "cached", "quarant.", "stranded", "heard ms",
+              "why");
   for (const v1::NodeStatus& node : cluster.nodes()) {
     const v1::Load& load = node.load();
     std::printf(
-        "%-14s %-8s %-8s %8d %8d %8ld %8ld %8ld %8ld %9ld\n", node.node().ref().name().c_str(),
-        RoleName(node.node().role()), node.state().c_str(), load.running(), load.waiting(),
-        static_cast<long>(load.blocks_total()), static_cast<long>(load.blocks_free()),
-        static_cast<long>(load.blocks_cached()), static_cast<long>(load.blocks_quarantined()),
-        static_cast<long>(node.last_report_ms_ago()));
+        "%-14s %-8s %-8s %8d %8d %8ld %8ld %8ld %8ld %9ld %9ld  %s\n",
+        node.node().ref().name().c_str(), RoleName(node.node().role()), node.state().c_str(),
+        load.running(), load.waiting(), static_cast<long>(load.blocks_total()),
+        static_cast<long>(load.blocks_free()), static_cast<long>(load.blocks_cached()),
+        static_cast<long>(load.blocks_quarantined()), static_cast<long>(load.stranded_bytes()),
+        static_cast<long>(node.last_report_ms_ago()), node.reason().c_str());
   }
   if (const double bytes = KvBytesMoved(cluster); bytes >= 0) {
     std::printf("KV moved between processes: %.0f bytes\n", bytes);
@@ -68,28 +76,27 @@ int RunStatus(const Args& args) {
   std::string state_dir = DefaultStateDir();
   bool json = false;
   FlagSet flags("reprise status", "Shows every process of a cluster as its coordinator sees it.");
-  flags.Add("coordinator", &coordinator, "the coordinator's address; else found in --state-dir");
+  flags.Add("coordinator", &coordinator,
+            "the coordinators' addresses (host:port,..); else found in --state-dir");
   flags.Add("state-dir", &state_dir, "where `reprise up` keeps its addresses");
   flags.Add("json", &json, "print the whole answer as JSON");
   if (const auto exit = ParseFlags(flags, args, 0, nullptr)) return *exit;
   const auto address = FindCoordinator(coordinator, state_dir);
   if (!address.ok()) return Fail("status", address.status());
 
-  const auto stub = v1::Coordinator::NewStub(ClusterChannel(*address));
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(3));
-  v1::ClusterStatus cluster;
-  const grpc::Status status = stub->GetStatus(&context, v1::GetStatusRequest(), &cluster);
-  if (!status.ok()) return Fail("status", FromGrpc(status));
+  auto coordinators = Coordinators::Connect(*address);
+  if (!coordinators.ok()) return Fail("status", coordinators.status());
+  const auto cluster = coordinators->GetStatus();
+  if (!cluster.ok()) return Fail("status", cluster.status());
   if (!json) {
-    Print(cluster);
+    Print(*cluster);
     return 0;
   }
   std::string text;
   google::protobuf::util::JsonPrintOptions options;
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
-  if (!google::protobuf::util::MessageToJsonString(cluster, &text, options).ok()) return 1;
+  if (!google::protobuf::util::MessageToJsonString(*cluster, &text, options).ok()) return 1;
   std::printf("%s\n", text.c_str());
   return 0;
 }

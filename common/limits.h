@@ -54,7 +54,9 @@ inline constexpr int32_t kReplicaStoresMax = 8;
 inline constexpr size_t kPlaceReplicasMax = 16;     // stores named in one placement query
 inline constexpr uint32_t kCrashesBeforeAlone = 2;  // then a request runs alone
 inline constexpr uint32_t kCrashesMax = 3;          // then it ends (INTERNAL)
-inline constexpr size_t kCoordinatorsMax = 8;       // of one group
+inline constexpr uint64_t kLeaderEpochMax =
+    (uint64_t{1} << 32) - 2;                   // owner epochs begin at it << 32
+inline constexpr size_t kCoordinatorsMax = 8;  // of one group
 inline constexpr int64_t kResumeWindowMsDefault = 10'000;
 inline constexpr int64_t kResumeWindowMsMax = 600'000;
 inline constexpr size_t kResumeHandleBytes = 16;

@@ -1,8 +1,10 @@
 #include "coordinator/client/reporter.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/rpc_server.h"
@@ -59,23 +61,51 @@ void Reporter::Loop() {
   ReportOnce(/*leaving=*/true);
 }
 
+void Reporter::PrepareRequest(bool leaving) {
+  if (forget_.exchange(false, std::memory_order_acq_rel)) stores_version_ = verdicts_version_ = 0;
+  request_.clear_load();
+  request_.clear_events();
+  request_.clear_snapshot();
+  request_.clear_requests();
+  if (!request_.has_node()) *request_.mutable_node() = options_.node;
+  request_.set_sequence(++sequence_);
+  request_.set_leaving(leaving);
+  request_.set_stores_version(stores_version_);
+  request_.set_verdicts_version(verdicts_version_);
+  request_.set_leader_epoch(options_.leader_epoch ? options_.leader_epoch() : leader_epoch_);
+  fill_(&request_);
+}
+
+void Reporter::OnRefused(const grpc::Status& status) {
+  const bool fenced = status.error_code() == grpc::StatusCode::ABORTED &&
+                      absl::StartsWith(status.error_message(), "STALE_INCARNATION");
+  if (!fenced) return;
+  static LogEvery every(10 * kSecond);
+  if (every.Allow())
+    LogWarning("fenced",
+               {{"coordinator", options_.coordinator}, {"message", status.error_message()}});
+  if (options_.fenced) options_.fenced(absl::AbortedError(status.error_message()));
+}
+
 bool Reporter::ReportOnce(bool leaving) {
-  v1::ReportRequest request;
-  *request.mutable_node() = options_.node;
-  request.set_sequence(++sequence_);
-  request.set_leaving(leaving);
-  fill_(&request);
+  PrepareRequest(leaving);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() +
                        std::chrono::milliseconds(leaving ? 200 : options_.call_timeout_ms));
-  v1::ReportResponse response;
-  const grpc::Status status = stub_->Report(&context, request, &response);
-  if (!status.ok()) return false;
-  if (response.report_interval_ms() > 0) {
-    MutexLock lock(mu_);
-    interval_ms_ = response.report_interval_ms();
+  response_.Clear();
+  const grpc::Status status = stub_->Report(&context, request_, &response_);
+  if (!status.ok()) {
+    OnRefused(status);
+    return false;
   }
-  answered_(response);
+  if (response_.stores_version() != 0) stores_version_ = response_.stores_version();
+  if (response_.verdicts_version() != 0) verdicts_version_ = response_.verdicts_version();
+  leader_epoch_ = std::max(leader_epoch_, response_.leader_epoch());
+  if (response_.report_interval_ms() > 0) {
+    MutexLock lock(mu_);
+    interval_ms_ = response_.report_interval_ms();
+  }
+  answered_(response_);
   return true;
 }
 

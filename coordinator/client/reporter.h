@@ -7,9 +7,12 @@
 // Invariants:
 // 1. One report is in flight at a time; sequence numbers rise.
 // 2. Stop sends one last report with `leaving` set, then nothing.
+// 3. A report names the versions of the lists this coordinator sent last, so an answer repeats
+// none.
 #ifndef REPRISE_COORDINATOR_CLIENT_REPORTER_H_
 #define REPRISE_COORDINATOR_CLIENT_REPORTER_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -27,6 +30,12 @@ struct ReporterOptions {
   v1::NodeInfo node;
   int32_t interval_ms = 200;  // until the coordinator says otherwise
   int32_t call_timeout_ms = 1000;
+  // Another process has taken this node's name: it is fenced. Called on the reporting thread with
+  // the coordinator's refusal (ABORTED, STALE_INCARNATION), again with every refused report. The
+  // role must stop serving: what it says counts no more.
+  std::function<void(const Status&)> fenced = nullptr;
+  // The highest leader epoch the node has seen; null: only this coordinator's.
+  std::function<uint64_t()> leader_epoch = nullptr;
 };
 
 class Reporter {
@@ -40,18 +49,30 @@ class Reporter {
   // Reports at once, e.g. because many events wait.
   void Wake();
   void Stop();
+  // The next answer repeats every list.
+  void ForgetVersions() { forget_.store(true, std::memory_order_release); }
   // True from the first answered report on, false after two failures in a row.
   bool connected() const;
 
  private:
   void Loop();
   bool ReportOnce(bool leaving);
+  void PrepareRequest(bool leaving);
+  void OnRefused(const grpc::Status& status);
 
   const ReporterOptions options_;
   const Fill fill_;
   const Answered answered_;
   std::unique_ptr<v1::Coordinator::Stub> stub_;
-  uint64_t sequence_ = 0;  // of the reporting thread
+  std::atomic<bool> forget_{false};
+
+  // Of the reporting thread. Messages are kept so that their memory is.
+  uint64_t sequence_ = 0;
+  uint64_t stores_version_ = 0;
+  uint64_t verdicts_version_ = 0;
+  uint64_t leader_epoch_ = 0;
+  v1::ReportRequest request_;
+  v1::ReportResponse response_;
 
   mutable Mutex mu_;
   CondVar wake_;

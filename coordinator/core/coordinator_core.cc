@@ -35,8 +35,10 @@ CoordinatorCore::CoordinatorCore(const CoreOptions& options, TimeNs now)
       index_(options.index),
       requests_(options.requests, now),
       reservations_(options.reservations),
-      verdicts_(FirstVersion(options.incarnation)) {
+      verdicts_(FirstVersion(options.incarnation)),
+      roles_(options.roles) {
   stores_.version = FirstVersion(options.incarnation);
+  standby_ = options.standby;
 }
 
 StatusOr<ReportAnswer> CoordinatorCore::OnReport(const Report& report, TimeNs now) {
@@ -76,6 +78,7 @@ void CoordinatorCore::TellCluster(const Report& report, const Node& node,
   if (node.info.role != Role::kStore && report.verdicts_version != verdicts_.version()) {
     answer.verdicts = verdicts_.List();
   }
+  if (node.info.role == Role::kWorker) answer.roles = roles_.OrderFor(node.info.ref.key);
   answer.drain = node.draining;
   answer.drain_deadline_ms = node.drain_deadline_ms;
 }
@@ -85,6 +88,23 @@ void CoordinatorCore::OnTick(TimeNs now) {
   reservations_.Tick(now);
   verdicts_.Tick(now);
   AbsorbChanges(now);
+  if (options_.elastic_roles && !standby_) LookAtRoles(now);
+}
+
+void CoordinatorCore::LookAtRoles(TimeNs now) {
+  if (now - roles_looked_ns_ < kSecond) return;
+  roles_looked_ns_ = now;
+  std::vector<WorkerLoad> workers;
+  for (const auto& [name, node] : membership_.nodes()) {
+    if (node.info.role != Role::kWorker || node.state != NodeState::kLive) continue;
+    if (!IsServed(node.info)) continue;
+    WorkerLoad& worker = workers.emplace_back();
+    worker.key = node.info.ref.key;
+    worker.roles = {.prefill = node.info.can_prefill, .decode = node.info.can_decode};
+    worker.queued_prefill_tokens = node.load.queued_prefill_tokens;
+    worker.running = node.info.can_decode ? node.load.running : 0;
+  }
+  roles_.Look(workers, now);
 }
 
 StatusOr<int32_t> CoordinatorCore::OnDrain(const std::string& name, int64_t deadline_ms) {
@@ -92,13 +112,15 @@ StatusOr<int32_t> CoordinatorCore::OnDrain(const std::string& name, int64_t dead
 }
 
 void CoordinatorCore::Lead(uint64_t epoch, TimeNs now) {
-  leader_epoch_ = std::max(leader_epoch_, epoch);
+  if (epoch < leader_epoch_) return;
+  leader_epoch_ = epoch;
   standby_ = false;
   requests_.Restart(epoch << 32, now);
 }
 
 void CoordinatorCore::Follow(uint64_t epoch) {
-  leader_epoch_ = std::max(leader_epoch_, epoch);
+  if (epoch < leader_epoch_) return;
+  leader_epoch_ = epoch;
   standby_ = true;
 }
 
@@ -171,8 +193,10 @@ ClusterView CoordinatorCore::View(const PlaceQuery& query) const {
   for (const auto& [name, node] : membership_.nodes()) {
     if (node.state == NodeState::kDead || !HoldsBlocks(node.info.role)) continue;
     if (!IsServed(node.info)) continue;
-    view.nodes.push_back(
-        {&node.info, &node.load, node.slot, node.state, reservations_.Of(node.slot)});
+    // What a worker gives up it gets no more of; what it gains, once it says that it has it.
+    view.nodes.push_back({&node.info, &node.load, node.slot, node.state,
+                          reservations_.Of(node.slot),
+                          roles_.OrderFor(node.info.ref.key).value_or(RoleOrder{})});
   }
   view.holders = index_.Holders(query.block_ids);
   return view;
@@ -274,6 +298,7 @@ CoordinatorCore::Stats CoordinatorCore::stats() const {
   stats.stale_refused = membership_.stale_refused();
   stats.compensated_ns = membership_.compensated_ns();
   stats.requests = requests_.size();
+  stats.role_moves = roles_.moves();
   stats.index = index_.stats();
   return stats;
 }

@@ -33,17 +33,21 @@
 #include "coordinator/core/types.h"
 #include "coordinator/core/verdicts.h"
 #include "coordinator/policy/placement.h"
+#include "coordinator/policy/roles.h"
 
 namespace reprise::coordinator {
 
 struct CoreOptions {
   uint64_t incarnation = 1;
   int32_t report_interval_ms = 200;
+  bool standby = false;        // until Lead
+  bool elastic_roles = false;  // workers move between prefill and decode
   MembershipOptions membership;
   PrefixIndexOptions index;
   RequestTableOptions requests;
   ReservationOptions reservations;
   PlacementOptions placement;
+  RolePolicyOptions roles;
 };
 
 class CoordinatorCore {
@@ -58,9 +62,11 @@ class CoordinatorCore {
   StatusOr<int32_t> OnDrain(const std::string& name, int64_t deadline_ms);
 
   // This coordinator leads from now on under `epoch`: what it grants is above all that lower epochs
-  // granted. Or another does, or nobody.
+  // granted. Or another does, or nobody. A call about an epoch lower than one before changes
+  // nothing.
   void Lead(uint64_t epoch, TimeNs now);
   void Follow(uint64_t epoch);
+  bool standby() const { return standby_; }
 
   // What the workers serve. UNAVAILABLE (NO_WORKERS) while there is none, NOT_FOUND
   // (MODEL_MISMATCH) for another name; an empty name asks for whatever is served.
@@ -76,6 +82,7 @@ class CoordinatorCore {
     uint64_t prefill_legs = 0;
     uint64_t attaches = 0;  // to requests that went on where they ran
     uint64_t verdicts = 0;  // issued
+    uint64_t role_moves = 0;
     std::array<uint64_t, std::size(kRefusalCodes)> refusals{};  // by RefusalCode
     uint64_t stale_refused = 0;                                 // reports of replaced incarnations
     TimeNs compensated_ns = 0;
@@ -92,6 +99,7 @@ class CoordinatorCore {
   void AbsorbChanges(TimeNs now);
   void Judge(const MembershipChange& change, TimeNs now);
   void ListStores();
+  void LookAtRoles(TimeNs now);
   void ElectModel();
   bool IsServed(const NodeInfo& node) const;
   ClusterView View(const PlaceQuery& query) const;
@@ -104,6 +112,8 @@ class CoordinatorCore {
   std::optional<ModelInfo> model_;  // of the format most workers have
   Verdicts verdicts_;
   VersionedList<StoreInfo> stores_;
+  RolePolicy roles_;
+  TimeNs roles_looked_ns_ = 0;
   uint64_t leader_epoch_ = 0;
   bool standby_ = false;
   std::vector<MembershipChange> changes_;

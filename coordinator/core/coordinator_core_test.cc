@@ -379,6 +379,49 @@ TEST_F(CoordinatorCoreTest, ADrainedNodeIsToldSoAndGetsNoNewWork) {
   EXPECT_EQ(core_.OnDrain("nobody", 0).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(CoordinatorCoreTest, ElasticRolesAreOrderedAndGainedRolesUsedOnceTheWorkerHasThem) {
+  CoreOptions options;
+  options.elastic_roles = true;
+  CoordinatorCore core(options, now_);
+  Member p{.name = "p"}, d1{.name = "d1"}, d2{.name = "d2"};
+  p.load.queued_prefill_tokens = 100'000;
+  d1.load.running = d2.load.running = 1;
+  std::optional<RoleOrder> order;
+  bool obeys = false;
+  const auto send = [&](Member& member, bool prefills, bool decodes) {
+    coordinator::Report report = ReportOf(member);
+    report.node.can_prefill = prefills;
+    report.node.can_decode = decodes;
+    const auto answer = core.OnReport(report, now_);
+    ASSERT_TRUE(answer.ok());
+    if (&member == &d1) order = answer->roles;
+  };
+  const auto run = [&](int64_t ms) {
+    for (int64_t t = 0; t < ms; t += 50) {
+      now_ += 50 * kMillisecond;
+      core.OnTick(now_);
+      if (t % 200 != 0) continue;
+      send(p, true, false);
+      send(d1, obeys, !obeys);
+      send(d2, false, true);
+    }
+  };
+  run(6000);
+  ASSERT_TRUE(order);
+  EXPECT_EQ(*order, (RoleOrder{.prefill = true, .decode = false}));
+  PlaceQuery query = Query("r");
+  query.prompt_tokens = 2000;
+  const auto place = [&](const char* id) {
+    query.request_id = id;
+    return std::get<Placement>(core.OnPlace(query, now_));
+  };
+  EXPECT_EQ(place("r1").decode.key.name, "d2");  // though d1 has not heard yet
+  EXPECT_EQ(place("r2").prefill->key.name, "p");
+  obeys = true;
+  run(400);
+  EXPECT_EQ(place("r3").prefill->key.name, "d1");
+}
+
 TEST_F(CoordinatorCoreTest, AStandbyIsWarmAndGivesNoOrders) {
   core_.Follow(4);
   ASSERT_TRUE(core_.OnDrain("a", 0).status().code() == absl::StatusCode::kNotFound);
@@ -392,9 +435,14 @@ TEST_F(CoordinatorCoreTest, AStandbyIsWarmAndGivesNoOrders) {
   EXPECT_FALSE(led.standby);
   EXPECT_EQ(led.leader_epoch, 5u);
   EXPECT_TRUE(led.stores);
+  core_.Follow(4);  // told late
+  EXPECT_FALSE(core_.standby());
   const Placement placed = Placed(Query("r"));
   EXPECT_EQ(placed.leader_epoch, 5u);
   EXPECT_EQ(placed.attempt, (Attempt{(uint64_t{5} << 32) + 1, 1}));
+  core_.Follow(6);
+  core_.Lead(5, now_);
+  EXPECT_TRUE(core_.standby());
 }
 
 TEST_F(CoordinatorCoreTest, ChangesTellTheStoryInOrder) {

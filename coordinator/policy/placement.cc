@@ -112,7 +112,10 @@ class Chooser {
   }
 
   static bool Decodes(const NodeView& node) {
-    return node.info->role == Role::kWorker && node.info->can_decode;
+    return node.info->role == Role::kWorker && node.info->can_decode && node.allowed.decode;
+  }
+  static bool Prefills(const NodeView& node) {
+    return node.info->role == Role::kWorker && node.info->can_prefill && node.allowed.prefill;
   }
 
   // The best class of decode workers that has any: live; suspect; live though avoided. An avoided
@@ -178,8 +181,7 @@ class Chooser {
 
   // The cost of having the uncached prompt computed at `node`, without moving the result.
   int64_t PrefillCost(const NodeView& node) const {
-    const int64_t delays =
-        node.info->can_decode ? options_.mixed_prefill_tokens + UncachedPrompt() : 0;
+    const int64_t delays = Decodes(node) ? options_.mixed_prefill_tokens + UncachedPrompt() : 0;
     return MissingPrefixCost(node) + PrefillQueue(node) + UncachedPrompt() + delays +
            options_.running_tokens * node.load->running;
   }
@@ -188,8 +190,8 @@ class Chooser {
   void RankPrefillers() {
     if (UncachedPrompt() < std::max(1, options_.remote_prefill_min_tokens)) return;
     for (const NodeView& node : view_.nodes) {
-      const bool able = node.info->role == Role::kWorker && node.info->can_prefill &&
-                        node.state == NodeState::kLive && !IsAvoided(query_, node);
+      const bool able =
+          Prefills(node) && node.state == NodeState::kLive && !IsAvoided(query_, node);
       if (!able || !HasRoom(node)) continue;
       const Ranked ranked{&node, PrefillCost(node)};
       if (first_.node == nullptr || ranked.cost < first_.cost) {
@@ -206,7 +208,7 @@ class Chooser {
     const Ranked& other = first_.node == &decode ? second_ : first_;
     if (other.node == nullptr) return nullptr;
     const bool self_cheaper =
-        decode.info->can_prefill && PrefillCost(decode) <= other.cost + MoveCost(UncachedPrompt());
+        Prefills(decode) && PrefillCost(decode) <= other.cost + MoveCost(UncachedPrompt());
     return self_cheaper ? nullptr : other.node;
   }
 

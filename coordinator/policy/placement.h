@@ -52,6 +52,7 @@ struct NodeView {
   Slot slot = 0;
   NodeState state = NodeState::kLive;
   Reserved reserved;
+  RoleOrder allowed{};  // of what it says it can do
 };
 
 struct ClusterView {

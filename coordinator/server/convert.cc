@@ -272,6 +272,10 @@ StatusOr<Report> ParseReport(const v1::ReportRequest& message) {
   }
   report.stores_version = message.stores_version();
   report.verdicts_version = message.verdicts_version();
+  if (message.leader_epoch() > limits::kLeaderEpochMax) {
+    return Malformed(absl::StrCat("leader_epoch is ", message.leader_epoch(), ", the limit is ",
+                                  limits::kLeaderEpochMax));
+  }
   report.leader_epoch = message.leader_epoch();
   return report;
 }
@@ -296,6 +300,19 @@ StatusOr<PlaceQuery> ParsePlaceQuery(const v1::PlaceRequest& message) {
   if (query.attach && message.prompt_tokens() == 0) return query;
   RETURN_IF_ERROR(ParseSize(message, query));
   return query;
+}
+
+StatusOr<LeaderRecord> ParseLead(const v1::LeadRequest& message) {
+  RETURN_IF_ERROR(CheckRange("epoch", static_cast<int64_t>(message.epoch()), 1,
+                             static_cast<int64_t>(limits::kLeaderEpochMax)));
+  RETURN_IF_ERROR(CheckBytes("name", message.name(), 1, limits::kNodeNameBytesMax));
+  RETURN_IF_ERROR(CheckBytes("grpc_address", message.grpc_address(), 1, limits::kAddressBytesMax));
+  return LeaderRecord{message.epoch(), message.name(), message.grpc_address()};
+}
+
+Status CheckDrain(const v1::DrainRequest& message) {
+  RETURN_IF_ERROR(CheckBytes("node name", message.name(), 1, limits::kNodeNameBytesMax));
+  return CheckRange("deadline_ms", message.deadline_ms(), 0, limits::kDeadlineMsMax);
 }
 
 void Fill(const ReportAnswer& answer, v1::ReportResponse* message) {

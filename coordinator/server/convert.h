@@ -11,6 +11,7 @@
 #include "common/status.h"
 #include "coordinator/core/coordinator_core.h"
 #include "coordinator/core/types.h"
+#include "coordinator/leader/leader_record.h"
 #include "reprise/v1/cluster.pb.h"
 
 namespace reprise::coordinator {
@@ -18,6 +19,8 @@ namespace reprise::coordinator {
 // INVALID_ARGUMENT (MALFORMED) names the field, the limit and the value.
 StatusOr<Report> ParseReport(const v1::ReportRequest& message);
 StatusOr<PlaceQuery> ParsePlaceQuery(const v1::PlaceRequest& message);
+StatusOr<LeaderRecord> ParseLead(const v1::LeadRequest& message);
+Status CheckDrain(const v1::DrainRequest& message);
 
 void Fill(const ReportAnswer& answer, v1::ReportResponse* message);
 void Fill(const Placement& placement, v1::PlaceResponse* message);

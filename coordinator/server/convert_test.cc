@@ -99,6 +99,8 @@ INSTANTIATE_TEST_SUITE_P(
                     m.mutable_snapshot()->set_ids(
                         std::string(16 * (limits::kSnapshotChunkBlocks + 1), 'i'));
                   }},
+        BadReport{"leader_epoch is 4294967295, the limit is 4294967294",
+                  [](auto& m) { m.set_leader_epoch(4294967295); }},
         BadReport{"probe_age_ms is -2", [](auto& m) { m.mutable_load()->set_probe_age_ms(-2); }},
         BadReport{"stranded_bytes is -1",
                   [](auto& m) { m.mutable_load()->set_stranded_bytes(-1); }},

@@ -22,6 +22,12 @@ struct CoordinatorOptions {
   int64_t stuck_after_ms = 1500;  // busy without progress
   int32_t remote_prefill_min_tokens = 256;
   int32_t replica_stores = 1;  // per request
+  bool elastic_roles = false;  // workers move between prefill and decode
+  // Of a group: etcd's and the other members' doors, "host:port,host:port". Without etcd this
+  // coordinator is the only one.
+  std::string etcd;
+  std::string peers;
+  std::string group = "reprise";
 };
 
 // INVALID_ARGUMENT names the option, the limit and the value.

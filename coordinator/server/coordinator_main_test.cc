@@ -204,6 +204,12 @@ TEST(CoordinatorOptions, AreRefusedByNameAndNothingListensBeyondLoopback) {
   const Status wrong = RunCoordinator({.suspect_after_ms = 900, .dead_after_ms = 800},
                                       {.stop = &stop, .ready = nullptr});
   EXPECT_THAT(std::string(wrong.message()), HasSubstr("dead_after_ms is 800, allowed are 900 to"));
+  const Status alone = RunCoordinator({.peers = "127.0.0.1:1"}, {.stop = &stop, .ready = nullptr});
+  EXPECT_THAT(std::string(alone.message()), HasSubstr("peers agree through etcd"));
+  const Status spaced = RunCoordinator({.name = "a b"}, {.stop = &stop, .ready = nullptr});
+  EXPECT_THAT(std::string(spaced.message()), HasSubstr("name is \"a b\""));
+  const Status nowhere = RunCoordinator({.etcd = "nowhere"}, {.stop = &stop, .ready = nullptr});
+  EXPECT_THAT(std::string(nowhere.message()), HasSubstr("etcd: "));
 }
 
 }  // namespace

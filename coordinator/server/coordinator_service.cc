@@ -3,12 +3,17 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "common/failpoint.h"
 #include "common/grpc_status.h"
 #include "common/log.h"
 #include "coordinator/server/convert.h"
 
 namespace reprise::coordinator {
 namespace {
+
+// A caller with several coordinators asks the next one at once; one that asks again waits so long.
+constexpr int64_t kRetryElsewhereMs = 100;
 
 grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -44,8 +49,10 @@ void LogChanges(const std::vector<MembershipChange>& changes) {
 }  // namespace
 
 CoordinatorService::CoordinatorService(const CoreOptions& options, const Clock& clock,
-                                       MetricsRegistry* metrics)
+                                       MetricsRegistry* metrics, std::string name)
     : clock_(clock),
+      name_(std::move(name)),
+      grouped_(options.standby),
       incarnation_(options.incarnation),
       decision_seconds_(metrics->AddHistogram("reprise_coordinator_decision_seconds",
                                               "Time of one placement decision, lock included", {},
@@ -54,6 +61,63 @@ CoordinatorService::CoordinatorService(const CoreOptions& options, const Clock& 
                                            "Messages refused before they reached the core")),
       core_(options, clock.NowNs()) {
   RegisterMetrics(metrics);
+  RegisterLeaderMetrics(metrics);
+}
+
+CoordinatorService::~CoordinatorService() { StopLeading(); }
+
+void CoordinatorService::Join(LeadershipOptions options) {
+  owned_leadership_ = std::make_unique<Leadership>(
+      std::move(options), clock_, [this](const Leadership::View& view) { OnLeadership(view); });
+  leadership_.store(owned_leadership_.get(), std::memory_order_release);
+  owned_leadership_->Start();
+}
+
+void CoordinatorService::StopLeading() {
+  if (owned_leadership_ != nullptr) owned_leadership_->Stop();
+}
+
+void CoordinatorService::OnLeadership(const Leadership::View& view) {
+  MutexLock lock(mu_);
+  if (view.leads) {
+    core_.Lead(view.epoch, clock_.NowNs());
+  } else {
+    core_.Follow(view.epoch);
+  }
+}
+
+Leadership::View CoordinatorService::LeaderView() const {
+  if (!grouped_) return {.leads = true, .leader = LeaderRecord{.epoch = 0, .name = name_}};
+  const Leadership* leadership = leadership_.load(std::memory_order_acquire);
+  return leadership == nullptr ? Leadership::View{} : leadership->view();
+}
+
+Status CoordinatorService::CheckOrders() const {
+  if (!grouped_) return absl::OkStatus();
+  const Leadership* leadership = leadership_.load(std::memory_order_acquire);
+  if (leadership != nullptr) return leadership->CheckOrders();
+  return absl::UnavailableError(
+      absl::StrCat("not the leader: ", name_, " has not joined its group yet"));
+}
+
+void CoordinatorService::RegisterLeaderMetrics(MetricsRegistry* metrics) {
+  using Read = double (*)(const Leadership::View&);
+  const auto gauge = [&](const char* name, const char* help, Read read) {
+    metrics->RegisterCallbackGauge(name, help, [this, read] { return read(LeaderView()); });
+  };
+  const auto counter = [&](const char* name, const char* help, Read read) {
+    metrics->RegisterCallbackCounter(name, help, [this, read] { return read(LeaderView()); });
+  };
+  gauge("reprise_coordinator_leader", "1 while this coordinator leads",
+        [](const auto& view) { return view.leads ? 1.0 : 0.0; });
+  gauge("reprise_leader_epoch", "Highest leader epoch known",
+        [](const auto& view) { return static_cast<double>(view.epoch); });
+  counter("reprise_coordinator_elections_total", "Elections won by this process",
+          [](const auto& view) { return static_cast<double>(view.elections); });
+  counter("reprise_coordinator_elections_failed_total", "Tries that etcd did not answer",
+          [](const auto& view) { return static_cast<double>(view.failed); });
+  counter("reprise_coordinator_steps_down_total", "Times it led and heard of a higher epoch",
+          [](const auto& view) { return static_cast<double>(view.steps_down); });
 }
 
 CoordinatorCore::Stats CoordinatorService::CoreStats() {
@@ -92,6 +156,12 @@ void CoordinatorService::RegisterMetrics(MetricsRegistry* metrics) {
           [](const auto& s) { return static_cast<double>(s.placements); });
   counter("reprise_coordinator_prefill_legs_total", "Placements with a prefill worker of its own",
           [](const auto& s) { return static_cast<double>(s.prefill_legs); });
+  counter("reprise_coordinator_attaches_total", "Requests taken over where they run",
+          [](const auto& s) { return static_cast<double>(s.attaches); });
+  counter("reprise_coordinator_verdicts_total", "Incarnations given up",
+          [](const auto& s) { return static_cast<double>(s.verdicts); });
+  counter("reprise_coordinator_role_moves_total", "Workers moved between prefill and decode",
+          [](const auto& s) { return static_cast<double>(s.role_moves); });
   counter("reprise_coordinator_stale_refused_total", "Reports of replaced incarnations refused",
           [](const auto& s) { return static_cast<double>(s.stale_refused); });
   counter("reprise_coordinator_late_seconds_total", "Time deadlines moved by for late ticks",
@@ -124,10 +194,14 @@ void CoordinatorService::Tick() {
 
 Status CoordinatorService::DoReport(const v1::ReportRequest& request,
                                     v1::ReportResponse* response) {
+  Failpoint("coordinator.report");
   auto report = ParseReport(request);
   if (!report.ok()) {
     malformed_total_.Increment();
     return report.status();
+  }
+  if (Leadership* leadership = leadership_.load(std::memory_order_acquire)) {
+    leadership->OnEpoch(report->leader_epoch);
   }
   std::vector<MembershipChange> changes;
   StatusOr<ReportAnswer> answer = ReportAnswer{};
@@ -150,6 +224,10 @@ Status CoordinatorService::DoReport(const v1::ReportRequest& request,
 }
 
 Status CoordinatorService::DoPlace(const v1::PlaceRequest& request, v1::PlaceResponse* response) {
+  Failpoint("coordinator.place");
+  if (const Status status = CheckOrders(); !status.ok()) {
+    return WithRetryAfter(status, kRetryElsewhereMs);
+  }
   auto query = ParsePlaceQuery(request);
   if (!query.ok()) {
     malformed_total_.Increment();
@@ -159,8 +237,11 @@ Status CoordinatorService::DoPlace(const v1::PlaceRequest& request, v1::PlaceRes
   const TimeNs start = clock_.NowNs();
   {
     MutexLock lock(mu_);
+    if (core_.standby())
+      return absl::UnavailableError("not the leader: it has just lost its epoch");
     result = core_.OnPlace(*query, start);
   }
+  Failpoint("coordinator.grant");
   decision_seconds_.Observe(SecondsFromNs(clock_.NowNs() - start));
   if (const Refusal* refusal = std::get_if<Refusal>(&result)) {
     const Status status = ToStatus(*refusal);
@@ -168,6 +249,35 @@ Status CoordinatorService::DoPlace(const v1::PlaceRequest& request, v1::PlaceRes
     return refusal->retry_after_ms > 0 ? WithRetryAfter(status, refusal->retry_after_ms) : status;
   }
   Fill(std::get<Placement>(result), response);
+  return absl::OkStatus();
+}
+
+Status CoordinatorService::DoDrain(const v1::DrainRequest& request, v1::DrainResponse* response) {
+  RETURN_IF_ERROR(CheckOrders());
+  RETURN_IF_ERROR(CheckDrain(request));
+  StatusOr<int32_t> requests = 0;
+  std::vector<MembershipChange> changes;
+  {
+    MutexLock lock(mu_);
+    requests = core_.OnDrain(request.name(), request.deadline_ms());
+    changes = core_.TakeChanges();
+  }
+  LogChanges(changes);
+  if (!requests.ok()) return requests.status();
+  LogInfo(
+      "drain_ordered",
+      {{"name", request.name()}, {"requests", *requests}, {"deadline_ms", request.deadline_ms()}});
+  response->set_requests(*requests);
+  return absl::OkStatus();
+}
+
+Status CoordinatorService::DoLead(const v1::LeadRequest& request, v1::LeadResponse* response) {
+  Leadership* leadership = leadership_.load(std::memory_order_acquire);
+  if (leadership == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(name_, " is in no group"));
+  }
+  ASSIGN_OR_RETURN(LeaderRecord leader, ParseLead(request));
+  response->set_epoch(leadership->OnBeat(leader));
   return absl::OkStatus();
 }
 
@@ -194,6 +304,10 @@ void CoordinatorService::DoGetStatus(v1::ClusterStatus* response) {
   response->set_indexed_blocks(static_cast<int64_t>(stats.index.blocks));
   response->set_placements(static_cast<int64_t>(stats.placements));
   response->set_refusals(static_cast<int64_t>(stats.refused()));
+  const Leadership::View view = LeaderView();
+  response->set_leader_epoch(view.epoch);
+  response->set_leads(view.leads);
+  if (view.leader) response->set_leader(view.leader->name);
   for (const NodeSummary& node : nodes) Fill(node, response->add_nodes());
 }
 
@@ -208,6 +322,18 @@ grpc::ServerUnaryReactor* CoordinatorService::Place(grpc::CallbackServerContext*
                                                     v1::PlaceResponse* response) {
   if (context->IsCancelled()) return Finish(context, absl::CancelledError("the caller has gone"));
   return Finish(context, DoPlace(*request, response));
+}
+
+grpc::ServerUnaryReactor* CoordinatorService::Drain(grpc::CallbackServerContext* context,
+                                                    const v1::DrainRequest* request,
+                                                    v1::DrainResponse* response) {
+  return Finish(context, DoDrain(*request, response));
+}
+
+grpc::ServerUnaryReactor* CoordinatorService::Lead(grpc::CallbackServerContext* context,
+                                                   const v1::LeadRequest* request,
+                                                   v1::LeadResponse* response) {
+  return Finish(context, DoLead(*request, response));
 }
 
 grpc::ServerUnaryReactor* CoordinatorService::GetModel(grpc::CallbackServerContext* context,
