@@ -11,6 +11,8 @@ int RunCoordinatorCommand(const Args& args) {
   flags.Add("listen", &o.listen, "gRPC address, loopback only");
   flags.Add("metrics-listen", &o.metrics_listen, "Prometheus address, loopback only");
   flags.AddRange("report-interval-ms", &o.report_interval_ms, 10, 60'000, "how often nodes report");
+  flags.AddRange("idle-report-interval-ms", &o.idle_report_interval_ms, 10, 60'000,
+                 "how often while none has a request, if longer");
   flags.AddDurationMs("suspect-after", &o.suspect_after_ms, 10, 600'000,
                       "silence after which a node gets no new work");
   flags.AddDurationMs("dead-after", &o.dead_after_ms, 10, 600'000,

@@ -8,6 +8,8 @@
 namespace reprise::coordinator {
 namespace {
 
+bool IsActive(const Node& node) { return node.requests > 0 || node.load.busy; }
+
 bool HoldsBlocks(Role role) { return role == Role::kWorker || role == Role::kStore; }
 
 // Versions of different incarnations lie apart, so that none is taken for another's.
@@ -49,9 +51,10 @@ StatusOr<ReportAnswer> CoordinatorCore::OnReport(const Report& report, TimeNs no
   ASSIGN_OR_RETURN(const Slot slot, membership_.OnReport(report, now));
   if (!same_format) ElectModel();
   AbsorbChanges(now);
+  active_ = active_ || IsActive(*membership_.Find(key.name));
   ReportAnswer answer;
   answer.coordinator_incarnation = options_.incarnation;
-  answer.report_interval_ms = options_.report_interval_ms;
+  answer.report_interval_ms = ReportIntervalMs();
   answer.leader_epoch = leader_epoch_;
   answer.standby = standby_;
   // A late report of a node meanwhile dead brings nothing back.
@@ -88,7 +91,14 @@ void CoordinatorCore::OnTick(TimeNs now) {
   reservations_.Tick(now);
   verdicts_.Tick(now);
   AbsorbChanges(now);
+  active_ = std::any_of(membership_.nodes().begin(), membership_.nodes().end(),
+                        [](const auto& entry) { return IsActive(entry.second); });
   if (options_.elastic_roles && !standby_) LookAtRoles(now);
+}
+
+int32_t CoordinatorCore::ReportIntervalMs() const {
+  const bool rarer = !active_ && options_.idle_report_interval_ms != 0;
+  return rarer ? options_.idle_report_interval_ms : options_.report_interval_ms;
 }
 
 void CoordinatorCore::LookAtRoles(TimeNs now) {

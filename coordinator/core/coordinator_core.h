@@ -40,6 +40,8 @@ namespace reprise::coordinator {
 struct CoreOptions {
   uint64_t incarnation = 1;
   int32_t report_interval_ms = 200;
+  // While no node has a request; 0: the same. With nothing to lose, rarer reports cost nothing.
+  int32_t idle_report_interval_ms = 0;
   bool standby = false;        // until Lead
   bool elastic_roles = false;  // workers move between prefill and decode
   MembershipOptions membership;
@@ -100,6 +102,7 @@ class CoordinatorCore {
   void Judge(const MembershipChange& change, TimeNs now);
   void ListStores();
   void LookAtRoles(TimeNs now);
+  int32_t ReportIntervalMs() const;
   void ElectModel();
   bool IsServed(const NodeInfo& node) const;
   ClusterView View(const PlaceQuery& query) const;
@@ -114,6 +117,7 @@ class CoordinatorCore {
   VersionedList<StoreInfo> stores_;
   RolePolicy roles_;
   TimeNs roles_looked_ns_ = 0;
+  bool active_ = false;  // some node has a request, as of the last tick or report
   uint64_t leader_epoch_ = 0;
   bool standby_ = false;
   std::vector<MembershipChange> changes_;

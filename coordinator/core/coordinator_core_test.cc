@@ -422,6 +422,22 @@ TEST_F(CoordinatorCoreTest, ElasticRolesAreOrderedAndGainedRolesUsedOnceTheWorke
   EXPECT_EQ(place("r3").prefill->key.name, "d1");
 }
 
+TEST_F(CoordinatorCoreTest, AnIdleClusterReportsMoreRarelyUntilAnyNodeHasARequest) {
+  CoordinatorCore core(CoreOptions{.report_interval_ms = 300, .idle_report_interval_ms = 400},
+                       now_);
+  EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 400);
+  a_.load.waiting = 1;
+  EXPECT_EQ(core.OnReport(ReportOf(a_), now_)->report_interval_ms, 300);
+  EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 300);
+  a_.load.waiting = 0;
+  a_.load.busy = true;
+  EXPECT_EQ(core.OnReport(ReportOf(a_), now_)->report_interval_ms, 300);
+  a_.load.busy = false;
+  ASSERT_TRUE(core.OnReport(ReportOf(a_), now_).ok());
+  core.OnTick(now_);
+  EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 400);
+}
+
 TEST_F(CoordinatorCoreTest, AStandbyIsWarmAndGivesNoOrders) {
   core_.Follow(4);
   ASSERT_TRUE(core_.OnDrain("a", 0).status().code() == absl::StatusCode::kNotFound);

@@ -1,5 +1,6 @@
 #include "coordinator/server/coordinator_main.h"
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -36,6 +37,8 @@ CoreOptions MakeCoreOptions(const CoordinatorOptions& options) {
   CoreOptions core;
   core.incarnation = RandomU64() | 1;
   core.report_interval_ms = options.report_interval_ms;
+  core.idle_report_interval_ms =
+      std::max(options.report_interval_ms, options.idle_report_interval_ms);
   core.membership.suspect_after_ns = NsFromMs(options.suspect_after_ms);
   core.membership.dead_after_ns = NsFromMs(options.dead_after_ms);
   core.membership.forget_after_ns = NsFromMs(options.forget_after_ms);
@@ -99,6 +102,8 @@ Status JoinGroup(const CoordinatorOptions& options, const std::string& address,
 Status ValidateOptions(const CoordinatorOptions& options) {
   constexpr int64_t kDayMs = 86'400'000;
   RETURN_IF_ERROR(CheckRange("report_interval_ms", options.report_interval_ms, 10, 10'000));
+  RETURN_IF_ERROR(CheckRange("idle_report_interval_ms", options.idle_report_interval_ms, 10,
+                             options.suspect_after_ms));
   RETURN_IF_ERROR(
       CheckRange("suspect_after_ms", options.suspect_after_ms, options.report_interval_ms, kDayMs));
   RETURN_IF_ERROR(

@@ -104,7 +104,7 @@ TEST_F(CoordinatorMainTest, PlacesOnWhatReportsAndShowsIt) {
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(answer->next_event(), 1u);
   EXPECT_NE(answer->coordinator_incarnation(), 0u);
-  EXPECT_EQ(answer->report_interval_ms(), CoordinatorOptions().report_interval_ms);
+  EXPECT_EQ(answer->report_interval_ms(), CoordinatorOptions().idle_report_interval_ms);
   ASSERT_TRUE(Report(NodeOf("s", v1::ROLE_STORE, 6), 1).ok());
 
   const auto placed = Place("r");

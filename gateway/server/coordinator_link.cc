@@ -253,7 +253,7 @@ void CoordinatorLink::OnAnswered(Door& door, const v1::ReportResponse& response)
     door.verdicts_known = 0;
     return;
   }
-  door.verdicts_known = response.verdicts_version();
+  if (response.verdicts_version() != 0) door.verdicts_known = response.verdicts_version();
   for (const v1::Verdict& verdict : response.verdicts()) TakeVerdict(verdict);
 }
 
