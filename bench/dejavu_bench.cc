@@ -15,6 +15,7 @@
 #include "bench/bench_main.h"
 #include "bench/dejavu_run.h"
 #include "bench/dejavu_stage.h"
+#include "bench/dejavu_wire.h"
 #include "common/percentile.h"
 #include "common/thread.h"
 #include "coordinator/planner/pipeline_model.h"
@@ -290,6 +291,9 @@ double ChildrenCpuSeconds() {
 }
 
 Status Run(const BenchFlags& flags, Report& report) {
+  report.Note(RunOnTime()
+                  ? "timed threads run before others on this machine"
+                  : "no real-time priority here: other work on the machine adds to the times");
   Rows rows;
   RETURN_IF_ERROR(MeasureFailures(flags.long_run ? 3 : 1, &rows, report));
   RETURN_IF_ERROR(MeasureSplit(flags.long_run ? 400 : 60, &rows, report));

@@ -72,7 +72,7 @@ Status DejavuPulls::Pull(const StageMessage& order) {
     }
   }
   if (stale.has_value()) stream_->CancelFetch(*stale);
-  if (complete) done_(order);
+  if (complete) done_(order, true);
   return absl::OkStatus();
 }
 
@@ -82,23 +82,26 @@ void DejavuPulls::Ended(const StageMessage& order, bool all_here) {
   {
     MutexLock lock(mu_);
     const auto ended = active_.extract(KeyOf(order));
-    if (!ended.empty() && ended.mapped().next.has_value()) {
+    if (ended.empty()) return;  // forgotten
+    if (ended.mapped().next.has_value()) {
       answer = *ended.mapped().next;
-      complete = false;
-      if (!StartLocked(answer, &complete).ok()) return;
+      if (StartLocked(answer, &complete).ok() && !complete) return;
     }
   }
-  if (complete) done_(answer);
+  done_(answer, complete);
 }
 
 void DejavuPulls::Forget(uint32_t sequence) {
   std::vector<kv::FetchHandle> handles;
   {
     MutexLock lock(mu_);
-    for (auto& [key, active] : active_) {
-      if (key.first.sequence != sequence) continue;
-      active.next.reset();
-      handles.push_back(active.handle);
+    for (auto it = active_.begin(); it != active_.end();) {
+      if (it->first.first.sequence == sequence) {
+        handles.push_back(it->second.handle);
+        it = active_.erase(it);
+      } else {
+        ++it;
+      }
     }
   }
   for (const kv::FetchHandle handle : handles) stream_->CancelFetch(handle);

@@ -22,9 +22,10 @@ namespace reprise::bench {
 
 class DejavuPulls {
  public:
-  // `done` gets the order back, as kPulled, when all its rows are here; on any thread. A fetch that
-  // fails is forgotten: whoever notices the source's death orders anew.
-  DejavuPulls(kv::KvStream* stream, DejavuRows* rows, std::function<void(StageMessage)> done)
+  // Gets the order back when its fetch has ended, with whether all rows are here; on any thread.
+  // Not called for an order that another has replaced or whose sequence was forgotten.
+  using Done = std::function<void(StageMessage order, bool all_here)>;
+  DejavuPulls(kv::KvStream* stream, DejavuRows* rows, Done done)
       : stream_(stream), rows_(rows), done_(std::move(done)) {}
 
   Status Pull(const StageMessage& order);
@@ -44,7 +45,7 @@ class DejavuPulls {
 
   kv::KvStream* const stream_;
   DejavuRows* const rows_;
-  const std::function<void(StageMessage)> done_;
+  const Done done_;
   Mutex mu_;
   std::map<PullKey, Active> active_ GUARDED_BY(mu_);
 };

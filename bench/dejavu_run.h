@@ -36,7 +36,7 @@ struct DejavuRunOptions {
   int64_t row_bytes = 0;                // one row at one stage
   std::vector<int> new_tokens;          // of each microbatch
   bool replicate = false;               // mixed only
-  std::vector<DejavuKill> kills;        // mixed only; in order, one recovered before the next
+  std::vector<DejavuKill> kills;        // mixed only; in order; one that is due waits for recovery
   int64_t swap_bytes_per_s = 0;         // mixed only: 0 or the link of each stage
 };
 
@@ -47,6 +47,7 @@ struct DejavuRunResult {
   int64_t rows_restored = 0;    // to spares
   int64_t rows_from_peers = 0;  // held at the end, compared with what they should be
   int64_t rows_wrong = 0;
+  int64_t pulls_retried = 0;      // after a connection was lost between living stages
   std::vector<double> detect_s;   // kill to its notice, of each
   std::vector<double> recover_s;  // kill to the last microbatch going on
 };

@@ -44,7 +44,8 @@ class Stage {
   explicit Stage(const StageOptions& options)
       : options_(options),
         rows_(static_cast<uint32_t>(options.rows_max), static_cast<size_t>(options.row_bytes)),
-        work_(kQueueMax) {}
+        work_(kQueueMax),
+        drops_(kQueueMax) {}
 
   Status Run() {
     ASSIGN_OR_RETURN(socket_, ConnectToController(options_.controller));
@@ -59,8 +60,13 @@ class Stage {
     hello.peer = {stream_->address().key.incarnation, options_.slot, stream_->address().port};
     RETURN_IF_ERROR(SendMessage(socket_, hello));
     Thread executor("stage", [this] { Execute(); });
-    const Status status = Obey();
+    Thread dropper("drop", [this] {
+      while (std::optional<StageMessage> drop = drops_.Pop()) Drop(*drop);
+    });
+    RunOnTime();
+    Status status = Obey();
     work_.Close();
+    drops_.Close();
     return status;
   }
 
@@ -71,10 +77,11 @@ class Stage {
     stream.format = RowFormat(static_cast<size_t>(options_.row_bytes));
     stream.shared_memory = false;  // as between machines
     ASSIGN_OR_RETURN(stream_, kv::KvStream::Create(stream, &rows_));
-    pulls_ = std::make_unique<DejavuPulls>(stream_.get(), &rows_, [this](StageMessage order) {
-      order.verb = StageVerb::kPulled;
-      Answer(order);
-    });
+    pulls_ = std::make_unique<DejavuPulls>(
+        stream_.get(), &rows_, [this](StageMessage order, bool all_here) {
+          order.verb = all_here ? StageVerb::kPulled : StageVerb::kPullFailed;
+          Answer(order);
+        });
     return absl::OkStatus();
   }
 
@@ -87,10 +94,7 @@ class Stage {
       if (!message.has_value()) return absl::OkStatus();
       switch (message->verb) {
         case StageVerb::kRun:
-          if (work_.TryPush(std::move(*message)) != PushResult::kPushed) {
-            return absl::ResourceExhaustedError(
-                absl::StrCat("more than ", kQueueMax, " pieces of work wait"));
-          }
+          RETURN_IF_ERROR(Queue(work_, *message));
           break;
         case StageVerb::kPull:
           RETURN_IF_ERROR(pulls_->Pull(*message));
@@ -101,7 +105,7 @@ class Stage {
           Answer(*message);
           break;
         case StageVerb::kDrop:
-          Drop(*message);
+          RETURN_IF_ERROR(Queue(drops_, *message));
           break;
         default:
           return absl::InvalidArgumentError(
@@ -110,6 +114,12 @@ class Stage {
     }
   }
 
+  static Status Queue(BoundedQueue<StageMessage>& queue, const StageMessage& message) {
+    if (queue.TryPush(StageMessage(message)) == PushResult::kPushed) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrCat("more than ", kQueueMax, " orders wait"));
+  }
+
+  // Reads all rows that came from peers, so not on a thread that others wait for.
   void Drop(StageMessage message) {
     pulls_->Forget(message.sequence);
     const DejavuRows::Dropped dropped = rows_.Drop(message.sequence);
@@ -120,6 +130,7 @@ class Stage {
   }
 
   void Execute() {
+    RunOnTime();
     prctl(PR_SET_TIMERSLACK, 1000);  // this thread's timers, ns
     while (std::optional<StageMessage> work = work_.Pop()) Do(*work);
   }
@@ -151,6 +162,7 @@ class Stage {
   int socket_ = -1;  // open until the process ends
   DejavuRows rows_;
   BoundedQueue<StageMessage> work_;
+  BoundedQueue<StageMessage> drops_;
   TimeNs free_at_ns_ = 0;  // the executor's
   std::unique_ptr<DejavuSwap> swap_;
   std::unique_ptr<DejavuPulls> pulls_;  // outlives the stream, which calls it

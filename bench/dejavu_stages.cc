@@ -81,12 +81,12 @@ StatusOr<std::vector<DejavuStages::Event>> DejavuStages::Poll(TimeNs timeout_ns)
   std::vector<Event> events;
   for (size_t slot = 0; slot < entries.size(); ++slot) {
     if (entries[slot].revents == 0) continue;
-    ASSIGN_OR_RETURN(auto message, ReceiveMessage(entries[slot].fd));
+    ASSIGN_OR_RETURN(const auto message, ReceiveMessage(entries[slot].fd));
     if (!message.has_value()) {
       close(stages_[slot].fd);
       stages_[slot].fd = -1;
     }
-    events.push_back({static_cast<int>(slot), std::move(message)});
+    events.push_back({static_cast<int>(slot), message});
   }
   return events;
 }

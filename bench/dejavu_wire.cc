@@ -1,5 +1,6 @@
 #include "bench/dejavu_wire.h"
 
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -53,6 +54,12 @@ StatusOr<int> ConnectToController(const std::string& name) {
   const Status status = LastError("connecting to the controller");
   close(fd);
   return status;
+}
+
+bool RunOnTime() {
+  sched_param param{};
+  param.sched_priority = 1;
+  return sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param) == 0;
 }
 
 Status SendMessage(int fd, const StageMessage& message) {

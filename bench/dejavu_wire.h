@@ -20,11 +20,12 @@ enum class StageVerb : uint32_t {
   kQuery,  // how many rows from the first on are held?
   kDrop,   // forget the sequence
   // From a stage.
-  kHello,    // peer: where it serves
-  kDone,     // of kRun; at_ns is its nominal end
-  kPulled,   // of kPull, once all rows are here
-  kHave,     // of kQuery: count
-  kDropped,  // of kDrop: count rows that came from peers, `wrong` of them not as they should be
+  kHello,       // peer: where it serves
+  kDone,        // of kRun; at_ns is its nominal end
+  kPulled,      // of kPull, once all rows are here
+  kPullFailed,  // of kPull: the connection was lost, by the death of the source or otherwise
+  kHave,        // of kQuery: count
+  kDropped,     // of kDrop: count rows that came from peers, `wrong` of them not as they should be
 };
 
 struct StagePeer {
@@ -51,6 +52,10 @@ struct StageMessage {
 // An abstract local address: no file to clean up.
 StatusOr<int> ListenForStages(const std::string& name);
 StatusOr<int> ConnectToController(const std::string& name);
+
+// The calling thread runs before others that are ready, where the system allows it: a machine that
+// is shared with other work then keeps the times of one that is not. Not inherited.
+bool RunOnTime();
 
 Status SendMessage(int fd, const StageMessage& message);
 // Empty: the other end is gone.
