@@ -28,7 +28,8 @@ Status DejavuRun::KillWhenDue() {
   const TimeNs now_ns = RealClock().NowNs();
   const bool due = kill.after_tokens > 0 ? sequence(0).done >= kill.after_tokens
                                          : now_ns - start_ns_ >= NsFromSeconds(kill.at_s);
-  if (!due || recovering_stage_ >= 0) return absl::OkStatus();
+  const bool unnoticed = kills_made_ > result_.detect_s.size();
+  if (!due || unnoticed || recovering_stage_ >= 0) return absl::OkStatus();
   ++kills_made_;
   killed_ns_ = now_ns;
   return stages_->Kill(SlotOf(kill.stage));
