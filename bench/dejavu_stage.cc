@@ -75,7 +75,6 @@ class Stage {
     kv::StreamOptions stream;
     stream.self = {absl::StrCat("stage-", options_.slot), RandomU64() | 1};
     stream.format = RowFormat(static_cast<size_t>(options_.row_bytes));
-    stream.shared_memory = false;  // as between machines
     ASSIGN_OR_RETURN(stream_, kv::KvStream::Create(stream, &rows_));
     pulls_ = std::make_unique<DejavuPulls>(
         stream_.get(), &rows_, [this](StageMessage order, bool all_here) {
