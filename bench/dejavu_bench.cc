@@ -292,7 +292,7 @@ Status Run(const BenchFlags& flags, Report& report) {
                   : "no real-time priority here: other work on the machine adds to the times");
   Rows rows;
   RETURN_IF_ERROR(MeasureFailures(flags.long_run ? 3 : 1, &rows, report));
-  RETURN_IF_ERROR(MeasureSplit(flags.long_run ? 400 : 60, &rows, report));
+  RETURN_IF_ERROR(MeasureSplit(flags.long_run ? 400 : 54, &rows, report));
   RETURN_IF_ERROR(MeasureSwapping(flags.long_run ? 7 : 3, &rows, report));
   report.Figure("rows_moved_between_processes", static_cast<double>(rows.moved), "");
   report.Figure("processor_time_of_stages", ChildrenCpuSeconds(), "s");
