@@ -77,6 +77,11 @@ std::optional<Refusal> RequestTable::CheckAttach(const Claim& claim, const Entry
   if (!claim.handle_digest) {
     return Refusal{RefusalCode::kMalformed, "an attach needs the resume handle's digest"};
   }
+  const Attempt highest =
+      std::max(entry == nullptr ? Attempt{} : entry->highest, claim.previous.value_or(Attempt{}));
+  if (highest.owner_epoch == std::numeric_limits<uint64_t>::max()) {
+    return Refusal{RefusalCode::kMalformed, "the request has used up its owner epochs"};
+  }
   if (entry == nullptr) return CheckKnown("the request", now);
   if (!entry->handle_digest) {
     if (auto refusal = CheckKnown("the request's resume handle", now)) return refusal;
@@ -84,9 +89,6 @@ std::optional<Refusal> RequestTable::CheckAttach(const Claim& claim, const Entry
   }
   if (!EqualDigests(*claim.handle_digest, *entry->handle_digest)) {
     return Refusal{RefusalCode::kWrongHandle, "the resume handle is not the request's"};
-  }
-  if (entry->highest.owner_epoch == std::numeric_limits<uint64_t>::max()) {
-    return Refusal{RefusalCode::kMalformed, "the request has used up its owner epochs"};
   }
   return std::nullopt;
 }

@@ -192,6 +192,16 @@ TEST_F(RequestTableTest, AttemptsDoNotWrapAround) {
   EXPECT_EQ(Refused(table, "other", last, kWarm), RefusalCode::kMalformed);
 }
 
+TEST_F(RequestTableTest, OwnerEpochsDoNotWrapAroundWhoeverNamesThem) {
+  RequestTable table = Table();
+  const Attempt last{std::numeric_limits<uint64_t>::max(), 1};
+  Claim claim = AttachBy("other", 9);
+  claim.previous = last;
+  EXPECT_EQ(table.Check(claim, kWarm)->code, RefusalCode::kMalformed);
+  table.OnReported(Running("r", last, 9), kWorker);
+  EXPECT_EQ(table.Check(AttachBy("r", 9), kWarm)->code, RefusalCode::kMalformed);
+}
+
 TEST_F(RequestTableTest, ForgetsTheLeastRecentlySeenBeyondTheLimit) {
   RequestTable table = Table(/*requests_max=*/2);
   table.Grant(By("a"), kWorker, kStart);
