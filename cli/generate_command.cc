@@ -39,13 +39,15 @@ struct GenerateOptions {
   int64_t top_logprobs = -1;
   int64_t n = -1;
   bool ignore_eos = false;
+  int64_t resume_window_ms = -1;
+  int64_t replicas = -1;
   std::vector<std::string> stop_ids;
   std::vector<std::string> logit_bias;
 };
 
 // Ranges are the gateway's business: it names them in its answer.
 void Declare(FlagSet& flags, GenerateOptions& o) {
-  flags.Add("gateway", &o.gateway, "the gateway's address; else found in --state-dir");
+  flags.Add("gateway", &o.gateway, "addresses of gateways, by commas; else found in --state-dir");
   flags.Add("state-dir", &o.state_dir, "where `reprise up` keeps its addresses");
   flags.Add("ids", &o.ids, "token ids instead of text, separated by commas");
   flags.Add("request-id", &o.request_id, "name of the request; drawn when empty");
@@ -53,6 +55,9 @@ void Declare(FlagSet& flags, GenerateOptions& o) {
   flags.Add("stats", &o.stats, "print TTFT, tokens/s and usage afterwards");
   flags.Add("json", &o.json, "print one JSON object a branch instead of text");
   flags.AddDurationMs("deadline", &o.deadline_ms, 0, 86'400'000, "0: the server's limit");
+  flags.Add("resume-window-ms", &o.resume_window_ms,
+            "how long the request waits for a client that lost its gateway; -1: default, 0: not");
+  flags.Add("replicas", &o.replicas, "copies of the KV kept in stores; -1: the cluster's default");
   flags.Add("temperature", &o.temperature, "0 is greedy; absent: the model's default, as below");
   flags.Add("top-p", &o.top_p, "smallest set of tokens with this probability");
   flags.Add("min-p", &o.min_p, "least probability relative to the best token's");
@@ -86,6 +91,8 @@ StatusOr<v1::GenerateRequest> BuildRequest(const GenerateOptions& o,
   request.set_request_id(o.request_id);
   request.set_raw_text(o.raw_text);
   request.set_deadline_ms(o.deadline_ms);
+  if (o.resume_window_ms >= 0) request.set_resume_window_ms(o.resume_window_ms);
+  if (o.replicas >= 0) request.set_replicas(static_cast<int32_t>(o.replicas));
   if (!o.ids.empty()) {
     auto* ids = request.mutable_ids();
     RETURN_IF_ERROR(ReadList(absl::StrSplit(o.ids, ','), "ids", [&](const std::string& word) {

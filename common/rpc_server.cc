@@ -28,6 +28,9 @@ StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(absl::string_view address,
   builder.AddListeningPort(listen.ToString(), grpc::InsecureServerCredentials(), &port);
   // Two processes on one port would each get half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Clients ask often whether we still run: a process that stands still breaks no connection.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   builder.SetMaxReceiveMessageSize(limits::kGrpcMessageBytesMax);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();

@@ -1,8 +1,12 @@
 // A client of the public API: one blocking call per method, and streams by callback so that a few
 // threads hold thousands of them. Used by the command line, tests and benchmarks. Any thread.
 //
+// A stream that breaks after Accepted is resumed by itself, at the next gateway: what the caller
+// sees is one stream. A gateway that stands still breaks its streams too (keepalive).
+//
 // Invariants:
-// 1. A stream calls on_event in order, one call at a time, then on_done exactly once.
+// 1. A stream calls on_event in order, one call at a time, then on_done exactly once. Whatever
+//    breaks and is resumed meanwhile, no event comes twice.
 // 2. The client may be destroyed at any time: its streams are cancelled and waited for.
 #ifndef REPRISE_CLI_CLIENT_GENERATION_CLIENT_H_
 #define REPRISE_CLI_CLIENT_GENERATION_CLIENT_H_
@@ -16,6 +20,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "cli/client/completion.h"
 #include "common/mutex.h"
 #include "common/status.h"
 #include "reprise/v1/generation.grpc.pb.h"
@@ -23,10 +28,18 @@
 namespace reprise::client {
 
 struct ClientOptions {
-  std::string address;  // host:port of a gateway
-  // TCP connections, used in turn by streams: the work of one connection is done by one thread at a
-  // time.
+  std::string address;  // host:port of a gateway, or of several, separated by commas
+  // TCP connections to each gateway, used in turn by streams: the work of one connection is done by
+  // one thread at a time.
   int connections = 1;
+  // Of one break: tries and time until a token comes again. 0 tries: a broken stream stays broken.
+  int resume_tries = 20;
+  int64_t resume_timeout_ms = 30'000;
+  int64_t resume_backoff_first_ms = 50;  // before the second try, then doubled
+  int64_t resume_backoff_max_ms = 1'000;
+  // A connection whose gateway does not answer a ping within the second is broken.
+  int64_t keepalive_ms = 500;
+  int64_t keepalive_timeout_ms = 1'000;
   int64_t call_timeout_ms = 30'000;  // of everything but streams
 };
 
@@ -34,7 +47,7 @@ struct ClientOptions {
 class GenerationStream {
  public:
   virtual ~GenerationStream() = default;
-  // Breaks the stream (the gateway ends the request); on_done follows.
+  // Breaks the stream (the request waits for its resume window, then ends); on_done follows.
   virtual void Abandon() = 0;
 };
 
@@ -45,32 +58,12 @@ struct StreamCallbacks {
   std::function<void(const Status&)> on_done;
 };
 
-// Everything a request gave.
-struct Completion {
-  struct Branch {
-    std::vector<int32_t> ids;
-    std::vector<float> logprobs;
-    std::string text;
-    v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
-  };
-  v1::Accepted accepted;
-  std::vector<Branch> branches;
-  v1::Finished finished;
-
-  // Takes the next event of the stream. INTERNAL when the stream breaks its promises: an index out
-  // of order, an event before Accepted or after Finished, a count that does not add up.
-  Status Add(const v1::GenerateEvent& event);
-
- private:
-  Status AddToken(const v1::Token& token);
-};
-
 class GenerationClient {
  public:
   explicit GenerationClient(ClientOptions options);
   ~GenerationClient();
 
-  // The stream starts at once.
+  // The stream starts at once. A gateway that cannot be reached is passed over.
   std::shared_ptr<GenerationStream> Start(v1::GenerateRequest request, StreamCallbacks callbacks);
 
   // Blocks until the request has ended; `on_event` may be null. The status is the call's, or that
@@ -86,10 +79,15 @@ class GenerationClient {
  private:
   class Stream;
   void Forget(Stream* stream);
-  void Prepare(grpc::ClientContext& context) const;
+  // At one gateway after the other, while they cannot be reached.
+  template <typename Request, typename Response>
+  Status Call(grpc::Status (v1::Generation::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                           Response*),
+              const Request& request, Response* response);
 
   const ClientOptions options_;
-  std::vector<std::unique_ptr<v1::Generation::Stub>> stubs_;
+  size_t gateways_ = 1;
+  std::vector<std::unique_ptr<v1::Generation::Stub>> stubs_;  // gateways in turn
   std::atomic<uint64_t> next_stub_{0};
   Mutex mu_;
   CondVar empty_;

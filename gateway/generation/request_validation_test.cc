@@ -206,5 +206,83 @@ TEST(RequestValidation, TextWaitsForItsTokens) {
   EXPECT_THAT(result->prompt, ElementsAre(4, 5));
 }
 
+v1::GenerateRequest Resuming() {
+  v1::GenerateRequest request = Ids();
+  request.set_request_id("r");
+  request.mutable_sampling()->set_seed(7);
+  request.mutable_sampling()->set_n(2);
+  request.mutable_sampling()->set_max_tokens(3);
+  request.mutable_resume()->set_handle(std::string(limits::kResumeHandleBytes, 'h'));
+  request.mutable_resume()->add_received()->add_ids(4);
+  return request;
+}
+
+TEST(RequestValidation, AResumeKeepsWhatTheClientHas) {
+  const auto request = ValidateGenerateRequest(Resuming(), TestModel());
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_TRUE(request->resume && request->has_input);
+  EXPECT_EQ(request->resume_handle, std::string(16, 'h'));
+  ASSERT_EQ(request->received.size(), 1u);
+  EXPECT_THAT(request->received[0], ElementsAre(4));
+  v1::GenerateRequest bare = Resuming();
+  bare.clear_input();
+  bare.clear_sampling();
+  const auto attach = ValidateGenerateRequest(bare, TestModel());
+  ASSERT_TRUE(attach.ok()) << attach.status();
+  EXPECT_FALSE(attach->has_input);
+}
+
+TEST(RequestValidation, AResumeThatCannotBeIsRefusedByName) {
+  const struct {
+    std::function<void(v1::GenerateRequest&)> spoil;
+    const char* message;
+  } cases[] = {
+      {[](auto& r) { r.clear_request_id(); }, "request_id is empty"},
+      {[](auto& r) { r.mutable_resume()->set_handle("short"); },
+       "resume.handle has 5 bytes, it must have 16"},
+      {[](auto& r) { r.mutable_sampling()->clear_seed(); }, "no sampling.seed"},
+      {[](auto& r) {
+         r.mutable_resume()->add_received();
+         r.mutable_resume()->add_received();
+       },
+       "resume.received has 3 entries, the limit is 2"},
+      {[](auto& r) { r.mutable_resume()->mutable_received(0)->add_ids(512); }, "token id 512"},
+      {[](auto& r) {
+         for (int i = 0; i < 3; ++i) r.mutable_resume()->mutable_received(0)->add_ids(1);
+       },
+       "resume.received.ids has 4 entries, the limit is 3"},
+  };
+  for (const auto& c : cases) {
+    v1::GenerateRequest message = Resuming();
+    c.spoil(message);
+    const auto request = ValidateGenerateRequest(message, TestModel());
+    EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument) << c.message;
+    EXPECT_THAT(std::string(request.status().message()), HasSubstr(c.message));
+  }
+  v1::GenerateRequest fresh = Resuming();
+  fresh.clear_resume();
+  fresh.clear_input();
+  EXPECT_FALSE(ValidateGenerateRequest(fresh, TestModel()).ok()) << "only a resume has no input";
+}
+
+TEST(RequestValidation, WindowAndReplicasHaveDefaultsAndLimits) {
+  const auto plain = ValidateGenerateRequest(Ids(), TestModel());
+  EXPECT_EQ(plain->resume_window_ms, limits::kResumeWindowMsDefault);
+  EXPECT_EQ(plain->replica_stores, 0) << "the cluster's default";
+  v1::GenerateRequest none = Ids();
+  none.set_resume_window_ms(0);
+  none.set_replicas(0);
+  const auto bare = ValidateGenerateRequest(none, TestModel());
+  EXPECT_EQ(bare->resume_window_ms, 0);
+  EXPECT_EQ(bare->replica_stores, -1);
+  none.set_resume_window_ms(limits::kResumeWindowMsMax + 1);
+  EXPECT_THAT(std::string(ValidateGenerateRequest(none, TestModel()).status().message()),
+              HasSubstr("resume_window_ms is 600001, allowed are 0 to 600000"));
+  none.set_resume_window_ms(1);
+  none.set_replicas(limits::kReplicaStoresMax + 1);
+  EXPECT_THAT(std::string(ValidateGenerateRequest(none, TestModel()).status().message()),
+              HasSubstr("replicas is 9, allowed are 0 to 8"));
+}
+
 }  // namespace
 }  // namespace reprise::gateway

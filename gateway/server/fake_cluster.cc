@@ -125,10 +125,14 @@ v1::ServeRequest::CancelOne FakeWorker::WaitForCancel(size_t nth) {
   while (cancels_.size() < nth) changed_.Wait(mu_);
   return cancels_[nth - 1];
 }
-v1::ServeRequest::Detach FakeWorker::WaitForDetach(size_t nth) {
+v1::ServeRequest::Detach FakeWorker::WaitForDetach(uint64_t owner_epoch) {
   MutexLock lock(mu_);
-  while (detaches_.size() < nth) changed_.Wait(mu_);
-  return detaches_[nth - 1];
+  while (true) {
+    for (const auto& detach : detaches_) {
+      if (detach.attempt().owner_epoch() == owner_epoch) return detach;
+    }
+    changed_.Wait(mu_);
+  }
 }
 size_t FakeWorker::submits() const {
   MutexLock lock(mu_);

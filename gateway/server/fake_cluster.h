@@ -49,7 +49,8 @@ class FakeWorker final : public v1::Worker::Service {
   v1::Submit WaitForSubmit(size_t nth);
   v1::Attach WaitForAttach(size_t nth);
   v1::ServeRequest::CancelOne WaitForCancel(size_t nth);
-  v1::ServeRequest::Detach WaitForDetach(size_t nth);
+  // Of an attempt of this owner.
+  v1::ServeRequest::Detach WaitForDetach(uint64_t owner_epoch);
   size_t submits() const;
   size_t cancels() const;
 

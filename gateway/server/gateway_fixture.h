@@ -105,7 +105,8 @@ class RunningGateway {
                                      }});
     });
     address_ = ready.get();
-    client_ = std::make_unique<GenerationClient>(client::ClientOptions{.address = address_});
+    client_ = std::make_unique<GenerationClient>(
+        client::ClientOptions{.address = address_, .resume_tries = 0});
   }
   ~RunningGateway() { Stop(); }
   void Stop() {

@@ -70,7 +70,6 @@ class GatewayResumeTest : public GatewayTest {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
     EXPECT_FALSE(reading.completion().finished.has_usage()) << "it has not ended";
     EXPECT_EQ(reading.completion().branches[0].ids, Prefix(truth_, 5));
-    EXPECT_EQ(a_.WaitForDetach(1).request_id(), accepted_.request_id());
     a_.FallSilentAfter(INT32_MAX);
   }
 
@@ -187,8 +186,9 @@ TEST_F(GatewayResumeTest, ContradictingIdsEndOnlyTheirClientsStream) {
   EXPECT_TRUE(ended.status.ok()) << ended.status;
   EXPECT_EQ(ended.finished.code(), static_cast<int>(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(ended.ids, IsEmpty());
-  EXPECT_EQ(a_.WaitForDetach(2).attempt().owner_epoch(), 2u);
-  EXPECT_EQ(a_.WaitForDetach(3).attempt().owner_epoch(), 3u);
+  for (const uint64_t epoch : {2, 3}) {
+    EXPECT_EQ(a_.WaitForDetach(epoch).request_id(), accepted_.request_id());
+  }
   EXPECT_EQ(a_.cancels(), 0u) << "the request goes on";
   const Rest rest = Read(address_, Resume(Request(12), accepted_, Prefix(truth_, 5)));
   EXPECT_TRUE(rest.status.ok()) << rest.status;

@@ -1,5 +1,5 @@
 // The example in docs/examples/python against a real cluster: it prints the very text that our own
-// client gets for the same seed.
+// client gets for the same seed. And its own test, against scripted gateways.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -14,6 +14,27 @@ namespace {
 
 constexpr int kNoPython = 77;
 
+// Its output and how it ended; nothing without Python gRPC.
+struct Ran {
+  std::string text;
+  ExitStatus exit;
+};
+StatusOr<Ran> RunExample(const std::string& address) {
+  ASSIGN_OR_RETURN(const auto scratch, harness::ScratchDir::Create());
+  SubprocessOptions run;
+  run.argv = {"tests/e2e/python_client.sh", address,
+              ProjectFile("docs/examples/python/generate.py"), scratch->path()};
+  run.out = SubprocessOutput::Pipe();
+  ASSIGN_OR_RETURN(const auto process, Subprocess::Spawn(run));
+  Ran ran;
+  char buffer[4096];
+  for (ssize_t n; (n = read(process->out_fd(), buffer, sizeof buffer)) > 0;) {
+    ran.text.append(buffer, static_cast<size_t>(n));
+  }
+  ran.exit = process->Wait();
+  return ran;
+}
+
 TEST(PythonClientTest, PrintsTheSameTextAsOurClient) {
   auto up = harness::Up::Start("cli/reprise", ProjectFile("models/demo"));
   ASSERT_TRUE(up.ok()) << up.status();
@@ -25,25 +46,24 @@ TEST(PythonClientTest, PrintsTheSameTextAsOurClient) {
   const auto want = client.Generate(request);
   ASSERT_TRUE(want.ok()) << want.status();
 
-  const auto scratch = harness::ScratchDir::Create();
-  ASSERT_TRUE(scratch.ok()) << scratch.status();
-  SubprocessOptions run;
-  run.argv = {"tests/e2e/python_client.sh", (*up)->gateway(),
-              ProjectFile("docs/examples/python/generate.py"), (*scratch)->path()};
-  run.out = SubprocessOutput::Pipe();
-  const auto process = Subprocess::Spawn(run);
-  ASSERT_TRUE(process.ok()) << process.status();
-  std::string text;
-  char buffer[4096];
-  for (ssize_t n; (n = read((*process)->out_fd(), buffer, sizeof buffer)) > 0;) {
-    text.append(buffer, static_cast<size_t>(n));
-  }
-  const ExitStatus exit = (*process)->Wait();
-  if (exit.code == kNoPython) {
+  // The first gateway is not there.
+  const auto ran = RunExample("127.0.0.1:1," + (*up)->gateway());
+  ASSERT_TRUE(ran.ok()) << ran.status();
+  if (ran->exit.code == kNoPython) {
     GTEST_SKIP() << "no Python gRPC here and no package index to get it from";
   }
-  ASSERT_TRUE(exit.ok()) << exit.ToString() << text;
-  EXPECT_THAT(text, testing::HasSubstr(want->branches[0].text));
+  ASSERT_TRUE(ran->exit.ok()) << ran->exit.ToString() << ran->text;
+  EXPECT_THAT(ran->text, testing::HasSubstr(want->branches[0].text));
+}
+
+TEST(PythonClientTest, ResumesBrokenStreams) {
+  const auto ran = RunExample("test");
+  ASSERT_TRUE(ran.ok()) << ran.status();
+  if (ran->exit.code == kNoPython) {
+    GTEST_SKIP() << "no Python gRPC here and no package index to get it from";
+  }
+  EXPECT_TRUE(ran->exit.ok()) << ran->exit.ToString() << ran->text;
+  EXPECT_THAT(ran->text, testing::HasSubstr("OK"));
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 
     generate.py --address 127.0.0.1:PORT "Once upon a time"
     generate.py --address 127.0.0.1:PORT --ids 1,17,42 --max-tokens 8
+
+With several addresses, separated by commas, the stream goes on when its gateway dies (resuming.py).
 """
 
 import argparse
@@ -13,6 +15,8 @@ import sys
 import tempfile
 
 import grpc
+
+from resuming import ResumingStream
 
 PROTO_ROOT = pathlib.Path(__file__).resolve().parents[3] / "proto"
 PROTO = "reprise/v1/generation.proto"
@@ -53,7 +57,7 @@ def make_request(pb, options):
     return request
 
 
-def stream(pb, stub, options):
+def stream(pb, gateways, options):
     """Prints branch 0 as it comes, then every other branch; returns the Finished event."""
     texts = {}
     finished = None
@@ -63,10 +67,10 @@ def stream(pb, stub, options):
         if branch == 0:
             print(text, end="", flush=True)
 
-    for event in stub.Generate(make_request(pb, options)):
+    for event in gateways.generate(make_request(pb, options)):
         kind = event.WhichOneof("event")
         if kind == "accepted":
-            # The handle is a secret: whoever has it may cancel this request.
+            # The handle is a secret: whoever has it may cancel this request, and go on with it.
             print(f"[request {event.accepted.request_id}, seed {event.accepted.seed}, "
                   f"{event.accepted.prompt_tokens} prompt tokens]", file=sys.stderr)
         elif kind == "tokens":
@@ -87,7 +91,7 @@ def stream(pb, stub, options):
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Stream one answer from a Reprise gateway.")
     parser.add_argument("prompt", nargs="?", default="Once upon a time", help="text to continue")
-    parser.add_argument("--address", required=True, help="HOST:PORT of the gateway's gRPC door")
+    parser.add_argument("--address", required=True, help="HOST:PORT of a gateway's gRPC door, or of several, by commas")
     parser.add_argument("--ids", type=lambda s: [int(i) for i in s.split(",")], help="token ids instead of text")
     parser.add_argument("--max-tokens", type=int)
     parser.add_argument("--temperature", type=float, help="0 is greedy")
@@ -102,16 +106,19 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    with tempfile.TemporaryDirectory() as out, grpc.insecure_channel(options.address) as channel:
+    with tempfile.TemporaryDirectory() as out:
         pb, pb_grpc = load_stubs(options.proto, out)
+        gateways = ResumingStream(pb, pb_grpc, options.address.split(","))
         try:
-            finished = stream(pb, pb_grpc.GenerationStub(channel), options)
-        except grpc.RpcError as error:  # refused: there was no request
-            print(f"refused: {error.code().name}: {error.details()}", file=sys.stderr)
-            return 2
-    if finished is None:
-        print("the stream ended without its Finished event", file=sys.stderr)
-        return 3
+            finished = stream(pb, gateways, options)
+        except grpc.RpcError as error:
+            broken = gateways.accepted is not None
+            print(f"{'broken off' if broken else 'refused'}: {error.code().name}: {error.details()}", file=sys.stderr)
+            return 3 if broken else 2
+        finally:
+            gateways.close()
+    if gateways.resumes > 0:
+        print(f"[resumed {gateways.resumes} time(s)]", file=sys.stderr)
     usage = finished.usage
     reasons = ", ".join(pb.FinishReason.Name(b.reason).removeprefix("FINISH_REASON_") for b in finished.branches)
     print(f"[{usage.generated_tokens} tokens ({reasons}), {usage.cached_tokens} of {usage.prompt_tokens} "
