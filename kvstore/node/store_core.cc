@@ -21,6 +21,7 @@ void StoreCore::Restore(const BlockRecord& record, Slot disk_slot) {
     return;
   }
   disk_free_.erase(free);
+  ++disk_used_;
   Block& block = blocks_[record.id];
   block.first_position = record.first_position;
   block.checksums = record.checksums;
@@ -30,18 +31,29 @@ void StoreCore::Restore(const BlockRecord& record, Slot disk_slot) {
   events_.Added(record.id);
 }
 
+// Eviction order -------------------------------------------------------------------------------
+
+void StoreCore::Unlist(Block& block) {
+  if (std::exchange(block.in_memory_lru, false)) memory_lru_.erase(block.use);
+  if (std::exchange(block.in_disk_lru, false)) disk_lru_.erase(block.use);
+}
+
+void StoreCore::Relist(const BlockId& id, Block& block) {
+  Unlist(block);
+  const bool leased = !block.leases.empty();
+  // One being written or loaded is read from, or filled into, the slot it has.
+  block.in_memory_lru = block.memory == Memory::kComplete && block.disk != Disk::kWriting &&
+                        (!leased || block.disk == Disk::kComplete);
+  block.in_disk_lru = block.disk == Disk::kComplete && block.memory != Memory::kLoading &&
+                      (!leased || block.memory == Memory::kComplete);
+  if (block.in_memory_lru) memory_lru_.emplace(block.use, id);
+  if (block.in_disk_lru) disk_lru_.emplace(block.use, id);
+}
+
 void StoreCore::Touch(const BlockId& id, Block& block) {
-  const Use use{now_ / kSecond, -block.first_position, ++use_counter_};
-  if (block.memory_slot >= 0) {
-    memory_lru_.erase(block.memory_use);
-    memory_lru_.emplace(use, id);
-    block.memory_use = use;
-  }
-  if (block.disk_slot >= 0) {
-    disk_lru_.erase(block.disk_use);
-    disk_lru_.emplace(use, id);
-    block.disk_use = use;
-  }
+  Unlist(block);
+  block.use = {now_ / kSecond, -block.first_position, ++use_counter_};
+  Relist(id, block);
 }
 
 // Slots --------------------------------------------------------------------------------------
@@ -58,6 +70,7 @@ std::optional<Slot> StoreCore::AllocateDisk() {
   if (disk_free_.empty() && !EvictOneFromDisk()) return std::nullopt;
   const Slot slot = disk_free_.back();
   disk_free_.pop_back();
+  ++disk_used_;
   return slot;
 }
 
@@ -65,10 +78,11 @@ bool StoreCore::EvictOneFromMemory() {
   for (const auto& [use, id] : memory_lru_) {
     Block& block = blocks_.at(id);
     const bool quiet = memory_[static_cast<size_t>(block.memory_slot)].pins == 0;
-    if (block.memory != Memory::kComplete || block.disk == Disk::kWriting || !quiet) continue;
+    if (!quiet) continue;
     const BlockId victim = id;
     ++counters_.memory_evictions;
     ReleaseMemory(block);
+    Relist(victim, block);
     EraseIfGone(victim);
     return true;
   }
@@ -76,17 +90,14 @@ bool StoreCore::EvictOneFromMemory() {
 }
 
 bool StoreCore::EvictOneFromDisk() {
-  for (const auto& [use, id] : disk_lru_) {
-    Block& block = blocks_.at(id);
-    // A block being loaded is read from its slot; one being written is not complete.
-    if (block.disk != Disk::kComplete || block.memory == Memory::kLoading) continue;
-    const BlockId victim = id;
-    ++counters_.disk_evictions;
-    ReleaseDisk(block);
-    EraseIfGone(victim);
-    return true;
-  }
-  return false;
+  if (disk_lru_.empty()) return false;
+  const BlockId victim = disk_lru_.begin()->second;
+  Block& block = blocks_.at(victim);
+  ++counters_.disk_evictions;
+  ReleaseDisk(block);
+  Relist(victim, block);
+  EraseIfGone(victim);
+  return true;
 }
 
 void StoreCore::GiveMemory(const BlockId& id, Block& block, Slot slot) {
@@ -95,11 +106,28 @@ void StoreCore::GiveMemory(const BlockId& id, Block& block, Slot slot) {
   Touch(id, block);
 }
 
+void StoreCore::DropMemory(Slot slot, bool ended) {
+  MemorySlot& dropped = memory_[static_cast<size_t>(slot)];
+  dropped.owned = false;
+  if (dropped.pins == 0) {
+    memory_free_.push_back(slot);
+  } else if (ended) {
+    dropped.stranded = true;
+    ++stranded_slots_;
+  }
+}
+
+void StoreCore::Pin(Slot slot) { ++memory_[static_cast<size_t>(slot)].pins; }
+
+void StoreCore::UnpinSlot(Slot slot) {
+  MemorySlot& pinned = memory_[static_cast<size_t>(slot)];
+  if (--pinned.pins > 0 || pinned.owned) return;
+  if (std::exchange(pinned.stranded, false)) --stranded_slots_;
+  memory_free_.push_back(slot);
+}
+
 void StoreCore::ReleaseMemory(Block& block) {
-  MemorySlot& slot = memory_[static_cast<size_t>(block.memory_slot)];
-  slot.owned = false;
-  if (slot.pins == 0) memory_free_.push_back(block.memory_slot);
-  memory_lru_.erase(block.memory_use);
+  DropMemory(block.memory_slot, false);
   block.memory_slot = -1;
   block.memory = Memory::kNone;
   block.layers_ready = 0;
@@ -108,16 +136,20 @@ void StoreCore::ReleaseMemory(Block& block) {
 void StoreCore::ReleaseDisk(Block& block) {
   commands_.push_back(ForgetDisk{block.disk_slot});
   disk_free_.push_back(block.disk_slot);
-  disk_lru_.erase(block.disk_use);
+  --disk_used_;
   block.disk_slot = -1;
   block.disk = Disk::kNone;
 }
 
 void StoreCore::EraseIfGone(const BlockId& id) {
-  const Block& block = blocks_.at(id);
+  Block& block = blocks_.at(id);
   if (block.memory_slot >= 0 || block.disk_slot >= 0) return;
+  Unlist(block);
   events_.Removed(id);
-  blocks_.erase(id);
+  const auto gone = blocks_.extract(id);
+  if (gone.mapped().leases.empty()) return;
+  --leased_blocks_;
+  OnBlockLost(gone.mapped().leases, gone.mapped().first_position);
 }
 
 // Offers and fetches ---------------------------------------------------------------------------
@@ -125,6 +157,10 @@ void StoreCore::EraseIfGone(const BlockId& id) {
 void StoreCore::OnOffer(const Offer& offer, TimeNs now) {
   now_ = now;
   ++counters_.offers;
+  if (!NoteAttempt(offer.request)) {
+    ++counters_.refused_stale;
+    return;
+  }
   ChainContext chain = chain_;
   chain.tenant_salt = offer.tenant_salt;
   std::vector<BlockId> ids;
@@ -134,77 +170,107 @@ void StoreCore::OnOffer(const Offer& offer, TimeNs now) {
     parent = ChildId(chain, parent, std::span(offer.tokens).subspan(at, block), offer.derivation);
     ids.push_back(parent);
   }
-  AdmitOffered(offer, ids);
+  Sequence* const sequence = OfferedTo(offer);
+  const bool whole = AdmitOffered(offer, ids, sequence);
+  if (!whole) ++counters_.offers_dropped;
+  if (sequence == nullptr) return;
+  CountComplete(*sequence);
+  Tell(*sequence,
+       whole ? absl::OkStatus() : absl::ResourceExhaustedError("no room for all offered blocks"));
 }
 
-void StoreCore::AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids) {
+bool StoreCore::AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids,
+                             Sequence* sequence) {
   StartStoreFetch fetch{.fetch = next_fetch_,
                         .source = offer.source,
                         .request = offer.request,
                         .items = {},
                         .timeout_ns = options_.fetch_timeout_ns};
-  const bool room = fetches_.size() < static_cast<size_t>(options_.fetches_max);
-  bool dropped = false;
+  const bool may_fetch = fetches_.size() < static_cast<size_t>(options_.fetches_max);
+  bool whole = true;
   for (size_t i = 0; i < ids.size(); ++i) {
+    const int64_t position = offer.first_position + static_cast<int64_t>(i) * options_.block_tokens;
     if (const auto it = blocks_.find(ids[i]); it != blocks_.end()) {
       Touch(ids[i], it->second);
-      continue;
+    } else {
+      const std::optional<Slot> slot = may_fetch ? AllocateMemory() : std::nullopt;
+      if (!slot.has_value()) {
+        whole = false;
+        break;  // a later block without this one is of no use
+      }
+      Block& block = blocks_[ids[i]];
+      block.first_position = position;
+      block.memory = Memory::kFetching;
+      block.checksums.assign(options_.layers, 0);
+      GiveMemory(ids[i], block, *slot);
+      fetch.items.push_back({ids[i], block.first_position, *slot});
     }
-    const std::optional<Slot> slot = room ? AllocateMemory() : std::nullopt;
-    if (!slot.has_value()) {
-      dropped = true;
-      break;  // a later block without this one is of no use
+    // At once, so that room for the next ones is not made of this one.
+    if (sequence != nullptr &&
+        !Lease(*sequence, position / options_.block_tokens, ids[i], offer.request.attempt)) {
+      ++counters_.refused_contradiction;
+      sequence = nullptr;
     }
-    Block& block = blocks_[ids[i]];
-    block.first_position = offer.first_position + static_cast<int64_t>(i) * options_.block_tokens;
-    block.memory = Memory::kFetching;
-    block.checksums.assign(options_.layers, 0);
-    GiveMemory(ids[i], block, *slot);
-    fetch.items.push_back({ids[i], block.first_position, *slot});
   }
-  if (dropped) ++counters_.offers_dropped;
-  if (fetch.items.empty()) return;
-  std::vector<BlockId>& items = fetches_[next_fetch_++];
-  for (const auto& item : fetch.items) items.push_back(item.id);
+  if (fetch.items.empty()) return whole;
+  std::vector<FetchItem>& items = fetches_[next_fetch_++];
+  for (const auto& item : fetch.items) items.push_back({item.id, item.slot});
   commands_.push_back(std::move(fetch));
+  return whole;
 }
 
 void StoreCore::OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t checksum) {
   const auto it = fetches_.find(fetch);
   if (it == fetches_.end() || item >= it->second.size() || layer >= options_.layers) return;
-  const BlockId& id = it->second[item];
-  Block& block = blocks_.at(id);
-  if (layer != block.layers_ready) return;  // layers come in ascending order, once
-  block.checksums[layer] = checksum;
-  ++block.layers_ready;
-  commands_.push_back(PublishBlock{id, block.layers_ready});
+  FetchItem& fetched = it->second[item];
+  if (layer != fetched.layers_ready) return;  // layers come in ascending order, once
+  ++fetched.layers_ready;
+  if (!fetched.detached) {
+    Block& block = blocks_.at(fetched.id);
+    block.checksums[layer] = checksum;
+    block.layers_ready = fetched.layers_ready;
+  }
+  commands_.push_back(PublishBlock{fetched.id, fetched.layers_ready});
 }
 
 void StoreCore::OnFetchDone(uint64_t fetch, const std::vector<Status>& items, TimeNs now) {
   now_ = now;
   const auto it = fetches_.find(fetch);
   if (it == fetches_.end()) return;
-  const std::vector<BlockId> ids = std::move(it->second);
+  const std::vector<FetchItem> fetched = std::move(it->second);
   fetches_.erase(it);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    FinishItem(ids[i], i < items.size() ? items[i] : absl::InternalError("no status"));
+  for (size_t i = 0; i < fetched.size(); ++i) {
+    FinishItem(fetched[i], i < items.size() ? items[i] : absl::InternalError("no status"));
   }
   StartDiskIo();
 }
 
-void StoreCore::FinishItem(const BlockId& id, const Status& status) {
-  Block& block = blocks_.at(id);
-  if (status.ok() && block.layers_ready == options_.layers) {
-    block.memory = Memory::kComplete;
-    ++counters_.blocks_stored;
-    events_.Added(id);
-    if (options_.disk_slots > 0) write_queue_.push_back(id);
+void StoreCore::FinishItem(const FetchItem& item, const Status& status) {
+  const bool arrived = status.ok() && item.layers_ready == options_.layers;
+  if (!arrived) {
+    ++counters_.fetch_items_failed;
+    commands_.push_back(WithdrawBlock{item.id});
+  }
+  if (item.detached) {
+    UnpinSlot(item.slot);
     return;
   }
-  ++counters_.fetch_items_failed;
-  commands_.push_back(WithdrawBlock{id});
+  Block& block = blocks_.at(item.id);
+  if (arrived) {
+    block.memory = Memory::kComplete;
+    ++counters_.blocks_stored;
+    CompleteBlock(item.id, block);
+    return;
+  }
   ReleaseMemory(block);
-  EraseIfGone(id);
+  EraseIfGone(item.id);
+}
+
+void StoreCore::CompleteBlock(const BlockId& id, Block& block) {
+  Relist(id, block);
+  events_.Added(id);
+  if (options_.disk_slots > 0) write_queue_.push_back(id);
+  OnBlockComplete(block);
 }
 
 // Disk -----------------------------------------------------------------------------------------
@@ -240,9 +306,11 @@ bool StoreCore::StartWrite(const BlockId& id) {
   return true;
 }
 
-void StoreCore::OnDiskWritten(const BlockId& id, const Status& status) {
+void StoreCore::OnDiskWritten(const BlockId& id, const Status& status,
+                              std::vector<uint32_t> checksums) {
   --disk_io_;
   Block& block = blocks_.at(id);  // a block being written is never dropped
+  if (block.checksums.empty()) block.checksums = std::move(checksums);
   if (status.ok()) {
     block.disk = Disk::kComplete;
     ++counters_.disk_writes;
@@ -250,6 +318,7 @@ void StoreCore::OnDiskWritten(const BlockId& id, const Status& status) {
     ++counters_.disk_failures;
     ReleaseDisk(block);
   }
+  Relist(id, block);
   StartDiskIo();
 }
 
@@ -266,6 +335,7 @@ void StoreCore::OnDiskLoaded(const BlockId& id, const Status& status) {
     block.memory = Memory::kComplete;
     block.layers_ready = options_.layers;
     ++counters_.disk_loads;
+    Relist(id, block);
     commands_.push_back(PublishBlock{id, options_.layers});
   } else {
     ++counters_.disk_failures;
@@ -283,8 +353,9 @@ StoreCore::Found StoreCore::Find(const BlockId& id, TimeNs now) {
   now_ = now;
   const auto it = blocks_.find(id);
   if (it == blocks_.end()) {
-    ++counters_.misses;
-    return {};
+    std::optional<Found> tail = FindTail(id);
+    ++(tail.has_value() ? counters_.hits : counters_.misses);
+    return tail.has_value() ? *std::move(tail) : Found();
   }
   Block& block = it->second;
   if (block.memory_slot < 0) {
@@ -300,23 +371,26 @@ StoreCore::Found StoreCore::Find(const BlockId& id, TimeNs now) {
   }
   ++counters_.hits;
   Touch(id, block);
-  const uint64_t pin = next_pin_++;
-  pins_.emplace(pin, block.memory_slot);
-  ++memory_[static_cast<size_t>(block.memory_slot)].pins;
+  Found found = FoundAt(block.memory_slot);
   const bool ready = block.memory == Memory::kComplete;
-  return {.state = ready ? Found::State::kReady : Found::State::kPending,
-          .slot = block.memory_slot,
-          .layers_ready = block.layers_ready,
-          .first_position = block.first_position,
-          .checksums = ready ? block.checksums : std::vector<uint32_t>(),
-          .pin = pin};
+  found.state = ready ? Found::State::kReady : Found::State::kPending;
+  found.layers_ready = block.layers_ready;
+  found.first_position = block.first_position;
+  if (ready) found.checksums = block.checksums;
+  return found;
+}
+
+StoreCore::Found StoreCore::FoundAt(Slot slot) {
+  Found found{.slot = slot, .checksums = {}, .pin = next_pin_++};
+  pins_.emplace(found.pin, slot);
+  Pin(slot);
+  return found;
 }
 
 void StoreCore::Unpin(uint64_t pin) {
   const auto it = pins_.find(pin);
   if (it == pins_.end()) return;
-  MemorySlot& slot = memory_[static_cast<size_t>(it->second)];
-  if (--slot.pins == 0 && !slot.owned) memory_free_.push_back(it->second);
+  UnpinSlot(it->second);
   pins_.erase(it);
 }
 
@@ -330,10 +404,9 @@ TierCounts StoreCore::memory() const {
 }
 
 TierCounts StoreCore::disk() const {
-  const Slot free = static_cast<Slot>(disk_free_.size());
   return {.total = options_.disk_slots,
-          .free = free,
-          .used = static_cast<Slot>(disk_lru_.size()),
+          .free = static_cast<Slot>(disk_free_.size()),
+          .used = disk_used_,
           .quarantined = 0};
 }
 

@@ -1,7 +1,8 @@
-// The pure life cycle of blocks in a store node: which ids are held, in which memory and disk
-// slots, what is fetched, written back, loaded, evicted and announced. Deterministic: (state,
-// event, now) -> (state, commands); no threads, clocks, I/O or logging. The shell (store_server)
-// and the simulator run this very class. One thread at a time; the shell guards it by a mutex.
+// The pure life cycle of blocks and replica tails in a store node: which ids are held, in which
+// memory and disk slots, what is fetched, appended, sealed, written back, loaded, evicted and
+// announced. Deterministic: (state, event, now) -> (state, commands); no threads, clocks, I/O or
+// logging. The shell (store_server) and the simulator run this very class. One thread at a time;
+// the shell guards it by a mutex.
 //
 // Invariants:
 // 1. Per tier, used + free + quarantined == total at every moment.
@@ -9,7 +10,14 @@
 //    that use has ended (quarantine), whatever happened to its block.
 // 3. A block is listed exactly while its bytes are complete in memory or on disk; every listing and
 //    unlisting is one numbered event.
-// 4. Ids are derived here from the offered tokens; a claimed id is never trusted.
+// 4. Ids are derived here from the offered or appended tokens; a claimed id is never trusted.
+// 5. A block leased by a live sequence is never evicted from memory and disk both. Every link of a
+//    chain is a block that exists and is leased by that sequence.
+// 6. Rows of a tail that somebody may be reading never change, nor do the bytes around them: rows
+// are
+//    written only into a slot without readers (a slot with readers is copied first), and a slot
+//    being written is not readable before the write has ended.
+// 7. Nothing of a lower attempt of a request is taken once a higher one was seen.
 #ifndef REPRISE_KVSTORE_NODE_STORE_CORE_H_
 #define REPRISE_KVSTORE_NODE_STORE_CORE_H_
 
@@ -24,13 +32,15 @@
 
 #include "common/clock.h"
 #include "common/ids.h"
+#include "common/limits.h"
 #include "common/status.h"
 #include "kvstore/block/block_id.h"
 #include "kvstore/block/event_log.h"
+#include "kvstore/node/sequence.h"
+#include "kvstore/stream/fences.h"
+#include "kvstore/stream/tail.h"
 
 namespace reprise::kv {
-
-using Slot = int32_t;
 
 struct StoreCoreOptions {
   Digest256 format_digest{};
@@ -42,13 +52,15 @@ struct StoreCoreOptions {
   TimeNs fetch_timeout_ns = 60 * kSecond;
   // Disk writes and loads in flight at once.
   int32_t disk_io_max = 4;
+  // A request whose owner's connection is gone and that nobody took over is released after this.
+  TimeNs orphan_ns = 30 * kSecond;
 };
 
 // A block's record: everything a restart needs besides the bytes.
 struct BlockRecord {
   BlockId id;
   int64_t first_position = 0;
-  std::vector<uint32_t> checksums;  // per layer
+  std::vector<uint32_t> checksums;  // per layer; of a block to be written: empty when not known yet
 };
 
 struct StoreCounters {
@@ -63,6 +75,20 @@ struct StoreCounters {
   uint64_t disk_writes = 0;
   uint64_t disk_loads = 0;
   uint64_t disk_failures = 0;
+  uint64_t append_entries = 0;
+  uint64_t append_rows = 0;  // taken
+  uint64_t refused_stale = 0;
+  uint64_t refused_released = 0;
+  uint64_t refused_gap = 0;
+  uint64_t refused_damaged = 0;
+  uint64_t refused_no_room = 0;
+  uint64_t refused_contradiction = 0;
+  uint64_t blocks_sealed = 0;
+  uint64_t tails_cut = 0;
+  uint64_t tails_copied = 0;  // because somebody read them
+  uint64_t tail_queries = 0;
+  uint64_t releases = 0;
+  uint64_t orphans_released = 0;
 };
 
 struct TierCounts {
@@ -70,6 +96,14 @@ struct TierCounts {
   Slot free = 0;
   Slot used = 0;
   Slot quarantined = 0;
+};
+
+struct ReplicaCounts {
+  int64_t requests = 0;
+  int64_t sequences = 0;
+  int64_t leased_blocks = 0;
+  int64_t tail_rows = 0;
+  int64_t stranded_slots = 0;  // of requests that ended, still in use
 };
 
 // Commands, to be carried out in order.
@@ -93,7 +127,7 @@ struct WithdrawBlock {
   BlockId id;
 };
 struct WriteDisk {
-  BlockRecord record;
+  BlockRecord record;  // its checksums may be the writer's to compute
   Slot memory_slot = 0;
   Slot disk_slot = 0;
 };
@@ -107,6 +141,12 @@ struct ForgetDisk {  // invalidate the record of an evicted disk slot
 };
 using StoreCommand =
     std::variant<StartStoreFetch, PublishBlock, WithdrawBlock, WriteDisk, LoadDisk, ForgetDisk>;
+
+// What to tell the owner of a sequence by itself; the answers to appends are returned.
+struct ToldHeld {
+  NodeKey owner;
+  HeldRows held;
+};
 
 class StoreCore {
  public:
@@ -124,14 +164,43 @@ class StoreCore {
     std::string tenant_salt;
     std::string derivation;
     std::vector<int32_t> tokens;
+    std::optional<uint32_t> branch;  // of the sequence that leases the blocks
   };
   void OnOffer(const Offer& offer, TimeNs now);
   void OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t checksum);
   void OnFetchDone(uint64_t fetch, const std::vector<Status>& items, TimeNs now);
-  void OnDiskWritten(const BlockId& id, const Status& status);
+  // `checksums` when the command had none.
+  void OnDiskWritten(const BlockId& id, const Status& status, std::vector<uint32_t> checksums = {});
   void OnDiskLoaded(const BlockId& id, const Status& status);
 
-  // What a peer may read. A found or pending block is pinned until Unpin(pin).
+  // ---- Replicas. ----
+
+  // What to do about one entry of an append.
+  struct AppendPlan {
+    // The sequence has a write under way: ask again when it has ended. Nothing else is set.
+    bool busy = false;
+    // Rows are to be written, then OnAppended called; 0: `held` is the answer.
+    uint64_t write = 0;
+    Slot copy_from = -1;  // this slot's bytes first, when there is one
+    Slot slot = 0;
+    uint32_t first_row = 0;  // of the first row written, in its block
+    uint32_t skip = 0;       // of the entry's rows: held already
+    HeldRows held;
+  };
+  AppendPlan OnAppend(const NodeKey& from, const TailEntry& entry, TimeNs now);
+  // The rows of a plan are written, or refused (DATA_LOSS).
+  HeldRows OnAppended(uint64_t write, const Status& status, TimeNs now);
+  void OnRelease(const RequestKey& request, TimeNs now);
+  StatusOr<std::vector<TailState>> OnQuery(const NodeKey& from, const RequestKey& request,
+                                           TimeNs now);
+  // An attempt of the request has shown itself.
+  void OnFence(const RequestKey& request, TimeNs now);
+  void OnPeerLost(const NodeKey& peer, TimeNs now);
+  // Releases orphans; call it now and then.
+  void OnTick(TimeNs now);
+
+  // What a peer may read. A found or pending block is pinned until Unpin(pin). A tail is found
+  // under its ReplicaTailId, without checksums and with unspecified bytes behind its rows.
   struct Found {
     enum class State { kReady, kPending, kMissing };
     State state = State::kMissing;
@@ -145,6 +214,7 @@ class StoreCore {
   void Unpin(uint64_t pin);
 
   std::vector<StoreCommand> TakeCommands() { return std::exchange(commands_, {}); }
+  std::vector<ToldHeld> TakeTold() { return std::exchange(told_, {}); }
 
   const StoreCounters& counters() const { return counters_; }
   TierCounts memory() const;
@@ -152,6 +222,9 @@ class StoreCore {
   EventLog& events() { return events_; }
   const EventLog& events() const { return events_; }
   size_t blocks() const { return events_.listed(); }
+  ReplicaCounts replicas() const;
+  // The first broken invariant of chains, leases and tails, or OK; for tests, it walks everything.
+  Status Audit() const;
 
  private:
   // Eviction order, first to go first: by the second of last use, within it the deepest block of a
@@ -171,29 +244,93 @@ class StoreCore {
     Slot memory_slot = -1;
     Slot disk_slot = -1;
     uint32_t layers_ready = 0;
-    Use memory_use;  // key in memory_lru_
-    Use disk_use;    // key in disk_lru_
+    Use use;
+    bool in_memory_lru = false;
+    bool in_disk_lru = false;
     std::vector<uint32_t> checksums;
+    std::set<uint64_t> leases;  // sequences
+    bool complete() const { return memory == Memory::kComplete || disk == Disk::kComplete; }
   };
   struct MemorySlot {
-    int32_t pins = 0;
-    bool owned = false;  // by a block; otherwise free, or quarantined while pins > 0
+    int32_t pins = 0;       // uses besides the owner's
+    bool owned = false;     // by a block or tail; otherwise free, or quarantined while pins > 0
+    bool stranded = false;  // quarantined, and its request has ended
+  };
+  struct FetchItem {
+    BlockId id;
+    Slot slot = 0;
+    uint32_t layers_ready = 0;
+    bool detached = false;  // the block became complete otherwise; the slot is only the fetch's
+  };
+  struct TailWrite {
+    uint64_t sequence = 0;
+    RequestKey request;
+    uint32_t branch = 0;
+    Slot slot = 0;
+    Slot copy_from = -1;
+    std::vector<int32_t> tokens;  // of the rows being written
+    bool awaited = false;         // a reader waits for its end
+    BlockId tail_id;
   };
 
+  // ---- Blocks and slots (store_core.cc). ----
   void Touch(const BlockId& id, Block& block);
+  // Puts the block into the eviction orders it belongs to, and out of the others.
+  void Relist(const BlockId& id, Block& block);
+  void Unlist(Block& block);
   std::optional<Slot> AllocateMemory();
   std::optional<Slot> AllocateDisk();
   bool EvictOneFromMemory();
   bool EvictOneFromDisk();
   void GiveMemory(const BlockId& id, Block& block, Slot slot);
+  void DropMemory(Slot slot, bool ended);
+  void Pin(Slot slot);
+  void UnpinSlot(Slot slot);
   void ReleaseMemory(Block& block);
   void ReleaseDisk(Block& block);
   void EraseIfGone(const BlockId& id);
-  void AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids);
-  void FinishItem(const BlockId& id, const Status& status);
+  // False when there was no room for all of it.
+  bool AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids, Sequence* sequence);
+  void FinishItem(const FetchItem& item, const Status& status);
+  void CompleteBlock(const BlockId& id, Block& block);
+  Found FoundAt(Slot slot);
   void StartDiskIo();
   bool StartWrite(const BlockId& id);
   bool StartLoad(const BlockId& id);
+
+  // ---- Sequences (store_core_replicas.cc). ----
+  bool NoteAttempt(const RequestKey& request);  // false: stale
+  StatusOr<Sequence*> OpenSequence(const NodeKey& from, const RequestKey& request, uint32_t branch,
+                                   bool takes_over);
+  void Own(ReplicaRequest& request, const std::string& id, const NodeKey& owner);
+  void Orphan(ReplicaRequest& request, const std::string& id);
+  void EndRequest(const std::string& id);
+  Sequence* OfferedTo(const Offer& offer);  // null: the offer is for the cache only
+  bool Lease(Sequence& sequence, int64_t index, const BlockId& id, const Attempt& attempt);
+  void Unlease(uint64_t sequence, const BlockId& id);
+  void CutChain(Sequence& sequence, int64_t index);
+  void AdoptPrefix(Sequence& sequence, int64_t index, const BlockId& parent);
+  // The chains of these sequences have a complete block more, or a block less.
+  void OnBlockComplete(const Block& block);
+  void OnBlockLost(const std::set<uint64_t>& leases, int64_t first_position);
+  void CountComplete(Sequence& sequence);
+  int64_t HeldOf(const Sequence& sequence) const;
+  const ChainLink* LinkAt(const Sequence& sequence, int64_t index) const;
+  void Tell(Sequence& sequence, const Status& status);
+  Status CheckEntry(const TailEntry& entry) const;
+  // Errors as in HeldRows. May cut what a lower attempt left, and drop a tail that gives way.
+  Status FitEntry(Sequence& sequence, const TailEntry& entry, bool* nothing_new);
+  Status FitChain(Sequence& sequence, const TailEntry& entry, bool* nothing_new);
+  Status FitTail(Sequence& sequence, const TailEntry& entry, bool* nothing_new);
+  Status OpenTailAt(Sequence& sequence, const TailEntry& entry);
+  Status PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPlan* plan);
+  HeldRows Answer(Sequence& sequence, const Status& status);
+  void CountRefusal(const Status& status);
+  BlockId TailIdOf(const Sequence& sequence) const;
+  void DropTail(Sequence& sequence, bool ended);
+  void Seal(Sequence& sequence);
+  void AdoptSealed(const BlockId& id, Block& block, OpenTail& tail);
+  std::optional<Found> FindTail(const BlockId& id);
 
   const StoreCoreOptions options_;
   const ChainContext chain_;
@@ -203,17 +340,29 @@ class StoreCore {
   std::vector<MemorySlot> memory_;
   std::vector<Slot> memory_free_;
   std::vector<Slot> disk_free_;
-  std::map<uint64_t, std::vector<BlockId>> fetches_;
+  Slot disk_used_ = 0;
+  std::map<uint64_t, std::vector<FetchItem>> fetches_;
   std::map<uint64_t, Slot> pins_;
   std::deque<BlockId> write_queue_;
   std::deque<BlockId> load_queue_;
+  std::map<std::string, ReplicaRequest> requests_;
+  std::map<uint64_t, Sequence> sequences_;
+  std::map<BlockId, uint64_t> tails_;  // ReplicaTailId -> sequence
+  std::map<uint64_t, TailWrite> writes_;
+  std::set<std::pair<TimeNs, std::string>> orphans_;
+  Fences fences_{limits::kFencedRequestsMax};
+  int64_t leased_blocks_ = 0;
+  int64_t stranded_slots_ = 0;
   std::vector<StoreCommand> commands_;
+  std::vector<ToldHeld> told_;
   EventLog events_;
   StoreCounters counters_;
   uint64_t use_counter_ = 0;
   TimeNs now_ = 0;  // the latest event's
   uint64_t next_fetch_ = 1;
   uint64_t next_pin_ = 1;
+  uint64_t next_sequence_ = 1;
+  uint64_t next_write_ = 1;
   int32_t disk_io_ = 0;
 };
 

@@ -8,7 +8,9 @@
 #include <utility>
 
 #include "common/bind_address.h"
+#include "common/failpoint.h"
 #include "common/log.h"
+#include "kvstore/block/checksum.h"
 #include "kvstore/stream/stream_metrics.h"
 
 namespace reprise::kv {
@@ -17,6 +19,8 @@ namespace {
 // More disk operations are never in flight than StoreCoreOptions::disk_io_max plus the forgets of
 // one eviction each.
 constexpr size_t kDiskQueueMax = 4096;
+// A disk operation that takes longer is a blocked disk.
+constexpr int64_t kDiskBlockedMs = 1'500;
 
 }  // namespace
 
@@ -59,6 +63,7 @@ StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreOptions& op
   RETURN_IF_ERROR(server->OpenTiers());
   RETURN_IF_ERROR(server->OpenStream(options, self));
   server->AddMetrics(metrics);
+  server->reaper_ = Thread("reaper", [server = server.get()] { server->ReapLoop(); });
   return server;
 }
 
@@ -66,9 +71,15 @@ StoreServer::StoreServer(const StoreOptions& options, const KvFormat& format)
     : options_(options), format_(format), digest_(format.Digest()) {}
 
 StoreServer::~StoreServer() {
-  stream_ = nullptr;  // ends all fetches and reads first
+  {
+    MutexLock lock(mu_);
+    stopping_ = true;
+    stop_.NotifyAll();
+  }
+  reaper_.Join();
+  stream_ = nullptr;  // ends all fetches, appends and reads first
   if (disk_jobs_ != nullptr) disk_jobs_->Close();
-  disk_threads_.clear();
+  disk_thread_.Join();
 }
 
 StoreCoreOptions StoreServer::CoreOptions() const {
@@ -80,7 +91,8 @@ StoreCoreOptions StoreServer::CoreOptions() const {
           .block_tokens = static_cast<int>(format_.block_tokens),
           .layers = format_.layers,
           .memory_slots = slots(options_.memory_bytes),
-          .disk_slots = options_.disk_path.empty() ? 0 : slots(options_.disk_bytes)};
+          .disk_slots = options_.disk_path.empty() ? 0 : slots(options_.disk_bytes),
+          .orphan_ns = options_.orphan_ns};
 }
 
 Status StoreServer::OpenTiers() {
@@ -112,7 +124,7 @@ Status StoreServer::OpenTiers() {
   if (disk_ != nullptr) RestoreFromDisk();
   disk_jobs_ = std::make_unique<BoundedQueue<DiskJob>>(kDiskQueueMax);
   // One thread: a slot's forget, write and load happen in the order the core decided them.
-  disk_threads_.emplace_back("disk_io", [this] { DiskLoop(); });
+  disk_thread_ = Thread("disk_io", [this] { DiskLoop(); });
   return absl::OkStatus();
 }
 
@@ -131,7 +143,7 @@ Status StoreServer::OpenStream(const StoreOptions& options, const NodeKey& self)
                        .format = format_,
                        .devices = options.devices,
                        .shared_memory = options.shared_memory};
-  ASSIGN_OR_RETURN(stream_, KvStream::Create(stream, this));
+  ASSIGN_OR_RETURN(stream_, KvStream::Create(stream, this, this));
   RETURN_IF_ERROR(stream_->Register(arena_->data, arena_->bytes));
   stream_->OnOffer([this](BlockOffer offer) { OnOffer(std::move(offer)); });
   return absl::OkStatus();
@@ -144,16 +156,17 @@ uint8_t* StoreServer::SlotData(Slot slot) const {
 // Serving ----------------------------------------------------------------------------------------
 
 SegmentSource::Block StoreServer::Find(const BlockId& id) {
-  std::vector<StoreCommand> commands;
+  Effects effects;
   StoreCore::Found found;
   {
     MutexLock lock(mu_);
     found = core_->Find(id, RealClock().NowNs());
-    commands = core_->TakeCommands();
+    effects = TakeEffects();
   }
-  Run(std::move(commands));
+  Run(std::move(effects));
   Block block;
   if (found.state == StoreCore::Found::State::kMissing) return block;
+  Failpoint("store.serve");
   block.state = found.state == StoreCore::Found::State::kReady ? State::kReady : State::kPending;
   block.layers_ready = found.layers_ready;
   block.first_position = found.first_position;
@@ -172,7 +185,8 @@ void StoreServer::Unpin(uint64_t pin) {
 // Fetching ---------------------------------------------------------------------------------------
 
 void StoreServer::OnOffer(BlockOffer offer) {
-  std::vector<StoreCommand> commands;
+  Failpoint("store.offer");
+  Effects effects;
   {
     MutexLock lock(mu_);
     if (peers_.size() >= limits::kPeersMax && !peers_.contains(offer.source.key)) peers_.clear();
@@ -183,34 +197,45 @@ void StoreServer::OnOffer(BlockOffer offer) {
                     .first_position = offer.first_position,
                     .tenant_salt = std::move(offer.tenant_salt),
                     .derivation = std::move(offer.derivation),
-                    .tokens = std::move(offer.tokens)},
+                    .tokens = std::move(offer.tokens),
+                    .branch = offer.branch},
                    RealClock().NowNs());
-    commands = core_->TakeCommands();
+    effects = TakeEffects();
   }
-  Run(std::move(commands));
+  Run(std::move(effects));
 }
 
 void StoreServer::OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t checksum) {
-  std::vector<StoreCommand> commands;
+  Effects effects;
   {
     MutexLock lock(mu_);
     core_->OnLayer(fetch, item, layer, checksum);
-    commands = core_->TakeCommands();
+    effects = TakeEffects();
   }
-  Run(std::move(commands));
+  Run(std::move(effects));
 }
 
 void StoreServer::OnFetchDone(uint64_t fetch, const std::vector<Status>& items) {
-  std::vector<StoreCommand> commands;
+  Failpoint("store.block.stored");
+  Effects effects;
   {
     MutexLock lock(mu_);
     core_->OnFetchDone(fetch, items, RealClock().NowNs());
-    commands = core_->TakeCommands();
+    effects = TakeEffects();
   }
-  Run(std::move(commands));
+  Run(std::move(effects));
 }
 
-void StoreServer::Run(std::vector<StoreCommand> commands) {
+StoreServer::Effects StoreServer::TakeEffects() {
+  return {.commands = core_->TakeCommands(), .told = core_->TakeTold()};
+}
+
+void StoreServer::Run(Effects effects) {
+  RunCommands(std::move(effects.commands));
+  TellOwners(std::move(effects.told));
+}
+
+void StoreServer::RunCommands(std::vector<StoreCommand> commands) {
   for (StoreCommand& command : commands) {
     if (const auto* fetch = std::get_if<StartStoreFetch>(&command)) {
       StartFetch(*fetch);
@@ -252,38 +277,62 @@ void StoreServer::StartFetch(const StartStoreFetch& fetch) {
 // Disk -------------------------------------------------------------------------------------------
 
 void StoreServer::DiskLoop() {
-  while (std::optional<DiskJob> job = disk_jobs_->Pop()) DoDisk(*job);
+  while (std::optional<DiskJob> job = disk_jobs_->Pop()) {
+    disk_busy_since_ns_.store(RealClock().NowNs());
+    DoDisk(*std::move(job));
+    disk_busy_since_ns_.store(0);
+  }
 }
 
-void StoreServer::DoDisk(const DiskJob& job) {
-  std::vector<StoreCommand> commands;
+int64_t StoreServer::DiskAgeMs() const {
+  const TimeNs since_ns = disk_busy_since_ns_.load();
+  return since_ns == 0 ? 0 : (RealClock().NowNs() - since_ns) / kMillisecond;
+}
+
+Status StoreServer::DoWrite(WriteDisk* write) {
+  Failpoint("store.disk.write");
+  BlockRecord& record = write->record;
+  const uint8_t* data = SlotData(write->memory_slot);
+  // A block sealed from appended rows has none yet.
+  for (uint32_t layer = static_cast<uint32_t>(record.checksums.size()); layer < format_.layers;
+       ++layer) {
+    record.checksums.push_back(SegmentChecksum(record.id, layer, record.first_position,
+                                               data + layer * format_.segment_bytes(),
+                                               format_.segment_bytes()));
+  }
+  return disk_->Write(record, write->disk_slot, data);
+}
+
+void StoreServer::DoDisk(DiskJob job) {
+  Effects effects;
   if (const auto* forget = std::get_if<ForgetDisk>(&job.work)) {
     const Status status = disk_->Forget(forget->disk_slot);
     if (!status.ok()) LogWarning("disk_forget_failed", {{"status", status}});
     return;
   }
-  const auto* write = std::get_if<WriteDisk>(&job.work);
+  auto* write = std::get_if<WriteDisk>(&job.work);
   const auto* load = std::get_if<LoadDisk>(&job.work);
-  const Status status =
-      write != nullptr ? disk_->Write(write->record, write->disk_slot, SlotData(write->memory_slot))
-                       : disk_->Read(load->id, load->disk_slot, SlotData(load->memory_slot));
+  const Status status = write != nullptr
+                            ? DoWrite(write)
+                            : disk_->Read(load->id, load->disk_slot, SlotData(load->memory_slot));
   if (!status.ok()) {
     LogWarning(write != nullptr ? "disk_write_failed" : "disk_read_failed", {{"status", status}});
   }
   {
     MutexLock lock(mu_);
     if (write != nullptr) {
-      core_->OnDiskWritten(write->record.id, status);
+      core_->OnDiskWritten(write->record.id, status, std::move(write->record.checksums));
     } else {
       core_->OnDiskLoaded(load->id, status);
     }
-    commands = core_->TakeCommands();
+    effects = TakeEffects();
   }
+  TellOwners(std::move(effects.told));
   // Never waits for its own queue: this thread is the one that empties it.
-  for (StoreCommand& command : commands) {
+  for (StoreCommand& command : effects.commands) {
     if (std::holds_alternative<PublishBlock>(command) ||
         std::holds_alternative<WithdrawBlock>(command)) {
-      Run({std::move(command)});
+      RunCommands({std::move(command)});
       continue;
     }
     DiskJob next;
@@ -304,6 +353,10 @@ void StoreServer::FillReport(v1::ReportRequest* request) {
   load->set_blocks_free(memory.free);
   load->set_blocks_cached(memory.used);
   load->set_blocks_quarantined(memory.quarantined);
+  load->set_stranded_bytes(core_->replicas().stranded_slots *
+                           static_cast<int64_t>(format_.block_bytes()));
+  const int64_t disk_age_ms = DiskAgeMs();
+  load->set_probe_age_ms(disk_age_ms > kDiskBlockedMs ? disk_age_ms : -1);
   FillKvPart(reporter_->Prepare(), request);
 }
 
@@ -324,6 +377,7 @@ void StoreServer::SetWaker(std::function<void()> wake) {
 
 void StoreServer::AddMetrics(MetricsRegistry* metrics) {
   AddStreamMetrics(metrics, stream_.get());
+  AddReplicaMetrics(metrics);
   const auto gauge = [&](const char* tier, const char* state, Slot TierCounts::*field,
                          TierCounts (StoreCore::*tier_of)() const) {
     metrics->RegisterCallbackGauge("reprise_store_blocks", "Block slots by tier and state.",

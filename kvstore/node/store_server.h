@@ -1,12 +1,15 @@
 // The kvstore role: holds blocks in a memory arena and a disk file, subscribes to what workers
-// offer, serves any peer, and tells the coordinator what it holds. A thin shell around StoreCore.
+// offer, keeps the replica tails they append to, serves any peer, and tells the coordinator what it
+// holds. A thin shell around StoreCore.
 //
-// Threads: the stream's threads call in as SegmentSource and FetchListener; `disk_io` threads write
-// and load; a reporter reports. All core state is under one mutex, held for bookkeeping only.
+// Threads: the stream's threads call in as SegmentSource, TailSink and FetchListener; a `disk_io`
+// thread writes and loads; a `reaper` releases what nobody owns; a reporter reports. All core state
+// is under one mutex, held for bookkeeping only: no byte of a block is copied under it.
 //
 // Invariants:
-// 1. Bytes of a slot are touched only by the use StoreCore granted: one fetch, pinned readers, or
-//    one disk operation.
+// 1. Bytes of a slot are touched only by the use StoreCore granted: one fetch, one write of
+// appended
+//    rows, pinned readers, or one disk operation.
 // 2. Ready means the model's format is known, the arena is mapped and a block has made the round
 //    trip through this node's own stream.
 #ifndef REPRISE_KVSTORE_NODE_STORE_SERVER_H_
@@ -43,9 +46,11 @@ struct StoreOptions {
   std::string devices = "lo";
   bool shared_memory = true;
   std::string model;  // empty: the cluster's only one
+  // Replicas of a request whose owner's connection is gone are let go after this.
+  TimeNs orphan_ns = 30 * kSecond;
 };
 
-class StoreServer : public SegmentSource {
+class StoreServer : public SegmentSource, public TailSink {
  public:
   // `self` is this process's identity, `format` and `model` the cluster's.
   static StatusOr<std::unique_ptr<StoreServer>> Start(const StoreOptions& options,
@@ -61,6 +66,13 @@ class StoreServer : public SegmentSource {
 
   Block Find(const BlockId& id) override;
 
+  std::vector<HeldRows> OnAppend(const NodeKey& from, std::span<const TailEntry> entries,
+                                 std::span<const uint8_t> rows) override;
+  void OnRelease(const NodeKey& from, const RequestKey& request) override;
+  StatusOr<std::vector<TailState>> OnQuery(const NodeKey& from, const RequestKey& request) override;
+  void OnFence(const RequestKey& request) override;
+  void OnPeerLost(const NodeKey& peer) override;
+
  private:
   struct Arena;
   class Listener;
@@ -74,16 +86,39 @@ class StoreServer : public SegmentSource {
   Status OpenStream(const StoreOptions& options, const NodeKey& self);
   void RestoreFromDisk();
   void AddMetrics(MetricsRegistry* metrics);
+  void AddReplicaMetrics(MetricsRegistry* metrics);
   void OnOffer(BlockOffer offer);
   void OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t checksum);
   void OnFetchDone(uint64_t fetch, const std::vector<Status>& items);
   void Unpin(uint64_t pin);
-  // Takes the core's commands under the lock and carries them out without it.
-  void Run(std::vector<StoreCommand> commands);
+  // What the core wants done: taken under the lock, carried out without it.
+  struct Effects {
+    std::vector<StoreCommand> commands;
+    std::vector<ToldHeld> told;
+  };
+  Effects TakeEffects() REQUIRES(mu_);
+  void Run(Effects effects);
+  void RunCommands(std::vector<StoreCommand> commands);
+  void TellOwners(std::vector<ToldHeld> told);
+  struct PlannedEntry {
+    size_t entry = 0;
+    StoreCore::AppendPlan plan;
+    Status status;
+  };
+  // Plans entries from `*next` on that can be written side by side; answers the others.
+  std::vector<PlannedEntry> PlanEntries(const NodeKey& from, std::span<const TailEntry> entries,
+                                        size_t* next, std::vector<HeldRows>* held);
+  Status WriteRows(const StoreCore::AppendPlan& plan, const TailEntry& entry,
+                   std::span<const uint8_t> rows);
+  void TakeEntries(const std::vector<PlannedEntry>& planned, std::vector<HeldRows>* held);
+  void ReapLoop();
   void StartFetch(const StartStoreFetch& fetch);
   void DiskLoop();
-  void DoDisk(const DiskJob& job);
+  void DoDisk(DiskJob job);
+  Status DoWrite(WriteDisk* write);
+  int64_t DiskAgeMs() const;  // of the disk operation that runs
   uint8_t* SlotData(Slot slot) const;
+  std::span<uint8_t> SlotSpan(Slot slot) const { return {SlotData(slot), format_.block_bytes()}; }
 
   const StoreOptions options_;
   const KvFormat format_;
@@ -98,10 +133,14 @@ class StoreServer : public SegmentSource {
   // Addresses of offering nodes, by identity, so that a fetch command can be carried out.
   std::map<NodeKey, PeerAddress> peers_ GUARDED_BY(mu_);
   std::function<void()> wake_ GUARDED_BY(mu_);
+  bool stopping_ GUARDED_BY(mu_) = false;
+  CondVar stop_;
 
+  std::atomic<TimeNs> disk_busy_since_ns_{0};  // 0: no operation runs
   std::unique_ptr<BoundedQueue<DiskJob>> disk_jobs_;
   std::unique_ptr<KvStream> stream_;  // destroyed before the core and arena it uses
-  std::vector<Thread> disk_threads_;
+  Thread disk_thread_;
+  Thread reaper_;
 };
 
 }  // namespace reprise::kv

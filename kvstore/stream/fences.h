@@ -1,10 +1,11 @@
-// The highest attempt seen of each request, for at most `requests_max` requests: the one not asked
-// about for longest is forgotten first. Owned by the serving side; one thread.
+// The highest attempt seen of each request, and the highest that has ended, for at most
+// `requests_max` requests: the one not asked about for longest is forgotten first. One thread.
 #ifndef REPRISE_KVSTORE_STREAM_FENCES_H_
 #define REPRISE_KVSTORE_STREAM_FENCES_H_
 
 #include <cstddef>
 #include <list>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -27,11 +28,11 @@ class Fences {
         index_.erase(order_.back().id);
         order_.pop_back();
       }
-      order_.push_front(request);
+      order_.push_front({request.id, request.attempt, std::nullopt});
       index_[request.id] = order_.begin();
       return Verdict::kCurrent;
     }
-    RequestKey& known = *found->second;
+    Known& known = *found->second;
     if (request.attempt < known.attempt) return Verdict::kStale;
     order_.splice(order_.begin(), order_, found->second);
     if (request.attempt == known.attempt) return Verdict::kCurrent;
@@ -39,10 +40,23 @@ class Fences {
     return Verdict::kRaised;
   }
 
+  // The request ended with this attempt, which Check has seen: only a later one may begin again.
+  void End(const RequestKey& request) { index_.at(request.id)->ended = request.attempt; }
+  bool HasEnded(const RequestKey& request) const {
+    const auto found = index_.find(request.id);
+    return found != index_.end() && found->second->ended.has_value() &&
+           request.attempt <= *found->second->ended;
+  }
+
  private:
+  struct Known {
+    std::string id;
+    Attempt attempt;
+    std::optional<Attempt> ended;
+  };
   const size_t requests_max_;
-  std::list<RequestKey> order_;  // latest first
-  std::unordered_map<std::string, std::list<RequestKey>::iterator> index_;
+  std::list<Known> order_;  // latest first
+  std::unordered_map<std::string, std::list<Known>::iterator> index_;
 };
 
 }  // namespace reprise::kv

@@ -372,7 +372,7 @@ void FetchServer::Handle(Connection& connection, wire::Offer message) {
     context_.counters->stale_refused.fetch_add(1, std::memory_order_relaxed);
     return;
   }
-  if (!message.offer.fence.request.id.empty()) {
+  if (message.offer.branch.has_value()) {
     replicas_.OnOffered(connection.endpoint, connection.peer);
   }
   if (on_offer_) on_offer_(std::move(message.offer));

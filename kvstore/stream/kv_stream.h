@@ -123,7 +123,9 @@ struct BlockOffer {
   std::string tenant_salt;
   std::string derivation;
   std::vector<int32_t> tokens;  // a whole number of blocks; the receiver derives the ids itself
-  uint32_t branch = 0;          // with the request: whose replica the blocks belong to
+  // Whose replica the blocks belong to, with the request: the store leases them until it is
+  // released. Absent: cache only.
+  std::optional<uint32_t> branch;
 };
 
 struct StreamOptions {

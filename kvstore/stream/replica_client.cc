@@ -158,7 +158,7 @@ void ReplicaClient::OnPosted(EndpointId endpoint, size_t bytes, const Status& st
 }
 
 void ReplicaClient::Offer(const PeerAddress& peer, BlockOffer offer) {
-  const bool replicates = !offer.fence.request.id.empty();
+  const bool replicates = offer.branch.has_value();
   Status status;
   PeerLink* link = Open(peer, &status);
   if (link == nullptr) {

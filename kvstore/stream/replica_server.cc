@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/bytes.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 
 namespace reprise::kv {
@@ -269,6 +270,7 @@ void ReplicaServer::SendHeld(Peer& peer) {
         {std::move(held.request), held.branch, held.rows, held.status.code()});
   }
   context_.Send(peer.endpoint, peer.key.incarnation, std::move(message));
+  Failpoint("store.append.ack");
 }
 
 }  // namespace reprise::kv

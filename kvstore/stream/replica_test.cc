@@ -368,9 +368,11 @@ TEST_F(ReplicaTest, TheStoreTellsByItselfAndOnlyWhoKnowsIt) {
   store_->TellHeld({"worker", 22}, {{.request = {"a", {1, 1}}, .rows = 5, .status = {}}});
   network_.RunUntilIdle();
   EXPECT_THAT(held_, IsEmpty());
-  worker_->Offer(
-      store_->address(),
-      {.source = worker_->address(), .fence = {{"a", {1, 1}}, 0}, .parent = {}, .tokens = {1}});
+  worker_->Offer(store_->address(), {.source = worker_->address(),
+                                     .fence = {{"a", {1, 1}}, 0},
+                                     .parent = {},
+                                     .tokens = {1},
+                                     .branch = 0});
   network_.RunUntilIdle();
   store_->TellHeld({"worker", 22}, {{.request = {"a", {1, 1}}, .rows = 5, .status = {}}});
   network_.RunUntilIdle();

@@ -65,7 +65,9 @@ struct HeldRows {
 
 // What a store holds of a sequence, for a worker that takes it over. The tail may lie behind a gap:
 // it is of use only when `parent` is the reader's own id of the block before it. Its bytes are
-// fetched under ReplicaTailId(request id, branch, first_position).
+// fetched under ReplicaTailId(request id, branch, first_position), with `subscribe` set: rows may
+// be on their way into it; the bytes behind its rows are unspecified. The fetch's attempt fences
+// the earlier owner, so that the rows stay as this says.
 struct TailState {
   uint32_t branch = 0;
   int64_t blocks_held = 0;      // leading complete blocks

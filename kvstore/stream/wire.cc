@@ -15,6 +15,7 @@ namespace {
 using Writer = ByteWriter<std::string>;
 
 constexpr size_t kItemBytes = 16 + 8;
+constexpr uint32_t kNoBranch = UINT32_MAX;  // of an offer that replicates nothing
 constexpr size_t kRequestKeyBytesMin = 4 + 8 + 4;
 // With empty texts; one token.
 constexpr size_t kTailEntryBytesMin = kRequestKeyBytesMin + 4 + 4 + 4 + 16 + 8 + 4 + 4 + 4;
@@ -90,13 +91,14 @@ int64_t GetPosition(ByteReader& in) {
   return position;
 }
 
-uint32_t GetBranch(ByteReader& in) {
-  const uint32_t branch = in.U32("branch");
+uint32_t CheckBranch(ByteReader& in, uint32_t branch) {
   if (branch >= limits::kBranchesMax) {
     in.Fail(absl::StrCat("branch ", branch, ", the limit is ", limits::kBranchesMax));
   }
   return branch;
 }
+
+uint32_t GetBranch(ByteReader& in) { return CheckBranch(in, in.U32("branch")); }
 
 // ---- One pair of functions per message; the type byte is its index in Message. ----
 
@@ -178,7 +180,7 @@ void Put(Writer& out, const Offer& m) {
   Put(out, offer.fence.request);
   out.U32(offer.fence.leg).Bytes(offer.parent.bytes).I64(offer.first_position);
   out.PrefixedText(offer.tenant_salt).PrefixedText(offer.derivation);
-  out.U32(offer.branch);
+  out.U32(offer.branch.value_or(kNoBranch));
   PutTokens(out, offer.tokens);
 }
 void Get(ByteReader& in, Offer& m) {
@@ -192,7 +194,8 @@ void Get(ByteReader& in, Offer& m) {
   offer.first_position = GetPosition(in);
   offer.tenant_salt = std::string(in.PrefixedText("tenant salt", limits::kTenantSaltBytesMax));
   offer.derivation = std::string(in.PrefixedText("derivation", limits::kDerivationBytesMax));
-  offer.branch = GetBranch(in);
+  const uint32_t branch = in.U32("branch");
+  if (branch != kNoBranch) offer.branch = CheckBranch(in, branch);
   offer.tokens = GetTokens(in, limits::kPromptTokensMax);
 }
 

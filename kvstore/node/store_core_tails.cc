@@ -1,0 +1,288 @@
+// The part of StoreCore that takes appended rows: whether they fit, where they go, and when a tail
+// becomes a block.
+#include <algorithm>
+#include <utility>
+
+#include "kvstore/node/store_core.h"
+
+namespace reprise::kv {
+
+// Does it fit? ---------------------------------------------------------------------------------
+
+Status StoreCore::CheckEntry(const TailEntry& entry) const {
+  const int64_t block = options_.block_tokens;
+  const auto rows = static_cast<int64_t>(entry.tokens.size());
+  const int64_t row = entry.first_position % block;
+  if (rows == 0 || row + rows > block || entry.first_position > limits::kContextTokensMax - rows) {
+    return absl::InvalidArgumentError(absl::StrCat(rows, " rows from position ",
+                                                   entry.first_position,
+                                                   " are not inside one block of ", block));
+  }
+  if ((entry.first_position < block) != (entry.parent == BlockId())) {
+    return absl::InvalidArgumentError(absl::StrCat("rows at position ", entry.first_position,
+                                                   " have parent ", entry.parent.Hex()));
+  }
+  return absl::OkStatus();
+}
+
+Status StoreCore::FitChain(Sequence& sequence, const TailEntry& entry, bool* nothing_new) {
+  const int64_t index = entry.first_position / options_.block_tokens;
+  const size_t row = static_cast<size_t>(entry.first_position % options_.block_tokens);
+  AdoptPrefix(sequence, index, entry.parent);
+  const auto contradicts = [&](const ChainLink& link, int64_t at) -> Status {
+    if (!(link.attempt < entry.request.attempt)) {
+      return absl::InvalidArgumentError(absl::StrCat("block ", at, " of this attempt is another"));
+    }
+    ++counters_.tails_cut;
+    CutChain(sequence, at);
+    return absl::OkStatus();
+  };
+  if (const ChainLink* before = LinkAt(sequence, index - 1);
+      before != nullptr && before->id != entry.parent) {
+    RETURN_IF_ERROR(contradicts(*before, index - 1));
+  }
+  const ChainLink* own = LinkAt(sequence, index);
+  if (own == nullptr || !blocks_.at(own->id).complete()) return absl::OkStatus();
+  const bool same =
+      own->tokens.empty() || std::equal(entry.tokens.begin(), entry.tokens.end(),
+                                        own->tokens.begin() + static_cast<std::ptrdiff_t>(row));
+  if (!same) return contradicts(*own, index);
+  *nothing_new = true;
+  return absl::OkStatus();
+}
+
+Status StoreCore::FitTail(Sequence& sequence, const TailEntry& entry, bool* nothing_new) {
+  const int64_t index = entry.first_position / options_.block_tokens;
+  const size_t row = static_cast<size_t>(entry.first_position % options_.block_tokens);
+  const Status gap = absl::OutOfRangeError(
+      absl::StrCat("rows at position ", entry.first_position, " do not follow what is held"));
+  if (!sequence.tail.has_value()) return row == 0 ? absl::OkStatus() : gap;
+  OpenTail& tail = *sequence.tail;
+  const bool older = tail.attempt < entry.request.attempt;
+  if (tail.index != index || tail.parent != entry.parent) {
+    // Another block: the tail gives way only to what certainly takes its place.
+    const ChainLink* before = LinkAt(sequence, index - 1);
+    const bool ahead = tail.index < index && before != nullptr && before->id == entry.parent;
+    if (tail.index == index && !older) {
+      return absl::InvalidArgumentError("the open block of this attempt has another parent");
+    }
+    if (row != 0 || !(older || ahead)) return gap;
+    DropTail(sequence, false);
+    return absl::OkStatus();
+  }
+  if (row > tail.tokens.size()) return gap;
+  const size_t end = std::min(tail.tokens.size(), row + entry.tokens.size());
+  for (size_t at = row; at < end; ++at) {
+    if (tail.tokens[at] == entry.tokens[at - row]) continue;
+    if (!older) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("row ", at, " of this attempt has another token"));
+    }
+    ++counters_.tails_cut;
+    tail.tokens.resize(at);
+    break;
+  }
+  *nothing_new = row + entry.tokens.size() <= tail.tokens.size();
+  return absl::OkStatus();
+}
+
+Status StoreCore::FitEntry(Sequence& sequence, const TailEntry& entry, bool* nothing_new) {
+  RETURN_IF_ERROR(FitChain(sequence, entry, nothing_new));
+  if (*nothing_new) return absl::OkStatus();
+  return FitTail(sequence, entry, nothing_new);
+}
+
+// Taking rows ----------------------------------------------------------------------------------
+
+Status StoreCore::OpenTailAt(Sequence& sequence, const TailEntry& entry) {
+  const std::optional<Slot> slot = AllocateMemory();
+  if (!slot.has_value()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("all of ", options_.memory_slots, " memory slots are in use"));
+  }
+  sequence.tail = OpenTail{.index = entry.first_position / options_.block_tokens,
+                           .parent = entry.parent,
+                           .tenant_salt = entry.tenant_salt,
+                           .derivation = entry.derivation,
+                           .tokens = {},
+                           .attempt = entry.request.attempt,
+                           .slot = *slot};
+  tails_[TailIdOf(sequence)] = sequence.id;
+  return absl::OkStatus();
+}
+
+Status StoreCore::PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPlan* plan) {
+  if (!sequence.tail.has_value()) RETURN_IF_ERROR(OpenTailAt(sequence, entry));
+  OpenTail& tail = *sequence.tail;
+  if (memory_[static_cast<size_t>(tail.slot)].pins > 0) {
+    // Somebody reads the slot: the rows go into a copy.
+    const std::optional<Slot> copy = AllocateMemory();
+    if (!copy.has_value()) {
+      return absl::ResourceExhaustedError("no slot to copy a tail into that is being read");
+    }
+    ++counters_.tails_copied;
+    plan->copy_from = tail.slot;
+    Pin(tail.slot);
+    DropMemory(tail.slot, false);
+    tail.slot = *copy;
+  }
+  plan->write = next_write_++;
+  plan->slot = tail.slot;
+  plan->first_row = static_cast<uint32_t>(tail.tokens.size());
+  plan->skip =
+      plan->first_row - static_cast<uint32_t>(entry.first_position % options_.block_tokens);
+  Pin(tail.slot);
+  tail.write = plan->write;
+  writes_[plan->write] = {.sequence = sequence.id,
+                          .request = entry.request,
+                          .branch = entry.branch,
+                          .slot = tail.slot,
+                          .copy_from = plan->copy_from,
+                          .tokens = {entry.tokens.begin() + static_cast<std::ptrdiff_t>(plan->skip),
+                                     entry.tokens.end()},
+                          .tail_id = TailIdOf(sequence)};
+  return absl::OkStatus();
+}
+
+StoreCore::AppendPlan StoreCore::OnAppend(const NodeKey& from, const TailEntry& entry, TimeNs now) {
+  now_ = now;
+  ++counters_.append_entries;
+  AppendPlan plan;
+  plan.held = {.request = entry.request, .branch = entry.branch, .status = CheckEntry(entry)};
+  if (!plan.held.status.ok()) {
+    CountRefusal(plan.held.status);
+    return plan;
+  }
+  const StatusOr<Sequence*> opened = OpenSequence(from, entry.request, entry.branch, true);
+  if (!opened.ok()) {
+    plan.held.status = opened.status();
+    CountRefusal(plan.held.status);
+    return plan;
+  }
+  Sequence& sequence = **opened;
+  if (sequence.tail.has_value() && sequence.tail->write != 0) {
+    --counters_.append_entries;  // it comes again
+    plan.busy = true;
+    return plan;
+  }
+  bool nothing_new = false;
+  Status status = FitEntry(sequence, entry, &nothing_new);
+  if (status.ok() && !nothing_new) {
+    status = PlanWrite(sequence, entry, &plan);
+    if (status.ok()) return plan;
+  }
+  CountRefusal(status);
+  plan.held = Answer(sequence, status);
+  return plan;
+}
+
+HeldRows StoreCore::OnAppended(uint64_t id, const Status& status, TimeNs now) {
+  now_ = now;
+  const TailWrite write = std::move(writes_.extract(id).mapped());
+  UnpinSlot(write.slot);
+  if (write.copy_from >= 0) UnpinSlot(write.copy_from);
+  // The bytes a reader waits for were there before the write began.
+  if (write.awaited) commands_.push_back(PublishBlock{write.tail_id, options_.layers});
+  const auto found = sequences_.find(write.sequence);
+  if (found == sequences_.end()) {
+    ++counters_.refused_released;
+    return {.request = write.request,
+            .branch = write.branch,
+            .status = absl::NotFoundError("the request was released")};
+  }
+  Sequence& sequence = found->second;
+  const bool current = sequence.tail.has_value() && sequence.tail->write == id;
+  if (current) sequence.tail->write = 0;
+  Status taken = status;
+  if (taken.ok() && sequence.request.attempt != write.request.attempt) {
+    taken = absl::AbortedError("a later attempt of the request has begun");
+  } else if (taken.ok() && current) {
+    OpenTail& tail = *sequence.tail;
+    tail.tokens.insert(tail.tokens.end(), write.tokens.begin(), write.tokens.end());
+    tail.attempt = write.request.attempt;
+    counters_.append_rows += write.tokens.size();
+    if (tail.tokens.size() == static_cast<size_t>(options_.block_tokens)) Seal(sequence);
+  }
+  if (current && sequence.tail.has_value() && sequence.tail->tokens.empty()) {
+    DropTail(sequence, false);
+  }
+  CountRefusal(taken);
+  HeldRows held = Answer(sequence, taken);
+  held.request = write.request;
+  StartDiskIo();
+  return held;
+}
+
+// Tails ----------------------------------------------------------------------------------------
+
+BlockId StoreCore::TailIdOf(const Sequence& sequence) const {
+  return ReplicaTailId(sequence.request.id, sequence.branch,
+                       sequence.tail->index * options_.block_tokens);
+}
+
+void StoreCore::DropTail(Sequence& sequence, bool ended) {
+  tails_.erase(TailIdOf(sequence));
+  DropMemory(sequence.tail->slot, ended);
+  sequence.tail.reset();
+}
+
+void StoreCore::Seal(Sequence& sequence) {
+  ChainContext chain = chain_;
+  chain.tenant_salt = sequence.tail->tenant_salt;
+  tails_.erase(TailIdOf(sequence));
+  OpenTail tail = *std::move(sequence.tail);
+  sequence.tail.reset();
+  const BlockId id = ChildId(chain, tail.parent, tail.tokens, tail.derivation);
+  Block& block = blocks_[id];
+  const int64_t position = tail.index * options_.block_tokens;
+  const bool there = block.complete();
+  if (there || (!block.leases.empty() && block.first_position != position)) {
+    DropMemory(tail.slot, false);  // held already, or leased at a false position
+  } else {
+    block.first_position = position;
+    AdoptSealed(id, block, tail);
+  }
+  if (const ChainLink* link = LinkAt(sequence, tail.index); link != nullptr && link->id != id) {
+    CutChain(sequence, tail.index);  // offered as another, and not complete
+  }
+  if (Lease(sequence, tail.index, id, tail.attempt)) {
+    sequence.chain.at(tail.index).tokens = std::move(tail.tokens);
+  }
+  ++counters_.blocks_sealed;
+  CountComplete(sequence);
+  sequence.told = HeldOf(sequence);  // by the answer
+  if (!there && block.complete()) CompleteBlock(id, block);
+}
+
+void StoreCore::AdoptSealed(const BlockId& id, Block& block, OpenTail& tail) {
+  if (block.memory == Memory::kFetching) {
+    // Offered and still on its way: the fetch keeps the slot it writes to, and its readers.
+    for (auto& [fetch, items] : fetches_) {
+      for (FetchItem& item : items) {
+        if (item.id != id || item.detached) continue;
+        item.detached = true;
+        Pin(item.slot);
+        DropMemory(item.slot, false);
+      }
+    }
+  }
+  block.memory = Memory::kComplete;
+  block.checksums.clear();  // of other bytes; computed when the block is sent or written
+  GiveMemory(id, block, tail.slot);
+  block.layers_ready = options_.layers;
+}
+
+std::optional<StoreCore::Found> StoreCore::FindTail(const BlockId& id) {
+  const auto tail = tails_.find(id);
+  if (tail == tails_.end()) return std::nullopt;
+  const Sequence& sequence = sequences_.at(tail->second);
+  const bool writing = sequence.tail->write != 0;
+  if (writing) writes_.at(sequence.tail->write).awaited = true;
+  Found found = FoundAt(sequence.tail->slot);
+  found.state = writing ? Found::State::kPending : Found::State::kReady;
+  found.layers_ready = writing ? 0 : options_.layers;
+  found.first_position = sequence.tail->index * options_.block_tokens;
+  return found;
+}
+
+}  // namespace reprise::kv
