@@ -9,14 +9,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "common/mutex.h"
 #include "common/subprocess.h"
 #include "kvstore/stream/kv_stream.h"
 #include "kvstore/stream/stream_test_blocks.h"
+#include "kvstore/stream/tail_pack.h"
 
 namespace reprise::kv {
 namespace {
@@ -255,6 +261,164 @@ TEST_P(KvStreamProcessTest, AFrozenSourceCannotHoldADestinationBeyondTheDeadline
   // The link was closed by force; the next fetch makes a new one.
   Fetch(source.address(), Many('r', 3))->ExpectDelivered();
   EXPECT_NE(fetches[0]->memory[0], TestBlock(fetches[0]->ids[0]));
+}
+
+// ---- Replication. ----
+
+// What stores answered, by request, and which were lost. Shared with the handlers, which may
+// outlive the test's body.
+class Answers {
+ public:
+  static std::shared_ptr<Answers> Of(KvStream* stream) {
+    auto answers = std::make_shared<Answers>();
+    stream->OnHeld([answers](const NodeKey&, const std::vector<HeldRows>& held) {
+      MutexLock lock(answers->mu_);
+      for (const HeldRows& one : held) {
+        answers->rows_[one.request.id] = one.rows;
+        if (!one.status.ok()) ++answers->refused_;
+      }
+      answers->changed_.NotifyAll();
+    });
+    stream->OnReplicaLost([answers](const NodeKey&, const Status&) {
+      MutexLock lock(answers->mu_);
+      ++answers->lost_;
+      answers->changed_.NotifyAll();
+    });
+    return answers;
+  }
+  bool AwaitRows(const std::string& request, int64_t rows) {
+    MutexLock lock(mu_);
+    while (rows_[request] != rows) {
+      if (!WaitUntil(deadline_ns_)) return false;
+    }
+    return true;
+  }
+  bool AwaitLost() {
+    MutexLock lock(mu_);
+    while (lost_ == 0) {
+      if (!WaitUntil(deadline_ns_)) return false;
+    }
+    return true;
+  }
+  int refused() const {
+    MutexLock lock(mu_);
+    return refused_;
+  }
+
+ private:
+  bool WaitUntil(TimeNs deadline_ns) REQUIRES(mu_) {
+    if (RealClock().NowNs() > deadline_ns) return false;
+    changed_.WaitFor(mu_, std::chrono::milliseconds(100));
+    return true;
+  }
+  const TimeNs deadline_ns_ = RealClock().NowNs() + kPatience;
+  mutable Mutex mu_;
+  CondVar changed_;
+  std::map<std::string, int64_t> rows_ GUARDED_BY(mu_);
+  int lost_ GUARDED_BY(mu_) = 0;
+  int refused_ GUARDED_BY(mu_) = 0;
+};
+
+// `blocks` whole blocks of 16 rows (16 KiB each) or, for 0, a single row of 1 KiB.
+TailAppend AppendOf(const std::string& request, int blocks) {
+  const KvFormat format = TestFormat();
+  const uint32_t rows = blocks == 0 ? 1 : format.block_tokens;
+  const size_t entries = static_cast<size_t>(std::max(blocks, 1));
+  const size_t bytes = PackedBytes(format, rows);
+  auto packed = std::make_shared<PackedRows>(bytes * entries);
+  TailAppend append;
+  for (size_t i = 0; i < entries; ++i) {
+    TailEntry entry{.request = {request, {1, 1}}, .parent = {}};
+    entry.tokens.assign(rows, 7);
+    entry.checksum = *PackTail(format, TestBlock(TestId('t', static_cast<uint8_t>(i))), {0, rows},
+                               TailSeed(entry), packed->writable().subspan(i * bytes, bytes));
+    append.entries.push_back(std::move(entry));
+  }
+  append.rows = packed;
+  return append;
+}
+
+TEST_P(KvStreamProcessTest, AppendsOfAllSizesArriveInOrder) {
+  SourceProcess store(SourceOptions());
+  const auto answers = Answers::Of(stream_.get());
+  int64_t rows = 0;
+  for (int turn = 0; turn < 5; ++turn) {
+    for (const int blocks : {0, 8, 0, 64, 256, 0}) {  // 1 KiB, 128 KiB, 1 MiB, 4 MiB
+      stream_->Append(store.address(), AppendOf("r", blocks));
+      rows += blocks == 0 ? 1 : blocks * 16;
+    }
+    ASSERT_TRUE(answers->AwaitRows("r", rows)) << turn;
+  }
+  EXPECT_EQ(answers->refused(), 0);
+  EXPECT_EQ(stream_->stats().append_posted_bytes, 0u);
+  EXPECT_EQ(stream_->stats().append_bytes_sent, 5u * (328u << 14));
+}
+
+TEST_P(KvStreamProcessTest, AKilledStoreIsLostWithAppendsInFlight) {
+  SourceProcess store(SourceOptions());
+  const auto answers = Answers::Of(stream_.get());
+  stream_->Append(store.address(), AppendOf("r", 0));
+  ASSERT_TRUE(answers->AwaitRows("r", 1));
+  std::vector<std::weak_ptr<const TailPayload>> payloads;
+  store.Signal(SIGSTOP);  // so that the kill finds them in flight
+  for (int i = 0; i < 3; ++i) {
+    TailAppend append = AppendOf("r", 256);
+    payloads.push_back(append.rows);
+    stream_->Append(store.address(), std::move(append));
+  }
+  const TimeNs until_ns = RealClock().NowNs() + kPatience;
+  while (stream_->stats().append_posted_bytes < 3u << 22 && RealClock().NowNs() < until_ns) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(stream_->stats().append_posted_bytes, 3u << 22);
+  store.KillAndReap();
+  EXPECT_TRUE(answers->AwaitLost());
+  while (stream_->stats().append_posted_bytes > 0 && RealClock().NowNs() < until_ns) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(stream_->stats().append_posted_bytes, 0u);
+  for (const auto& payload : payloads) EXPECT_TRUE(payload.expired());
+}
+
+TEST_P(KvStreamProcessTest, AFrozenStoreIsLostAndKeepsABoundedPayload) {
+  SourceProcess store(SourceOptions());
+  const auto answers = Answers::Of(stream_.get());
+  stream_->Append(store.address(), AppendOf("r", 0));
+  ASSERT_TRUE(answers->AwaitRows("r", 1));
+  store.Signal(SIGSTOP);
+  for (int i = 0; i < 12; ++i) stream_->Append(store.address(), AppendOf("r", 256));
+  ASSERT_TRUE(answers->AwaitLost());
+  EXPECT_EQ(answers->refused(), 8 * 256) << "of 12 times 4 MiB, 16 MiB may be unanswered";
+  EXPECT_EQ(stream_->stats().append_posted_bytes, 16u << 20) << "it may still read them";
+  store.Signal(SIGCONT);
+  const TimeNs until_ns = RealClock().NowNs() + kPatience;
+  while (stream_->stats().append_posted_bytes > 0 && RealClock().NowNs() < until_ns) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(stream_->stats().append_posted_bytes, 0u);
+  stream_->Append(store.address(), AppendOf("s", 8));
+  EXPECT_TRUE(answers->AwaitRows("s", 128)) << "over a new connection";
+}
+
+TEST_P(KvStreamProcessTest, ProbesMoveABlock) {
+  SourceProcess peer(SourceOptions());
+  struct Answer {
+    Mutex mu;
+    CondVar came;
+    std::optional<Status> status GUARDED_BY(mu);
+  };
+  for (const PeerAddress& target : {peer.address(), stream_->address()}) {
+    const auto answer = std::make_shared<Answer>();
+    stream_->Probe(target, kPatience, [answer](const Status& status) {
+      MutexLock lock(answer->mu);
+      answer->status = status;
+      answer->came.NotifyAll();
+    });
+    MutexLock lock(answer->mu);
+    while (!answer->status.has_value()) answer->came.Wait(answer->mu);
+    EXPECT_TRUE(answer->status->ok()) << *answer->status;
+  }
+  EXPECT_EQ(stream_->stats().bytes_received, 2 * TestFormat().block_bytes());
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, KvStreamProcessTest, testing::Values(true, false),

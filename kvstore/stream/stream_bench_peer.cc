@@ -1,6 +1,7 @@
 // Times sealed blocks between two processes over KvStream, verification by the receiver included.
 // Without a mode it starts a serving copy of itself, fetches everything from it once and prints one
-// JSON line. Every byte is distinct memory on both sides, as between two nodes.
+// JSON line; with --append it appends rows to it instead, which the copy verifies and scatters into
+// blocks. Every byte is distinct memory on both sides, as between two nodes.
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "common/subprocess.h"
 #include "kvstore/block/checksum.h"
 #include "kvstore/stream/kv_stream.h"
+#include "kvstore/stream/tail_pack.h"
 
 namespace reprise::kv {
 namespace {
@@ -27,6 +29,7 @@ constexpr int64_t kBlockBytesMax = int64_t{1} << 20;  // of a batch's blocks
 
 struct Options {
   bool serve = false;
+  bool append = false;
   std::string fetch;  // "incarnation:port" of a serving copy
   int64_t segment_bytes = 64 << 10;
   int64_t batch_bytes = 1 << 20;
@@ -41,6 +44,7 @@ struct Options {
 Status Parse(int argc, char** argv, Options* options) {
   FlagSet flags("stream_bench_peer", "Times KV blocks between two processes.");
   flags.Add("serve", &options->serve, "Serve blocks; prints \"incarnation:port\".");
+  flags.Add("append", &options->append, "Append batches of rows instead of fetching blocks.");
   flags.Add("fetch", &options->fetch, "Fetch from a serving copy at this incarnation:port.");
   flags.AddBytes("segment-bytes", &options->segment_bytes, 16, 1 << 26, "One layer of a block.");
   flags.AddBytes("batch-bytes", &options->batch_bytes, 16, 1 << 30, "Blocks of one fetch.");
@@ -68,6 +72,12 @@ KvFormat MakeFormat(const Options& options) {
   format.block_tokens = kBlockTokens;
   format.codec = ElementCodec::kOpaque8;
   return format;
+}
+
+TimeNs ProcessCpuNs() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return used.tv_sec * kSecond + used.tv_nsec;
 }
 
 BlockId IdOf(size_t block) {
@@ -134,12 +144,51 @@ StreamOptions MakeStreamOptions(const Options& options, NodeKey self) {
   return stream;
 }
 
+// Scatters appended rows into the served memory, block after block; a query is answered with the
+// process's CPU time in microseconds.
+class AppendSink : public TailSink {
+ public:
+  AppendSink(const Options& options, uint8_t* memory)
+      : options_(options), format_(MakeFormat(options)), memory_(memory) {}
+  std::vector<HeldRows> OnAppend(const NodeKey&, std::span<const TailEntry> entries,
+                                 std::span<const uint8_t> rows) override {
+    std::vector<HeldRows> held;
+    for (const TailEntry& entry : entries) {
+      const size_t bytes = PackedBytes(format_, entry.tokens.size());
+      uint8_t* block = memory_ + next_++ % options_.blocks() * format_.block_bytes();
+      const Status status = UnpackTail(format_,
+                                       {.packed = rows.first(bytes),
+                                        .checksum = entry.checksum,
+                                        .seed = TailSeed(entry),
+                                        .rows = static_cast<uint32_t>(entry.tokens.size())},
+                                       0, {block, format_.block_bytes()});
+      rows = rows.subspan(bytes);
+      held.push_back({entry.request, entry.branch, static_cast<int64_t>(next_), status});
+    }
+    return held;
+  }
+  void OnRelease(const NodeKey&, const RequestKey&) override {}
+  StatusOr<std::vector<TailState>> OnQuery(const NodeKey&, const RequestKey&) override {
+    return std::vector<TailState>{
+        {.blocks_held = ProcessCpuNs() / kMicrosecond, .parent = {}, .tokens = {}}};
+  }
+  void OnFence(const RequestKey&) override {}
+  void OnPeerLost(const NodeKey&) override {}
+
+ private:
+  const Options& options_;
+  const KvFormat format_;
+  uint8_t* const memory_;
+  size_t next_ = 0;
+};
+
 Status Serve(const Options& options) {
   uint8_t* memory = Allocate(static_cast<size_t>(options.total_bytes));
   if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
   Sealed source(options, memory);
   const NodeKey self{"bench-source", static_cast<uint64_t>(getpid())};
-  ASSIGN_OR_RETURN(auto stream, KvStream::Create(MakeStreamOptions(options, self), &source));
+  AppendSink sink(options, memory);
+  ASSIGN_OR_RETURN(auto stream, KvStream::Create(MakeStreamOptions(options, self), &source, &sink));
   std::printf("%lu:%d\n", self.incarnation, stream->address().port);
   std::fflush(stdout);
   for (;;) pause();
@@ -204,10 +253,92 @@ Status FetchAll(const Options& options, KvStream* stream, const PeerAddress& sou
   return progress.Drain();
 }
 
-TimeNs ProcessCpuNs() {
-  timespec used{};
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-  return used.tv_sec * kSecond + used.tv_nsec;
+// One append of a batch; its entries are whole blocks.
+StatusOr<TailAppend> MakeAppend(const Options& options, const uint8_t* memory) {
+  const KvFormat format = MakeFormat(options);
+  const size_t entries = static_cast<size_t>(options.batch_bytes / options.block_bytes());
+  auto packed = std::make_shared<PackedRows>(static_cast<size_t>(options.batch_bytes));
+  TailAppend append;
+  for (size_t i = 0; i < entries; ++i) {
+    TailEntry entry{.request = {"bench", {1, 1}}, .parent = {}};
+    entry.tokens.assign(kBlockTokens, 1);
+    ASSIGN_OR_RETURN(
+        entry.checksum,
+        PackTail(format, {memory + i * format.block_bytes(), format.block_bytes()},
+                 {0, kBlockTokens}, TailSeed(entry),
+                 packed->writable().subspan(i * format.block_bytes(), format.block_bytes())));
+    append.entries.push_back(std::move(entry));
+  }
+  append.rows = packed;
+  return append;
+}
+
+int64_t StoreCpuMicroseconds(KvStream* stream, const PeerAddress& store) {
+  Progress progress;
+  int64_t cpu = 0;
+  progress.Begin(1);
+  stream->QueryTails(store, {"bench", {1, 1}}, kMinute,
+                     [&](const Status& status, const std::vector<TailState>& states) {
+                       if (!states.empty()) cpu = states[0].blocks_held;
+                       progress.Done({status});
+                     });
+  return progress.Drain().ok() ? cpu : 0;
+}
+
+// How many entries the store has taken.
+class Taken {
+ public:
+  void Set(int64_t entries, const Status& status) {
+    MutexLock lock(mu_);
+    entries_ = std::max(entries_, entries);
+    if (status_.ok()) status_ = status;
+    changed_.NotifyAll();
+  }
+  Status Await(int64_t entries) {
+    MutexLock lock(mu_);
+    while (entries_ < entries && status_.ok()) changed_.Wait(mu_);
+    return status_;
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  int64_t entries_ GUARDED_BY(mu_) = 0;
+  Status status_ GUARDED_BY(mu_);
+};
+
+// Appends all of it, packing each batch as a replicator would, and prints one JSON line.
+Status AppendAll(const Options& options, KvStream* stream, const PeerAddress& store,
+                 const uint8_t* memory) {
+  Taken taken;
+  stream->OnHeld([&](const NodeKey&, const std::vector<HeldRows>& held) {
+    for (const HeldRows& one : held) taken.Set(one.rows, one.status);
+  });
+  stream->OnReplicaLost([&](const NodeKey&, const Status& status) { taken.Set(0, status); });
+  const int64_t entries = options.batch_bytes / options.block_bytes();
+  const int64_t window = std::clamp<int64_t>(
+      std::min<int64_t>(options.window_bytes, 8 << 20) / options.batch_bytes, 1, 128);
+  const int64_t appends = options.total_bytes / options.batch_bytes;
+  const int64_t store_start_us = StoreCpuMicroseconds(stream, store);
+  const TimeNs cpu_start_ns = ProcessCpuNs();
+  const TimeNs start_ns = RealClock().NowNs();
+  for (int64_t i = 0; i < appends; ++i) {
+    ASSIGN_OR_RETURN(TailAppend append, MakeAppend(options, memory + i * options.batch_bytes));
+    RETURN_IF_ERROR(taken.Await((i - window) * entries));
+    stream->Append(store, std::move(append));
+  }
+  RETURN_IF_ERROR(taken.Await(appends * entries));
+  const double seconds = SecondsFromNs(RealClock().NowNs() - start_ns);
+  const double worker_us = static_cast<double>(ProcessCpuNs() - cpu_start_ns) / kMicrosecond;
+  const auto store_us = static_cast<double>(StoreCpuMicroseconds(stream, store) - store_start_us);
+  std::printf(
+      "{\"append_mb_per_s\": %.0f, \"store_cpu_us_per_append\": %.1f, "
+      "\"worker_cpu_us_per_append\": %.1f, \"batch_bytes\": %ld, \"block_bytes\": %ld, "
+      "\"shared_memory\": %s}\n",
+      static_cast<double>(options.total_bytes) / seconds / 1e6,
+      store_us / static_cast<double>(appends), worker_us / static_cast<double>(appends),
+      options.batch_bytes, options.block_bytes(), options.shared_memory ? "true" : "false");
+  return absl::OkStatus();
 }
 
 Status RunFetch(const Options& options) {
@@ -221,6 +352,7 @@ Status RunFetch(const Options& options) {
   if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
   const NodeKey self{"bench-sink", static_cast<uint64_t>(getpid())};
   ASSIGN_OR_RETURN(auto stream, KvStream::Create(MakeStreamOptions(options, self), nullptr));
+  if (options.append) return AppendAll(options, stream.get(), source, memory);
   Options warm_up = options;  // connects
   warm_up.total_bytes = options.batch_bytes;
   RETURN_IF_ERROR(FetchAll(warm_up, stream.get(), source, memory));

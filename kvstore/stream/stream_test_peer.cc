@@ -1,5 +1,6 @@
-// A source process for kv_stream_process_test: serves deterministic blocks and obeys one-letter
-// commands on a socket (its descriptor 0 is /dev/null, so the path comes as an argument).
+// A source process for kv_stream_process_test: serves deterministic blocks, takes appended rows,
+// and obeys one-letter commands on a socket (its descriptor 0 is /dev/null, so the path comes as an
+// argument).
 //
 // Commands: "p N" publishes N layers of the pending blocks; "w" withdraws them. Blocks with an id
 // whose first byte is 'r' are ready, 'p' pending; others are missing.
@@ -16,6 +17,7 @@
 #include "common/mutex.h"
 #include "kvstore/stream/kv_stream.h"
 #include "kvstore/stream/stream_test_blocks.h"
+#include "kvstore/stream/tail_pack.h"
 
 namespace reprise::kv {
 namespace {
@@ -55,6 +57,40 @@ class TestSource : public SegmentSource {
   uint32_t published_ GUARDED_BY(mu_) = 0;
 };
 
+// Verifies every entry and answers with the rows taken of its request.
+class TestSink : public TailSink {
+ public:
+  std::vector<HeldRows> OnAppend(const NodeKey&, std::span<const TailEntry> entries,
+                                 std::span<const uint8_t> rows) override {
+    const KvFormat format = TestFormat();
+    std::vector<HeldRows> held;
+    for (const TailEntry& entry : entries) {
+      const size_t bytes = PackedBytes(format, entry.tokens.size());
+      const Status status = UnpackTail(format,
+                                       {.packed = rows.first(bytes),
+                                        .checksum = entry.checksum,
+                                        .seed = TailSeed(entry),
+                                        .rows = static_cast<uint32_t>(entry.tokens.size())},
+                                       0, slot_);
+      rows = rows.subspan(bytes);
+      int64_t& taken = taken_[entry.request.id];
+      if (status.ok()) taken += static_cast<int64_t>(entry.tokens.size());
+      held.push_back({entry.request, entry.branch, taken, status});
+    }
+    return held;
+  }
+  void OnRelease(const NodeKey&, const RequestKey&) override {}
+  StatusOr<std::vector<TailState>> OnQuery(const NodeKey&, const RequestKey& request) override {
+    return std::vector<TailState>{{.blocks_held = taken_[request.id], .parent = {}, .tokens = {}}};
+  }
+  void OnFence(const RequestKey&) override {}
+  void OnPeerLost(const NodeKey&) override {}
+
+ private:
+  std::vector<uint8_t> slot_ = std::vector<uint8_t>(TestFormat().block_bytes());
+  std::map<std::string, int64_t> taken_;
+};
+
 void Obey(KvStream* stream, TestSource* source, int commands) {
   FILE* in = fdopen(commands, "r");
   char command = 0;
@@ -76,7 +112,8 @@ int Run(char** argv) {
   options.throttle_bytes_per_s = std::atoll(argv[4]);
   options.format = TestFormat();
   TestSource source;
-  auto stream = KvStream::Create(options, &source);
+  TestSink sink;
+  auto stream = KvStream::Create(options, &source, &sink);
   if (!stream.ok()) {
     std::fprintf(stderr, "%s\n", stream.status().ToString().c_str());
     return 1;
