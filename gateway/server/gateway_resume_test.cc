@@ -65,11 +65,12 @@ class GatewayResumeTest : public GatewayTest {
     Reading reading(*client_, Request(12));
     reading.WaitForTokens(5);
     accepted_ = reading.WaitAccepted();
-    gateway_.reset();
+    StopGateway();
     const Status status = reading.Wait();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
     EXPECT_FALSE(reading.completion().finished.has_usage()) << "it has not ended";
     EXPECT_EQ(reading.completion().branches[0].ids, Prefix(truth_, 5));
+    gateway_.reset();
     a_.FallSilentAfter(INT32_MAX);
   }
 

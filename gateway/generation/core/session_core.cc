@@ -170,6 +170,8 @@ void SessionCore::OnPlaceRefused(uint64_t ask, const Refusal& refusal, TimeNs no
   } else if ((!accepted_ && !spec_.resume) || !IsRetryable(status)) {
     End(attach_ ? Hidden(status) : status, AtWorker::kNothing, actions);
   } else {
+    // Who failed us once may be all there is; by now the coordinator knows who is dead.
+    avoid_.clear();
     WaitThenAsk(refusal.retry_after_ms, now);
   }
 }

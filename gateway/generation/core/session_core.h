@@ -56,7 +56,7 @@ class SessionCore {
   bool at_worker() const { return state_ == State::kStreaming || state_ == State::kAttaching; }
   TimeNs next_wake() const;  // kNever once ended
   std::span<const BranchState> branches() const { return branches_; }
-  // Incarnations that failed this request, without repetition.
+  // Incarnations that failed this request since a placement was refused, without repetition.
   std::span<const NodeKey> avoid() const { return avoid_; }
   const SessionSpec& spec() const { return spec_; }
   const SessionCounters& counters() const { return counters_; }

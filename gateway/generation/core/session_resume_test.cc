@@ -402,6 +402,17 @@ TEST(SessionResume, AWorkerThatSaysSoTwiceIsAvoided) {
   EXPECT_THAT(s.core->avoid(), ElementsAre(NodeKey{"w1", 1}));
 }
 
+TEST(SessionResume, AWorkerThatFailedOnceIsAskedForAgainWhenThereIsNoOther) {
+  Story s;
+  s.Streaming();
+  s.Lost(Loss::kOther);
+  EXPECT_THAT(s.core->avoid(), ElementsAre(NodeKey{"w1", 1}));
+  s.Refused(absl::UnavailableError("NO_WORKERS"));
+  s.TickAt(s.core->next_wake());
+  ASSERT_TRUE(s.last.place.has_value());
+  EXPECT_THAT(s.core->avoid(), IsEmpty());
+}
+
 TEST(SessionResume, CrashesAreCountedAndOtherLossesAreNot) {
   Story s(1, 100);
   s.Streaming();
