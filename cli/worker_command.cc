@@ -38,7 +38,8 @@ void DeclareKv(FlagSet& flags, worker::WorkerOptions& o) {
 
 void Declare(FlagSet& flags, worker::WorkerOptions& o) {
   flags.Add("name", &o.name, "name in logs and status; unique in the cluster");
-  flags.Add("coordinator", &o.coordinator, "the coordinator's address; empty: reports to nobody");
+  flags.Add("coordinator", &o.coordinator,
+            "the coordinators' addresses, comma between; empty: reports to nobody");
   flags.Add("model", &o.model, "model folder");
   flags.Add("listen", &o.listen, "gRPC address, loopback only");
   flags.Add("advertise", &o.advertise,
@@ -61,6 +62,8 @@ void Declare(FlagSet& flags, worker::WorkerOptions& o) {
                  "until the coordinator says otherwise");
   flags.AddDurationMs("stop-grace", &o.stop_grace_ms, 0, 600'000,
                       "for running calls when stopping");
+  flags.AddDurationMs("drain-deadline", &o.drain_deadline_ms, 0, 3'600'000,
+                      "for live streams to go elsewhere when stopping");
   DeclareKv(flags, o);
   DeclareTimed(flags, o);
 }

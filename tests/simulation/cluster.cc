@@ -54,7 +54,7 @@ Cluster::Cluster(const RunOptions& options)
   if (faults_.slow_worker) workers_[plan_.Below(workers_.size())].size.layer_time *= 10;
   for (size_t i = 0; i < stores_.size(); ++i) {
     stores_[i].name = absl::StrCat("store", i);
-    stores_[i].size = faults_.few_slots ? StoreSize{16, 40} : StoreSize{256, 512};
+    stores_[i].size = faults_.few_slots ? StoreSize{10, 24} : StoreSize{256, 512};
   }
 }
 

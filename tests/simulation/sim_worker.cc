@@ -227,6 +227,17 @@ void SimWorker::Run(const worker::OfferBlocks& command) {
   SendOffer(context_, pid_, *store, offer);
 }
 
+void SimWorker::Run(const worker::AppendRows& command) {
+  world_.After(0, {"packed", pid_, pid_, command.append},
+               [this, append = command.append] { Handle(worker::RowsPacked{append}); });
+}
+
+void SimWorker::Run(const worker::QueryTails& command) {
+  world_.After(kMillisecond, {"tails", pid_, pid_, command.query}, [this, query = command.query] {
+    Handle(worker::TailsFound{query, absl::UnavailableError("no replicas here"), {}});
+  });
+}
+
 void SimWorker::Run(const worker::Emit& command) {
   const auto link = link_of_.find(command.key);
   if (link == link_of_.end()) return;

@@ -88,6 +88,10 @@ class SimWorker {
   void Run(const worker::ListBlock& command);
   void Run(const worker::UnlistBlock& command);
   void Run(const worker::OfferBlocks& command);
+  // Replicas of live sequences are not simulated: nothing is ever acknowledged.
+  void Run(const worker::AppendRows& command);
+  void Run(const worker::ReleaseReplicas&) {}
+  void Run(const worker::QueryTails& command);
   void Run(const worker::Emit& command);
 
   void StartStep(worker::StepPlan plan);

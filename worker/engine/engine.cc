@@ -6,21 +6,13 @@
 #include <utility>
 
 #include "common/bind_address.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "kvstore/stream/stream_metrics.h"
 #include "worker/engine/engine_metrics.h"
 
 namespace reprise::worker {
-namespace {
-
-StatusOr<kv::PeerAddress> ToPeer(const NodeRef& node) {
-  ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(node.kv_address));
-  return kv::PeerAddress{node.key, at.host, at.port};
-}
-
-}  // namespace
-
 class Engine::Listener : public kv::FetchListener {
  public:
   Listener(Engine* engine, FetchId fetch) : engine_(engine), fetch_(fetch) {}
@@ -49,6 +41,7 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
   CoreSettings& core = options.core;
   core.chain.format_digest = info.kv_format.Digest();
   core.chain.block_tokens = static_cast<int>(info.kv_format.block_tokens);
+  core.row_bytes = static_cast<int64_t>(info.kv_format.block_bytes()) / core.chain.block_tokens;
   core.pages = static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
   core.vocab_size = info.vocab_size;
   core.context_tokens = info.context_tokens;
@@ -59,12 +52,16 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
   RETURN_IF_ERROR(engine->SelfCheck());
   if (metrics != nullptr) engine->AddMetrics(metrics);
   engine->Publish();
+  engine->prober_->Start();
   engine->thread_ = Thread("worker_step", [e = engine.get()] { e->Loop(); });
   return engine;
 }
 
 Engine::Engine(EngineOptions options, std::unique_ptr<Executor> executor, EngineSink* sink)
-    : options_(std::move(options)), sink_(sink), executor_(std::move(executor)) {}
+    : options_(std::move(options)), sink_(sink), executor_(std::move(executor)) {
+  MutexLock lock(events_mu_);
+  for (size_t i = 0; i < options_.coordinators; ++i) event_reporters_.emplace_back(&event_log_);
+}
 
 Engine::~Engine() { Stop(); }
 
@@ -75,6 +72,8 @@ void Engine::Stop() {
     wake_.NotifyAll();
   }
   thread_.Join();
+  if (prober_) prober_->Stop();
+  if (replicator_) replicator_->Stop();
   stream_ = nullptr;
 }
 
@@ -89,6 +88,16 @@ Status Engine::Open() {
   ASSIGN_OR_RETURN(stream_, kv::KvStream::Create(options_.stream, directory_.get()));
   RETURN_IF_ERROR(stream_->Register(memory_.data(), memory_.bytes()));
   address_ = stream_->address();
+  stream_->OnHeld([this](const NodeKey& store, std::vector<kv::HeldRows> held) {
+    static_cast<void>(Post(RowsHeld{store, std::move(held)}));
+  });
+  stream_->OnReplicaLost([this](const NodeKey& store, const Status& status) {
+    static_cast<void>(Post(ReplicaLost{store, status}));
+  });
+  prober_ = std::make_unique<PeerProber>(stream_.get());
+  replicator_ = std::make_unique<Replicator>(
+      Replicator::Pool{memory_.data(), info().kv_format}, stream_.get(),
+      [this](Event event) { static_cast<void>(Post(std::move(event))); });
   CoreSettings core = options_.core;
   core.self.key = options_.stream.self;
   core.self.kv_address = HostPort{address_.host, static_cast<uint16_t>(address_.port)}.ToString();
@@ -102,6 +111,16 @@ void Engine::AddMetrics(MetricsRegistry* metrics) {
   ttft_seconds_ = &metrics->AddHistogram("reprise_worker_ttft_seconds",
                                          "From submission to the first token, in this worker.", {},
                                          LatencyBuckets());
+  lag_tokens_ = &metrics->AddHistogram("reprise_replication_lag_at_emit_tokens",
+                                       "Rows beyond the watermark when tokens went out.", {},
+                                       {0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 1024});
+  const auto phase = [metrics](const char* name) {
+    return &metrics->AddHistogram("reprise_recovery_seconds",
+                                  "Phases of a resumed attempt in this process.", {{"phase", name}},
+                                  LatencyBuckets());
+  };
+  restore_seconds_ = phase("restore");
+  replay_seconds_ = phase("replay");
   RegisterEngineMetrics(*this, *metrics);
   kv::AddStreamMetrics(metrics, stream_.get());
 }
@@ -120,20 +139,30 @@ Status Engine::Post(Event event) {
   return absl::OkStatus();
 }
 
+bool Engine::AwaitDrained(TimeNs until_ns) {
+  MutexLock lock(mu_);
+  while (!stats_.draining || !stats_.idle || !mailbox_.empty()) {
+    const TimeNs left = until_ns - RealClock().NowNs();
+    if (left <= 0) return false;
+    drained_.WaitFor(mu_, std::chrono::nanoseconds(std::min(left, 60 * kMinute)));
+  }
+  return true;
+}
+
 EngineStats Engine::stats() const {
   MutexLock lock(mu_);
   return stats_;
 }
 
-kv::EventReporter::Part Engine::PrepareEvents() {
+kv::EventReporter::Part Engine::PrepareEvents(size_t index) {
   MutexLock lock(events_mu_);
-  return event_reporter_.Prepare();
+  return event_reporters_[index].Prepare();
 }
 
-bool Engine::OnEventsAnswer(const kv::EventReporter::Answer& answer) {
+bool Engine::OnEventsAnswer(size_t index, const kv::EventReporter::Answer& answer) {
   MutexLock lock(events_mu_);
-  event_reporter_.OnAnswer(answer);
-  return event_reporter_.behind();
+  event_reporters_[index].OnAnswer(answer);
+  return event_reporters_[index].behind();
 }
 
 // The step thread ------------------------------------------------------------------------------
@@ -180,13 +209,37 @@ void Engine::HandleEvents() {
   }
   const TimeNs now = RealClock().NowNs();
   for (Event& event : events) {
-    if (const auto* done = std::get_if<FetchDone>(&event)) fetches_.erase(done->fetch);
-    if (const auto* submit = std::get_if<Submit>(&event)) stream_->FenceRequest(submit->key);
+    Notice(event);
+    const uint64_t lost = core_->stats().replicas_lost;
     core_->Handle(std::move(event), now);
+    if (core_->stats().replicas_lost != lost) {
+      LogWarning("replicas_lost", {{"replicas", core_->stats().replicas_lost - lost}});
+    }
   }
   const std::optional<TimeNs> tick = core_->NextTick();
   if (tick && *tick <= now) core_->Handle(Tick{}, now);
   CarryOut();
+}
+
+// What the engine itself does about an event, before the core.
+void Engine::Notice(const Event& event) {
+  if (const auto* done = std::get_if<FetchDone>(&event)) {
+    const auto fetch = fetches_.find(done->fetch);
+    if (fetch == fetches_.end()) return;
+    if (fetch->second.restore) Failpoint("worker.restore.arrived");
+    fetches_.erase(fetch);
+  } else if (const auto* submit = std::get_if<Submit>(&event)) {
+    Failpoint("worker.submit");
+    stream_->FenceRequest(submit->key);
+  } else if (std::holds_alternative<RowsHeld>(event)) {
+    Failpoint("worker.held");
+  } else if (std::holds_alternative<Attach>(event)) {
+    Failpoint("worker.attach");
+  } else if (std::holds_alternative<Drain>(event)) {
+    Failpoint("worker.drain");
+  } else if (const auto* live = std::get_if<LiveStores>(&event)) {
+    prober_->SetPeers(live->stores);
+  }
 }
 
 void Engine::RunStep(const StepPlan& plan) {
@@ -206,6 +259,7 @@ void Engine::RunStep(const StepPlan& plan) {
   } else {
     LogError("step_failed", {{"status", done.status}});
   }
+  if (plan.decode_rows > 0) Failpoint("worker.step.done");
   const TimeNs end = RealClock().NowNs();
   const double ms = MsFromNs(end - start);
   step_ms_ = step_ms_ == 0 ? ms : 0.9 * step_ms_ + 0.1 * ms;
@@ -221,7 +275,9 @@ void Engine::OnLayer(const StepPlan& plan, uint32_t layer) {
       directory_->SetReady(block.id, layer + 1);
       stream_->Publish(block.id, layer + 1);
     }
+    if (!plan.completes.empty()) Failpoint("worker.leg.layer");
   }
+  if (plan.decode_rows > 0) Failpoint("worker.step.layer");
   bool events = false;
   {
     MutexLock lock(mu_);
@@ -238,18 +294,20 @@ void Engine::CarryOut() {
           [&](auto& order) {
             using T = std::decay_t<decltype(order)>;
             if constexpr (std::is_same_v<T, Emit>) {
-              if (order.ttft_ns >= 0 && ttft_seconds_ != nullptr) {
-                ttft_seconds_->Observe(SecondsFromNs(order.ttft_ns));
-              }
+              Observe(order);
               emits.push_back(std::move(order));
             } else if constexpr (std::is_same_v<T, CallPrefill>) {
+              Failpoint("worker.leg.call");
               sink_->OnCallPrefill(std::move(order));
             } else if constexpr (std::is_same_v<T, ReleasePrefill>) {
               sink_->OnReleasePrefill(std::move(order));
             } else if constexpr (std::is_same_v<T, AcceptPrefill>) {
               sink_->OnAcceptPrefill(order);
             } else if constexpr (std::is_same_v<T, ReplyPrefill>) {
+              Failpoint("worker.leg.reply");
               sink_->OnReplyPrefill(std::move(order));
+            } else if constexpr (std::is_constructible_v<Replicator::Order, T>) {
+              replicator_->Send(std::move(order));
             } else {
               Do(order);
             }
@@ -257,10 +315,22 @@ void Engine::CarryOut() {
           command);
     }
   }
-  if (!emits.empty()) sink_->OnEmits(std::move(emits));
+  if (emits.empty()) return;
+  sink_->OnEmits(std::move(emits));
+  Failpoint("worker.emit");
+}
+
+void Engine::Observe(const Emit& emit) {
+  if (ttft_seconds_ == nullptr) return;
+  if (emit.ttft_ns >= 0) ttft_seconds_->Observe(SecondsFromNs(emit.ttft_ns));
+  if (emit.lag >= 0) lag_tokens_->Observe(static_cast<double>(emit.lag));
+  if (!emit.recovery) return;
+  restore_seconds_->Observe(SecondsFromNs(emit.recovery->restore_ns));
+  replay_seconds_->Observe(SecondsFromNs(emit.recovery->replay_ns));
 }
 
 void Engine::Do(StartFetch& command) {
+  if (command.restore) Failpoint("worker.restore.fetch");
   const auto fail = [&](const Status& status) {
     const std::vector<Status> items(command.items.size(), status);
     static_cast<void>(Post(FetchDone{command.fetch, items}));
@@ -278,17 +348,18 @@ void Engine::Do(StartFetch& command) {
   const StatusOr<kv::FetchHandle> handle =
       stream_->Fetch(std::move(spec), std::make_shared<Listener>(this, command.fetch));
   if (!handle.ok()) return fail(handle.status());
-  fetches_.emplace(command.fetch, *handle);
+  fetches_.emplace(command.fetch, OpenFetch{*handle, command.restore});
 }
 
 void Engine::Do(const CancelFetch& command) {
   const auto handle = fetches_.find(command.fetch);
-  if (handle != fetches_.end()) stream_->CancelFetch(handle->second);
+  if (handle != fetches_.end()) stream_->CancelFetch(handle->second.handle);
 }
 
 void Engine::Do(const ListBlock& command) {
   if (directory_->List(command)) stream_->Publish(command.id, info().kv_format.layers);
   if (command.state != ListBlock::State::kSealed) return;
+  Failpoint("worker.seal");
   MutexLock lock(events_mu_);
   event_log_.Added(command.id);
 }
@@ -303,19 +374,6 @@ void Engine::Do(const UnlistBlock& command) {
   if (result.quiet) core_->Handle(PageQuiet{command.page}, RealClock().NowNs());
 }
 
-void Engine::Do(OfferBlocks& command) {
-  const StatusOr<kv::PeerAddress> store = ToPeer(command.store);
-  if (!store.ok()) return;  // best effort: the blocks stay fetchable here
-  kv::BlockOffer offer;
-  offer.source = address_;
-  offer.fence = {command.key, 0};
-  offer.parent = command.parent;
-  offer.first_position = command.first_position;
-  offer.tenant_salt = std::move(command.tenant);
-  offer.tokens = std::move(command.tokens);
-  stream_->Offer(*store, std::move(offer));
-}
-
 void Engine::Publish() {
   EngineStats stats;
   stats.core = core_->stats();
@@ -324,10 +382,17 @@ void Engine::Publish() {
   stats.waiting = core_->waiting();
   stats.queued_prefill_tokens = core_->queued_prefill_tokens();
   stats.step_ms = step_ms_;
+  stats.lag = core_->Lag(RealClock().NowNs());
+  stats.stranded_bytes = core_->stranded_pages() * static_cast<int64_t>(PageBytes());
+  stats.can_prefill = core_->can_prefill();
+  stats.can_decode = core_->can_decode();
+  stats.draining = core_->draining();
+  stats.idle = core_->idle() && !core_->step_in_flight();
   stats.violations = core_->violations();
   MutexLock lock(mu_);
   if (stats.violations > stats_.violations) ReportBug("page_accounting");
   stats_ = stats;
+  if (stats.draining && stats.idle) drained_.NotifyAll();
 }
 
 }  // namespace reprise::worker

@@ -1,6 +1,6 @@
 // The worker's engine: the pure core in production. Owns the executor, the pool's memory, the KV
-// stream and one step thread that feeds events to the core, carries out its commands and runs its
-// steps. Owned by the worker's server.
+// stream, the replicator, the prober and one step thread that feeds events to the core, carries out
+// its commands and runs its steps. Owned by the worker's server.
 //
 // Threads: Post and the observers from any thread; the sink is called on the step thread only.
 // The step thread blocks when nothing can run; while a step runs it handles events between layers.
@@ -14,6 +14,7 @@
 #define REPRISE_WORKER_ENGINE_ENGINE_H_
 
 #include <atomic>
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,7 +29,9 @@
 #include "worker/engine/block_directory.h"
 #include "worker/engine/core/core.h"
 #include "worker/engine/executor.h"
+#include "worker/engine/peer_prober.h"
 #include "worker/engine/pool_memory.h"
+#include "worker/engine/replicator.h"
 
 namespace reprise::worker {
 
@@ -48,6 +51,7 @@ struct EngineOptions {
   kv::StreamOptions stream;  // self, addresses, devices; the format is the executor's
   int64_t pool_bytes = int64_t{256} << 20;
   CoreSettings core;           // limits and times; what the executor and pool decide is filled in
+  size_t coordinators = 1;     // that are told of KV events
   bool publish_layers = true;  // false: peers see a block only when it is sealed (benchmarks)
   TimeNs self_check_timeout_ns = 10 * kSecond;
 };
@@ -61,6 +65,12 @@ struct EngineStats {
   int64_t queued_prefill_tokens = 0;
   double step_ms = 0;  // smoothed
   uint64_t violations = 0;
+  ReplicationLag lag;
+  int64_t stranded_bytes = 0;  // of requests that have ended
+  bool can_prefill = true;
+  bool can_decode = true;
+  bool draining = false;
+  bool idle = true;  // nothing accepted is left
 };
 
 class Engine {
@@ -79,16 +89,24 @@ class Engine {
   // metrics may be under way or follow.
   void Stop();
 
+  // Waits until a drain has begun and nothing accepted is left; false when that is not so at
+  // `until_ns`.
+  bool AwaitDrained(TimeNs until_ns);
+
   const ExecutorInfo& info() const { return executor_->info(); }
   kv::PeerAddress kv_address() const { return address_; }
   EngineStats stats() const;
   uint64_t progress() const { return progress_.load(std::memory_order_relaxed); }
+  // How long ago a block went through this node's own stream and was verified, and the peers whose
+  // streams did not answer lately.
+  int64_t probe_age_ms() const { return prober_->AgeMs(); }
+  std::vector<std::string> unreachable() const { return prober_->Unreachable(); }
   bool busy() const { return busy_.load(std::memory_order_relaxed); }
 
-  // KV events for the coordinator; one reporting thread.
-  kv::EventReporter::Part PrepareEvents();
+  // KV events for coordinator number `index`; one reporting thread for each.
+  kv::EventReporter::Part PrepareEvents(size_t index = 0);
   // True when more waits than the last part carried.
-  bool OnEventsAnswer(const kv::EventReporter::Answer& answer);
+  bool OnEventsAnswer(size_t index, const kv::EventReporter::Answer& answer);
 
  private:
   class Listener;
@@ -104,6 +122,8 @@ class Engine {
   // Waits for events, at most until the next tick; false when stopping.
   bool WaitForWork(bool may_block);
   void HandleEvents();
+  void Notice(const Event& event);
+  void Observe(const Emit& emit);
   void RunStep(const StepPlan& plan);
   void OnLayer(const StepPlan& plan, uint32_t layer);
   void CarryOut();
@@ -111,7 +131,6 @@ class Engine {
   void Do(const CancelFetch& command);
   void Do(const ListBlock& command);
   void Do(const UnlistBlock& command);
-  void Do(OfferBlocks& command);
   void Publish();
   uint8_t* PageData(PageId page) const { return memory_.data() + PageBytes() * size_t(page); }
   size_t PageBytes() const { return executor_->info().kv_format.block_bytes(); }
@@ -123,27 +142,37 @@ class Engine {
   std::unique_ptr<BlockDirectory> directory_;
   std::unique_ptr<kv::KvStream> stream_;
   kv::PeerAddress address_;
+  std::unique_ptr<Replicator> replicator_;
+  std::unique_ptr<PeerProber> prober_;
 
   // Of the step thread.
   std::unique_ptr<WorkerCore> core_;
-  std::map<FetchId, kv::FetchHandle> fetches_;
+  struct OpenFetch {
+    kv::FetchHandle handle = 0;
+    bool restore = false;
+  };
+  std::map<FetchId, OpenFetch> fetches_;
   TimeNs next_tick_ = INT64_MAX;
   double step_ms_ = 0;
   Histogram* step_seconds_ = nullptr;
   Histogram* ttft_seconds_ = nullptr;
+  Histogram* lag_tokens_ = nullptr;
+  Histogram* restore_seconds_ = nullptr;
+  Histogram* replay_seconds_ = nullptr;
 
   std::atomic<uint64_t> progress_{0};
   std::atomic<bool> busy_{false};
 
   mutable Mutex mu_;
   CondVar wake_;
+  CondVar drained_;
   std::vector<Event> mailbox_ GUARDED_BY(mu_);
   bool stopping_ GUARDED_BY(mu_) = false;
   EngineStats stats_ GUARDED_BY(mu_);
 
   mutable Mutex events_mu_;  // never held with mu_
   kv::EventLog event_log_ GUARDED_BY(events_mu_);
-  kv::EventReporter event_reporter_ GUARDED_BY(events_mu_){&event_log_};
+  std::deque<kv::EventReporter> event_reporters_ GUARDED_BY(events_mu_);  // by coordinator
 
   Thread thread_;  // last: it uses all of the above
 };

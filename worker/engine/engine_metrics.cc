@@ -23,6 +23,46 @@ void AddPages(const Engine& engine, MetricsRegistry& metrics, const std::string&
       {{"state", state}});
 }
 
+void RegisterReplicaMetrics(const Engine& engine, MetricsRegistry& metrics) {
+  metrics.RegisterCallbackGauge(
+      "reprise_replication_lag_tokens", "Rows beyond the watermark, the worst request's.",
+      [&engine] { return static_cast<double>(engine.stats().lag.tokens); });
+  metrics.RegisterCallbackGauge(
+      "reprise_replication_lag_bytes", "Bytes beyond the watermark, the worst request's.",
+      [&engine] { return static_cast<double>(engine.stats().lag.bytes); });
+  metrics.RegisterCallbackGauge("reprise_replication_lag_seconds",
+                                "Age of a row that some replica lacks, the worst request's.",
+                                [&engine] { return SecondsFromNs(engine.stats().lag.ns); });
+  metrics.RegisterCallbackGauge(
+      "reprise_stranded_bytes", "KV bytes still held for requests that have ended.",
+      [&engine] { return static_cast<double>(engine.stats().stranded_bytes); });
+  AddCounter(engine, metrics, "reprise_replication_bytes_total", "Rows appended to replicas.",
+             &CoreStats::appended_bytes);
+  AddCounter(engine, metrics, "reprise_replicas_lost_total",
+             "Replicas of live requests that were lost.", &CoreStats::replicas_lost);
+  AddCounter(engine, metrics, "reprise_worker_rebuilds_total", "Replicas begun anew.",
+             &CoreStats::rebuilds);
+  AddCounter(engine, metrics, "reprise_worker_restored_rows_total",
+             "Rows of resumed requests found here or fetched.", &CoreStats::restored_rows);
+  AddCounter(engine, metrics, "reprise_worker_replayed_rows_total",
+             "Rows of resumed requests computed again.", &CoreStats::replayed_rows);
+  const std::string plans = "reprise_worker_recoveries_total";
+  const std::string plans_help = "Resumed requests whose rows others held, by what was chosen.";
+  AddCounter(engine, metrics, plans, plans_help, &CoreStats::restores, {{"choice", "restore"}});
+  AddCounter(engine, metrics, plans, plans_help, &CoreStats::recomputes, {{"choice", "recompute"}});
+  AddCounter(engine, metrics, plans, plans_help, &CoreStats::waits, {{"choice", "wait"}});
+  const std::string windows = "reprise_worker_windows_total";
+  const std::string windows_help =
+      "Requests whose gateway left, was replaced, or that nobody came for.";
+  AddCounter(engine, metrics, windows, windows_help, &CoreStats::orphaned, {{"event", "orphaned"}});
+  AddCounter(engine, metrics, windows, windows_help, &CoreStats::attached, {{"event", "attached"}});
+  AddCounter(engine, metrics, windows, windows_help, &CoreStats::windows_over, {{"event", "over"}});
+  const std::string stale = "reprise_stale_refused_total";
+  const std::string stale_help = "What came from owners that are not the owner any more.";
+  AddCounter(engine, metrics, stale, stale_help, &CoreStats::stale, {{"what", "attempt"}});
+  AddCounter(engine, metrics, stale, stale_help, &CoreStats::fenced, {{"what", "fenced_by_store"}});
+}
+
 }  // namespace
 
 void RegisterEngineMetrics(const Engine& engine, MetricsRegistry& metrics) {
@@ -61,6 +101,7 @@ void RegisterEngineMetrics(const Engine& engine, MetricsRegistry& metrics) {
   AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_called, {{"event", "called"}});
   AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_failed, {{"event", "failed"}});
   AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_served, {{"event", "served"}});
+  RegisterReplicaMetrics(engine, metrics);
   metrics.RegisterCallbackCounter("reprise_worker_progress_total", "Layers computed.",
                                   [&] { return static_cast<double>(engine.progress()); });
 }

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "common/random.h"
+#include "kvstore/stream/tail_pack.h"
 #include "worker/engine/timed_executor.h"
 
 namespace reprise::worker {
@@ -202,6 +203,118 @@ TEST_F(EngineTest, ManyRequestsInASmallPoolAllComeOutRight) {
     EXPECT_EQ(outbox_.Ids(request.key), Expected(request));
   }
   EXPECT_GT(engine->stats().core.preemptions, 0u);
+}
+
+// Takes every append whose rows verify and are the ones expected of the timed model.
+class CheckingStore : public kv::TailSink {
+ public:
+  std::vector<kv::HeldRows> OnAppend(const NodeKey&, std::span<const kv::TailEntry> entries,
+                                     std::span<const uint8_t> rows) override {
+    const kv::KvFormat format = TimedFormat(Model());
+    std::vector<kv::HeldRows> held;
+    for (const kv::TailEntry& entry : entries) {
+      const size_t bytes = kv::PackedBytes(format, entry.tokens.size());
+      std::vector<uint8_t> block(format.block_bytes());
+      const auto first = static_cast<uint32_t>(entry.first_position % format.block_tokens);
+      kv::TailRows tail{rows.first(bytes), entry.checksum, kv::TailSeed(entry),
+                        static_cast<uint32_t>(entry.tokens.size()), 0};
+      rows = rows.subspan(bytes);
+      Status status = kv::UnpackTail(format, tail, first, block);
+      if (status.ok() && !RowsMatch(entry, first, block)) status = absl::DataLossError("rows");
+      MutexLock lock(mu_);
+      if (!status.ok()) ++wrong_;
+      if (status.ok() && entry.first_position > rows_) status = absl::OutOfRangeError("gap");
+      if (status.ok()) {
+        rows_ = entry.first_position + static_cast<int64_t>(entry.tokens.size());
+      }
+      held.push_back({entry.request, entry.branch, rows_, status});
+    }
+    return held;
+  }
+  void OnRelease(const NodeKey&, const RequestKey&) override {
+    MutexLock lock(mu_);
+    ++released_;
+    changed_.NotifyAll();
+  }
+  StatusOr<std::vector<kv::TailState>> OnQuery(const NodeKey&, const RequestKey&) override {
+    return std::vector<kv::TailState>();
+  }
+  void OnFence(const RequestKey&) override {}
+  void OnPeerLost(const NodeKey&) override {}
+
+  void WaitForRelease() {
+    const TimeNs until = RealClock().NowNs() + kPatience;
+    MutexLock lock(mu_);
+    while (released_ == 0 && RealClock().NowNs() < until) {
+      changed_.WaitFor(mu_, std::chrono::milliseconds(100));
+    }
+    EXPECT_EQ(released_, 1);
+  }
+  int64_t rows() {
+    MutexLock lock(mu_);
+    return rows_;
+  }
+  int wrong() {
+    MutexLock lock(mu_);
+    return wrong_;
+  }
+
+ private:
+  static bool RowsMatch(const kv::TailEntry& entry, uint32_t first,
+                        const std::vector<uint8_t>& block) {
+    const TimedModel model = Model();
+    std::vector<uint8_t> row(model.row_bytes);
+    for (uint32_t layer = 0; layer < model.layers; ++layer) {
+      for (size_t i = 0; i < entry.tokens.size(); ++i) {
+        WriteTimedRow(model, entry.tokens[i], entry.first_position + static_cast<int64_t>(i), layer,
+                      row);
+        const size_t at = (layer * model.block_tokens + first + i) * model.row_bytes;
+        if (!std::equal(row.begin(), row.end(), block.begin() + static_cast<std::ptrdiff_t>(at))) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+  Mutex mu_;
+  CondVar changed_;
+  int64_t rows_ GUARDED_BY(mu_) = 0;
+  int released_ GUARDED_BY(mu_) = 0;
+  int wrong_ GUARDED_BY(mu_) = 0;
+};
+
+TEST_F(EngineTest, RowsReachAReplicaPackedAndVerified) {
+  CheckingStore sink;
+  kv::StreamOptions options;
+  options.self = {"store", RandomU64() | 1};
+  options.format = TimedFormat(Model());
+  const auto store = kv::KvStream::Create(options, nullptr, &sink);
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto engine = MakeEngine("decode");
+  Submit request = Request("r", 5, 60);  // no whole block in the prompt: all rows are appended
+  const kv::PeerAddress at = (*store)->address();
+  request.stores = {NodeRef{at.key, "", absl::StrCat(at.host, ":", at.port)}};
+  ASSERT_TRUE(engine->Post(request).ok());
+  const auto done = outbox_.Wait(request.key);
+  ASSERT_TRUE(done.ok() && done->status.ok()) << done.status();
+  EXPECT_EQ(outbox_.Ids(request.key), Expected(request));
+  sink.WaitForRelease();
+  EXPECT_GT(sink.rows(), 0);
+  EXPECT_EQ(sink.wrong(), 0);
+  EXPECT_EQ(engine->stats().core.replicas_lost, 0u);
+}
+
+TEST_F(EngineTest, ADrainEndsWhatIsLeftAtItsDeadline) {
+  const auto engine = MakeEngine("decode");
+  Submit request = Request("r", 5, 60);
+  request.resume_handle = std::string(16, 'h');
+  request.resume_window_ns = 100 * kSecond;
+  ASSERT_TRUE(engine->Post(request).ok());
+  ASSERT_TRUE(engine->Post(Orphan{request.key}).ok());
+  EXPECT_FALSE(engine->AwaitDrained(RealClock().NowNs()));
+  ASSERT_TRUE(engine->Post(Drain{RealClock().NowNs()}).ok());
+  EXPECT_TRUE(engine->AwaitDrained(RealClock().NowNs() + kPatience));
+  EXPECT_EQ(engine->stats().running, 0);
 }
 
 TEST_F(EngineTest, SealedBlocksAreReportedAsNumberedEvents) {

@@ -62,13 +62,13 @@ bool PagePool::Unref(PageId page, State rest, int32_t holds) {
   return true;
 }
 
-void PagePool::Evict(PageId page) {
+void PagePool::Evict(PageId page, int32_t more_holds) {
   if (!Valid(page) || state(page) != State::kCached) {
     ++violations_;
     return;
   }
   Move(page, State::kQuarantined);
-  pages_[static_cast<size_t>(page)].count = 1;
+  pages_[static_cast<size_t>(page)].count = 1 + more_holds;
 }
 
 void PagePool::Quiet(PageId page) {

@@ -43,8 +43,9 @@ class PagePool {
     return Unref(page, State::kQuarantined, holds);
   }
 
-  // A cached page leaves the cache; one hold until the shell says no transfer reads it.
-  void Evict(PageId page);
+  // A cached page leaves the cache; one hold until the shell says no transfer reads it, and
+  // `more_holds` of readers known here.
+  void Evict(PageId page, int32_t more_holds = 0);
   // One hold of a quarantined page has ended.
   void Quiet(PageId page);
 

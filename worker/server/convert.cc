@@ -129,6 +129,19 @@ void FillSampling(const SamplingParams& in, v1::ResolvedSampling* out) {
   out->set_n(in.n);
 }
 
+Status CheckHandle(const std::string& handle, bool required) {
+  if (handle.size() == limits::kResumeHandleBytes || (handle.empty() && !required)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("resume_handle has ", handle.size(), " bytes, ",
+                                                 limits::kResumeHandleBytes, " are needed"));
+}
+
+int64_t RemainingMs(TimeNs deadline_ns, TimeNs now) {
+  if (deadline_ns == 0) return 0;
+  return std::clamp<int64_t>((deadline_ns - now) / kMillisecond, 1, limits::kDeadlineMsMax);
+}
+
 StatusOr<TimeNs> ParseDeadline(int64_t deadline_ms, TimeNs now) {
   if (deadline_ms == 0) return 0;
   RETURN_IF_ERROR(CheckRange("deadline_ms", static_cast<double>(deadline_ms), 1,
@@ -192,9 +205,41 @@ StatusOr<Submit> ParseSubmit(const v1::Submit& message, TimeNs now) {
   if (message.has_prefill()) {
     ASSIGN_OR_RETURN(submit.prefill, ParseNode(message.prefill()));
   }
+  RETURN_IF_ERROR(CheckCount("replicas", message.replicas_size(), limits::kReplicasNamedMax));
+  for (const v1::NodeRef& replica : message.replicas()) {
+    ASSIGN_OR_RETURN(NodeRef node, ParseNode(replica));
+    submit.replicas.push_back(std::move(node));
+  }
+  RETURN_IF_ERROR(CheckHandle(message.resume_handle(), /*required=*/false));
+  RETURN_IF_ERROR(CheckRange("resume_window_ms", static_cast<double>(message.resume_window_ms()), 0,
+                             static_cast<double>(limits::kResumeWindowMsMax)));
+  submit.resume_handle = message.resume_handle();
+  // Without a handle nobody could come back.
+  if (!submit.resume_handle.empty()) {
+    submit.resume_window_ns = NsFromMs(message.resume_window_ms());
+  }
+  submit.alone = message.alone();
   submit.prompt.assign(message.prompt().begin(), message.prompt().end());
   submit.tenant = message.tenant();
   return submit;
+}
+
+StatusOr<Attach> ParseAttach(const v1::Attach& message) {
+  Attach attach;
+  ASSIGN_OR_RETURN(attach.key, ParseKey(message.request_id(), message.attempt()));
+  RETURN_IF_ERROR(CheckHandle(message.resume_handle(), /*required=*/true));
+  attach.resume_handle = message.resume_handle();
+  return attach;
+}
+
+LiveStores ParseStores(const v1::ReportResponse& message) {
+  LiveStores live;
+  for (const v1::StoreInfo& info : message.stores()) {
+    if (live.stores.size() >= limits::kStoresListedMax) break;
+    StatusOr<NodeRef> node = ParseNode(info.ref());
+    if (node.ok()) live.stores.push_back({*std::move(node), info.failure_domain()});
+  }
+  return live;
 }
 
 StatusOr<SubmitPrefill> ParsePrefill(const v1::PrefillRequest& message, TimeNs now) {
@@ -243,9 +288,20 @@ void Fill(const NodeRef& node, v1::NodeRef* message) {
   message->set_kv_address(node.kv_address);
 }
 
-void Fill(const Emit& emit, v1::RequestEvent* message) {
+void Fill(const Emit& emit, TimeNs now, v1::RequestEvent* message) {
   message->set_request_id(emit.key.id);
   Fill(emit.key.attempt, message->mutable_attempt());
+  if (emit.attached) {
+    v1::Attached* attached = message->mutable_attached();
+    attached->mutable_prompt()->Add(emit.attached->prompt.begin(), emit.attached->prompt.end());
+    FillSampling(emit.attached->sampling, attached->mutable_sampling());
+    attached->set_resume_window_ms(emit.attached->resume_window_ns / kMillisecond);
+    attached->set_deadline_ms(RemainingMs(emit.attached->deadline_ns, now));
+    for (const NodeRef& store : emit.attached->stores) Fill(store, attached->add_stores());
+  }
+  if (emit.stores) {
+    for (const NodeRef& store : *emit.stores) Fill(store, message->add_stores());
+  }
   for (const BranchToken& token : emit.tokens) {
     FillToken(token.token, token.branch, token.index, message->add_tokens());
   }
@@ -278,9 +334,7 @@ void Fill(const CallPrefill& call, TimeNs now, v1::PrefillRequest* message) {
   }
   for (const NodeRef& store : leg.stores) Fill(store, message->add_stores());
   message->set_tenant(leg.tenant);
-  if (leg.deadline_ns == 0) return;
-  message->set_deadline_ms(
-      std::clamp<int64_t>((leg.deadline_ns - now) / kMillisecond, 1, limits::kDeadlineMsMax));
+  message->set_deadline_ms(RemainingMs(leg.deadline_ns, now));
 }
 
 void Fill(const ReplyPrefill& reply, v1::PrefillResponse* message) {

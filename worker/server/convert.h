@@ -18,11 +18,15 @@ namespace reprise::worker {
 // INVALID_ARGUMENT names the field, the limit and the value.
 StatusOr<Submit> ParseSubmit(const v1::Submit& message, TimeNs now);
 StatusOr<SubmitPrefill> ParsePrefill(const v1::PrefillRequest& message, TimeNs now);
+StatusOr<Attach> ParseAttach(const v1::Attach& message);
+// The live stores of a coordinator's answer; entries that name none are left out.
+LiveStores ParseStores(const v1::ReportResponse& message);
 StatusOr<RequestKey> ParseKey(const std::string& request_id, const v1::Attempt& attempt);
 // The answer of another worker to a leg with `n` branches.
 StatusOr<PrefillReply> ParsePrefillResponse(const v1::PrefillResponse& message, int32_t n);
 
-void Fill(const Emit& emit, v1::RequestEvent* message);
+// `now`: of the same clock as the request's deadline.
+void Fill(const Emit& emit, TimeNs now, v1::RequestEvent* message);
 // `now`: of the same clock as the leg's deadline.
 void Fill(const CallPrefill& call, TimeNs now, v1::PrefillRequest* message);
 void Fill(const ReplyPrefill& reply, v1::PrefillResponse* message);

@@ -147,7 +147,7 @@ TEST(Convert, AnEventCarriesTokensEndsAndDone) {
   emit.ended.push_back({1, EndReason::kStop});
   emit.done = Done{absl::CancelledError("why"), 12};
   v1::RequestEvent event;
-  Fill(emit, &event);
+  Fill(emit, 0, &event);
   EXPECT_EQ(event.attempt().n(), 4u);
   EXPECT_EQ(event.tokens(0).index(), 7u);
   EXPECT_EQ(event.tokens(0).id(), 42);
@@ -155,6 +155,55 @@ TEST(Convert, AnEventCarriesTokensEndsAndDone) {
   EXPECT_EQ(event.done().code(), 1);
   EXPECT_EQ(event.done().message(), "why");
   EXPECT_EQ(event.done().cached_tokens(), 12);
+}
+
+TEST(Convert, AnAttachedEventCarriesWhatAGatewayNeedsToGoOn) {
+  Emit emit;
+  emit.key = {"r", {2, 1}};
+  emit.attached = Attached{{4, 5}, {}, 3 * kSecond, 12 * kSecond, {{{"s", 3}, "g", "k"}}};
+  emit.attached->sampling.seed = 77;
+  emit.stores = std::vector<NodeRef>{{{"t", 4}, "", ""}};
+  v1::RequestEvent event;
+  Fill(emit, 10 * kSecond, &event);
+  EXPECT_EQ(event.attached().prompt(1), 5);
+  EXPECT_EQ(event.attached().sampling().seed(), 77u);
+  EXPECT_EQ(event.attached().resume_window_ms(), 3'000);
+  EXPECT_EQ(event.attached().deadline_ms(), 2'000);
+  EXPECT_EQ(event.attached().stores(0).name(), "s");
+  EXPECT_EQ(event.stores(0).incarnation(), 4u);
+}
+
+TEST(Convert, AHandleIsSixteenBytesAndAWindowNeedsOne) {
+  v1::Attach attach;
+  attach.set_request_id("r");
+  attach.set_resume_handle("short");
+  EXPECT_THAT(std::string(ParseAttach(attach).status().message()),
+              testing::HasSubstr("resume_handle has 5 bytes, 16 are needed"));
+  attach.set_resume_handle(std::string(16, 'x'));
+  EXPECT_EQ(ParseAttach(attach)->resume_handle, std::string(16, 'x'));
+
+  v1::Submit submit = Valid();
+  submit.set_resume_window_ms(5);
+  EXPECT_EQ(ParseSubmit(submit, 0)->resume_window_ns, 0);
+  submit.set_resume_handle(std::string(16, 'x'));
+  EXPECT_EQ(ParseSubmit(submit, 0)->resume_window_ns, 5 * kMillisecond);
+  submit.set_resume_window_ms(limits::kResumeWindowMsMax + 1);
+  EXPECT_THAT(std::string(ParseSubmit(submit, 0).status().message()),
+              testing::HasSubstr("resume_window_ms"));
+}
+
+TEST(Convert, StoresWithoutANameOrALifeAreLeftOut) {
+  v1::ReportResponse answer;
+  answer.add_stores()->mutable_ref()->set_name("dead");
+  answer.add_stores()->mutable_ref()->set_incarnation(4);
+  v1::StoreInfo* live = answer.add_stores();
+  live->mutable_ref()->set_name("live");
+  live->mutable_ref()->set_incarnation(5);
+  live->set_failure_domain("rack");
+  const LiveStores stores = ParseStores(answer);
+  ASSERT_EQ(stores.stores.size(), 1u);
+  EXPECT_EQ(stores.stores[0].node.key, (NodeKey{"live", 5}));
+  EXPECT_EQ(stores.stores[0].domain, "rack");
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ void GatewayStream::Open() {
 
 void GatewayStream::Send(v1::ServeResponse events) {
   const size_t bytes = events.ByteSizeLong();
+  last_sent_ns_.store(RealClock().NowNs(), std::memory_order_relaxed);
   bool overflow = false;
   {
     MutexLock lock(mu_);
@@ -21,15 +22,18 @@ void GatewayStream::Send(v1::ServeResponse events) {
     overflow = waiting_bytes_ + bytes > limits::kWorkerStreamBufferBytesMax;
     if (!overflow) {
       waiting_bytes_ += bytes;
-      if (waiting_.events().empty()) {
+      if (!std::exchange(any_waits_, true)) {
         waiting_ = std::move(events);
       } else {
+        waiting_.set_progress(events.progress());
+        waiting_.set_busy(events.busy());
         for (v1::RequestEvent& event : *events.mutable_events()) {
           *waiting_.add_events() = std::move(event);
         }
       }
       if (write_in_flight_) return;
       write_in_flight_ = true;
+      any_waits_ = false;
       writing_ = std::exchange(waiting_, {});
       waiting_bytes_ = 0;
       StartWrite(&writing_);  // under the lock: never after Finish
@@ -44,8 +48,9 @@ void GatewayStream::Send(v1::ServeResponse events) {
 void GatewayStream::OnWriteDone(bool ok) {
   if (!ok) return Close(absl::UnavailableError("the gateway's stream broke"));
   MutexLock lock(mu_);
-  write_in_flight_ = !closed_ && !waiting_.events().empty();
+  write_in_flight_ = !closed_ && any_waits_;
   if (!write_in_flight_) return;
+  any_waits_ = false;
   writing_ = std::exchange(waiting_, {});
   waiting_bytes_ = 0;
   StartWrite(&writing_);

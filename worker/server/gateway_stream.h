@@ -9,11 +9,13 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <utility>
 
+#include "common/clock.h"
 #include "common/mutex.h"
 #include "common/status.h"
 #include "reprise/v1/cluster.pb.h"
@@ -31,8 +33,11 @@ class GatewayStream : public grpc::ServerBidiReactor<v1::ServeRequest, v1::Serve
   explicit GatewayStream(Handlers handlers) : handlers_(std::move(handlers)) {}
 
   void Open();
-  // Joined with whatever waits to be written; dropped when the stream has ended.
+  // Joined with whatever waits to be written, the newest progress counts; dropped when the stream
+  // has ended.
   void Send(v1::ServeResponse events);
+  // When anything was last given to Send.
+  TimeNs last_sent_ns() const { return last_sent_ns_.load(std::memory_order_relaxed); }
   // Ends the call; the first status counts.
   void Close(const Status& status);
 
@@ -47,8 +52,11 @@ class GatewayStream : public grpc::ServerBidiReactor<v1::ServeRequest, v1::Serve
   v1::ServeRequest request_;
   v1::ServeResponse writing_;  // of the write in flight
 
+  std::atomic<TimeNs> last_sent_ns_{0};
+
   Mutex mu_;
   v1::ServeResponse waiting_ GUARDED_BY(mu_);
+  bool any_waits_ GUARDED_BY(mu_) = false;
   size_t waiting_bytes_ GUARDED_BY(mu_) = 0;
   bool write_in_flight_ GUARDED_BY(mu_) = false;
   bool closed_ GUARDED_BY(mu_) = false;

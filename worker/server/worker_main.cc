@@ -1,6 +1,5 @@
 #include "worker/server/worker_main.h"
 
-#include <atomic>
 #include <memory>
 #include <utility>
 
@@ -10,10 +9,11 @@
 #include "common/metrics.h"
 #include "common/random.h"
 #include "common/rpc_server.h"
-#include "coordinator/client/reporter.h"
+#include "coordinator/client/reporter_group.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/timed_executor.h"
 #include "worker/model/llama_executor.h"
+#include "worker/server/convert.h"
 #include "worker/server/worker_service.h"
 
 namespace reprise::worker {
@@ -56,6 +56,11 @@ StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options) {
 
 StatusOr<EngineOptions> MakeEngineOptions(const WorkerOptions& options, const NodeKey& self) {
   ASSIGN_OR_RETURN(const HostPort kv, ParseHostPort(options.kv_listen));
+  size_t coordinators = 0;
+  if (!options.coordinator.empty()) {
+    ASSIGN_OR_RETURN(const auto named, ParseCoordinators(options.coordinator));
+    coordinators = named.size();
+  }
   RETURN_IF_ERROR(CheckLoopback(kv.host));
   EngineOptions engine;
   engine.stream.self = self;
@@ -64,8 +69,10 @@ StatusOr<EngineOptions> MakeEngineOptions(const WorkerOptions& options, const No
   engine.stream.devices = options.devices;
   engine.stream.shared_memory = options.shared_memory;
   engine.stream.throttle_bytes_per_s = options.throttle_bytes_per_s;
+  engine.coordinators = coordinators;
   engine.pool_bytes = options.pool_bytes;
   engine.publish_layers = options.publish_layers;
+  engine.core.failure_domain = options.failure_domain;
   engine.core.chunk_tokens = options.chunk_tokens;
   engine.core.running_max = options.running_max;
   engine.core.waiting_max = options.waiting_max;
@@ -123,31 +130,69 @@ void FillLoad(const Engine& engine, v1::Load* load) {
   load->set_progress(engine.progress());
   load->set_busy(engine.busy());
   load->set_step_ms(stats.step_ms);
+  load->set_stranded_bytes(stats.stranded_bytes);
+  load->set_probe_age_ms(engine.probe_age_ms());
+  for (const std::string& peer : engine.unreachable()) load->add_unreachable(peer);
+}
+
+// What the coordinator says beside its acknowledgement. A leader below the highest seen orders
+// nothing.
+void TakeOrders(const v1::ReportResponse& answer, int64_t drain_deadline_ms, Engine* engine,
+                WorkerService* service, StopSignal* drained) {
+  if (!service->SawLeader(answer.leader_epoch())) return;
+  if (answer.stores_version() != 0) static_cast<void>(engine->Post(ParseStores(answer)));
+  for (const v1::Verdict& verdict : answer.verdicts()) {
+    const NodeKey node{verdict.node().name(), verdict.node().incarnation()};
+    static_cast<void>(engine->Post(
+        ReplicaLost{node, absl::UnavailableError(absl::StrCat("verdict: ", verdict.reason()))}));
+  }
+  const EngineStats stats = engine->stats();
+  const bool prefill = answer.roles().prefill();
+  const bool decode = answer.roles().decode();
+  if (answer.has_roles() && (prefill != stats.can_prefill || decode != stats.can_decode)) {
+    LogInfo("roles_changed", {{"prefill", prefill}, {"decode", decode}});
+    static_cast<void>(engine->Post(SetRoles{prefill, decode}));
+  }
+  if (answer.drain() && !stats.draining) {
+    const int64_t ms =
+        answer.drain_deadline_ms() > 0 ? answer.drain_deadline_ms() : drain_deadline_ms;
+    LogInfo("drain_ordered", {{"deadline_ms", ms}});
+    static_cast<void>(engine->Post(Drain{RealClock().NowNs() + NsFromMs(ms)}));
+  }
+  if (stats.draining && stats.idle) drained->Stop();
 }
 
 // Reports until it goes; absent without a coordinator.
-std::unique_ptr<Reporter> StartReports(const WorkerOptions& options, v1::NodeInfo node,
-                                       Engine* engine, const WorkerService* service) {
+StatusOr<std::unique_ptr<ReporterGroup>> StartReports(const WorkerOptions& options,
+                                                      v1::NodeInfo node, Engine* engine,
+                                                      WorkerService* service, StopSignal* stop) {
   if (options.coordinator.empty()) return nullptr;
-  // The answer comes on the reporting thread, which knows its reporter only once it is made.
-  auto self = std::make_shared<std::atomic<Reporter*>>(nullptr);
-  ReporterOptions reports;
-  reports.coordinator = options.coordinator;
+  ReporterGroupOptions reports;
+  ASSIGN_OR_RETURN(reports.coordinators, ParseCoordinators(options.coordinator));
   reports.node = std::move(node);
   reports.interval_ms = options.report_interval_ms;
-  auto reporter = std::make_unique<Reporter>(
-      std::move(reports),
-      [engine, service](v1::ReportRequest* request) {
-        FillLoad(*engine, request->mutable_load());
-        FillKvPart(engine->PrepareEvents(), request);
-        service->FillRequests(request, kReportedRequestsMax);
-      },
-      [engine, self](const v1::ReportResponse& answer) {
-        Reporter* const reporter = self->load();
-        if (engine->OnEventsAnswer(KvAnswer(answer)) && reporter != nullptr) reporter->Wake();
-      });
-  self->store(reporter.get());
-  return reporter;
+  ReporterGroupHandlers handlers;
+  handlers.fill = [engine, service](size_t index, v1::ReportRequest* request) {
+    FillLoad(*engine, request->mutable_load());
+    const EngineStats stats = engine->stats();
+    request->mutable_node()->set_can_prefill(stats.can_prefill && !stats.draining);
+    request->mutable_node()->set_can_decode(stats.can_decode && !stats.draining);
+    FillKvPart(engine->PrepareEvents(index), request);
+    service->FillRequests(request, kReportedRequestsMax);
+  };
+  handlers.answered = [engine](size_t index, const v1::ReportResponse& answer) {
+    return engine->OnEventsAnswer(index, KvAnswer(answer));
+  };
+  handlers.ordered = [engine, service, stop, deadline_ms = options.drain_deadline_ms](
+                         size_t, const v1::ReportResponse& answer) {
+    TakeOrders(answer, deadline_ms, engine, service, stop);
+  };
+  // What a process says whose name another one has taken counts no more.
+  handlers.fenced = [service, stop](const Status& why) {
+    service->CloseStreams(why);
+    stop->Stop();
+  };
+  return std::make_unique<ReporterGroup>(std::move(reports), std::move(handlers));
 }
 
 }  // namespace
@@ -168,6 +213,7 @@ Status ValidateOptions(const WorkerOptions& options) {
   RETURN_IF_ERROR(CheckAtLeast("leg_timeout_ms", options.leg_timeout_ms, 1));
   RETURN_IF_ERROR(CheckAtLeast("leg_linger_ms", options.leg_linger_ms, 1));
   RETURN_IF_ERROR(CheckAtLeast("report_interval_ms", options.report_interval_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("drain_deadline_ms", options.drain_deadline_ms, 0));
   RETURN_IF_ERROR(CheckAtLeast("layers", options.timed_settings.layers, 1));
   return CheckAtLeast("row_bytes", options.timed_settings.row_bytes, 1);
 }
@@ -185,14 +231,18 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
       const std::unique_ptr<Engine> engine,
       Engine::Start(std::move(engine_options), std::move(executor), &service, &metrics));
   service.Attach(engine.get());
+  metrics.RegisterCallbackCounter(
+      "reprise_stale_refused_total", "What came from owners that are not the owner any more.",
+      [&service] { return static_cast<double>(service.stale_leaders()); }, {{"what", "leader"}});
   ASSIGN_OR_RETURN(auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
   ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {&service}));
   const kv::PeerAddress kv = engine->kv_address();
   const RoleAddresses addresses{.grpc = door->address(),
                                 .kv = HostPort{kv.host, static_cast<uint16_t>(kv.port)}.ToString(),
                                 .metrics = metrics_door->address()};
-  const std::unique_ptr<Reporter> reporter = StartReports(
-      options, DescribeNode(options, self, engine->info(), addresses), engine.get(), &service);
+  ASSIGN_OR_RETURN(const std::unique_ptr<ReporterGroup> reporter,
+                   StartReports(options, DescribeNode(options, self, engine->info(), addresses),
+                                engine.get(), &service, control.stop));
   door->SetServing(true);
   LogInfo("worker_ready", {{"grpc", addresses.grpc},
                            {"kv", addresses.kv},
@@ -203,8 +253,13 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
   control.stop->Wait();
   LogInfo("worker_stopping");
   door->SetServing(false);
+  const TimeNs deadline = RealClock().NowNs() + NsFromMs(options.drain_deadline_ms);
+  if (!engine->stats().draining) static_cast<void>(engine->Post(Drain{deadline}));
+  if (reporter != nullptr) reporter->Wake();
+  // The engine ends what is left at its deadline.
+  constexpr TimeNs kLastWords = kSecond;
+  if (!engine->AwaitDrained(deadline + kLastWords)) LogWarning("drain_incomplete");
   if (reporter != nullptr) reporter->Stop();
-  static_cast<void>(engine->Post(Drain{}));
   service.CloseStreams(absl::UnavailableError("the worker stops"));
   door->Shutdown(static_cast<int>(options.stop_grace_ms));
   service.Detach();

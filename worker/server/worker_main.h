@@ -25,7 +25,7 @@ struct TimedSettings {
 
 struct WorkerOptions {
   std::string name = "worker";
-  std::string coordinator;                     // host:port; empty: no reports
+  std::string coordinator;                     // host:port,...: all of a group; empty: no reports
   std::string listen = "127.0.0.1:0";          // gRPC, loopback only
   std::string advertise;                       // gRPC address others are told; empty: the own
   std::string kv_listen = "127.0.0.1:0";       // KV stream
@@ -56,6 +56,7 @@ struct WorkerOptions {
   bool publish_layers = true;        // false: blocks move only when complete (benchmarks)
   int32_t report_interval_ms = 200;
   int64_t stop_grace_ms = 500;
+  int64_t drain_deadline_ms = 10'000;  // for live streams to go elsewhere when stopping
 };
 
 // INVALID_ARGUMENT names the option, the limit and the value.

@@ -1,10 +1,14 @@
 #include "worker/server/worker_service.h"
 
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "common/clock.h"
 #include "common/grpc_status.h"
+#include "common/limits.h"
 #include "common/log.h"
+#include "common/sha256.h"
 #include "worker/server/convert.h"
 
 namespace reprise::worker {
@@ -17,11 +21,29 @@ class Answered : public grpc::ServerUnaryReactor {
   void OnDone() override { delete this; }
 };
 
+// What the coordinator compares with a client's; empty for no handle.
+std::string DigestOf(const std::string& handle) {
+  if (handle.empty()) return {};
+  const Digest256 digest = Sha256().Update(handle).Finish();
+  return {digest.begin(), digest.end()};
+}
+
 }  // namespace
 
 WorkerService::WorkerService(NodeKey self)
     : self_(std::move(self)),
-      client_([this](Event event) { static_cast<void>(Post(std::move(event))); }) {}
+      client_([this](Event event) { static_cast<void>(Post(std::move(event))); }),
+      thread_("worker_beat", [this] { Beat(); }) {}
+
+WorkerService::~WorkerService() {
+  Detach();
+  {
+    MutexLock lock(mu_);
+    stopping_ = true;
+    beat_.NotifyAll();
+  }
+  thread_.Join();
+}
 
 void WorkerService::Attach(Engine* engine) {
   MutexLock lock(engine_mu_);
@@ -73,28 +95,69 @@ void WorkerService::OnRequest(const Stream& stream, const v1::ServeRequest& requ
     case v1::ServeRequest::kCancel:
       return OnCancel(request.cancel());
     case v1::ServeRequest::kAttach:
+      return OnAttach(stream, request.attach());
     case v1::ServeRequest::kDetach:
-      return stream->Close(absl::UnimplementedError("this worker cannot hand requests over"));
+      return OnDetach(request.detach());
     case v1::ServeRequest::MESSAGE_NOT_SET:
       break;
   }
   stream->Close(absl::InvalidArgumentError("a Serve message without content"));
 }
 
-void WorkerService::OnSubmit(const Stream& stream, const v1::Submit& message) {
-  if (const Status fits = CheckIncarnation(message.worker_incarnation()); !fits.ok()) {
-    return Refuse(stream, message, fits);
+bool WorkerService::SawLeader(uint64_t epoch) {
+  uint64_t highest = leader_epoch_.load();
+  while (epoch > highest && !leader_epoch_.compare_exchange_weak(highest, epoch)) {
   }
-  StatusOr<Submit> submit = ParseSubmit(message, RealClock().NowNs());
+  if (epoch == 0 || epoch >= highest) return true;
+  ++stale_leaders_;
+  return false;
+}
+
+template <typename Message>
+Status WorkerService::CheckOrder(const Message& message) {
+  RETURN_IF_ERROR(CheckIncarnation(message.worker_incarnation()));
+  if (SawLeader(message.leader_epoch())) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the order is of leader epoch ",
+                                                    message.leader_epoch(), ", the leader's is ",
+                                                    leader_epoch()));
+}
+
+void WorkerService::OnSubmit(const Stream& stream, const v1::Submit& message) {
+  const Status fits = CheckOrder(message);
+  StatusOr<Submit> submit = fits.ok() ? ParseSubmit(message, RealClock().NowNs()) : fits;
   if (!submit.ok()) return Refuse(stream, message, submit.status());
   const RequestKey key = submit->key;
+  Served served;
+  served.stream = stream;
+  served.handle_digest = DigestOf(submit->resume_handle);
+  served.window_ns = submit->resume_window_ns;
+  Enter(key, std::move(served), message, *std::move(submit));
+}
+
+void WorkerService::OnAttach(const Stream& stream, const v1::Attach& message) {
+  const Status fits = CheckOrder(message);
+  StatusOr<reprise::worker::Attach> attach = fits.ok() ? ParseAttach(message) : fits;
+  if (!attach.ok()) return Refuse(stream, message, attach.status());
+  const RequestKey key = attach->key;
+  Served served;
+  served.stream = stream;
+  served.handle_digest = DigestOf(attach->resume_handle);
+  served.taken = false;
+  Enter(key, std::move(served), message, *std::move(attach));
+}
+
+template <typename Message>
+void WorkerService::Enter(const RequestKey& key, Served served, const Message& message,
+                          Event event) {
+  const Stream stream = served.stream;
   {
     MutexLock lock(mu_);
     if (!streams_.contains(stream)) return;
     // The same attempt again: whoever brought it first keeps its events.
-    if (!requests_.emplace(key, stream).second) return;
+    if (!requests_.emplace(key, std::move(served)).second) return;
+    beat_.NotifyAll();
   }
-  const Status posted = Post(*std::move(submit));
+  const Status posted = Post(std::move(event));
   if (posted.ok()) return;
   {
     MutexLock lock(mu_);
@@ -103,7 +166,8 @@ void WorkerService::OnSubmit(const Stream& stream, const v1::Submit& message) {
   Refuse(stream, message, posted);
 }
 
-void WorkerService::Refuse(const Stream& stream, const v1::Submit& message, const Status& why) {
+template <typename Message>
+void WorkerService::Refuse(const Stream& stream, const Message& message, const Status& why) {
   v1::ServeResponse response;
   v1::RequestEvent* event = response.add_events();
   event->set_request_id(message.request_id());
@@ -120,21 +184,31 @@ void WorkerService::OnCancel(const v1::ServeRequest::CancelOne& message) {
       Post(Cancel{*key, message.deadline() ? EndReason::kDeadline : EndReason::kCancelled}));
 }
 
+void WorkerService::OnDetach(const v1::ServeRequest::Detach& message) {
+  const StatusOr<RequestKey> key = ParseKey(message.request_id(), message.attempt());
+  if (!key.ok()) return;
+  {
+    MutexLock lock(mu_);
+    const auto found = requests_.find(*key);
+    if (found == requests_.end()) return;
+    found->second.stream = nullptr;
+  }
+  static_cast<void>(Post(Orphan{*key}));
+}
+
 void WorkerService::OnStreamClosed(const Stream& stream) {
   std::vector<RequestKey> orphans;
   {
     MutexLock lock(mu_);
     streams_.erase(stream);
-    for (auto at = requests_.begin(); at != requests_.end();) {
-      if (at->second == stream) {
-        orphans.push_back(at->first);
-        at = requests_.erase(at);
-      } else {
-        ++at;
-      }
+    for (auto& [key, served] : requests_) {
+      if (served.stream != stream) continue;
+      served.stream = nullptr;
+      // Whoever comes for an end that was sent already is served too, but not waited for.
+      if (served.kept_until_ns == 0) orphans.push_back(key);
     }
   }
-  for (const RequestKey& key : orphans) static_cast<void>(Post(Cancel{key, EndReason::kCancelled}));
+  for (const RequestKey& key : orphans) static_cast<void>(Post(Orphan{key}));
 }
 
 void WorkerService::CloseStreams(const Status& why) {
@@ -146,27 +220,95 @@ void WorkerService::CloseStreams(const Status& why) {
   for (const Stream& stream : streams) stream->Close(why);
 }
 
-void WorkerService::OnEmits(std::vector<Emit> emits) {
-  std::map<Stream, v1::ServeResponse> by_stream;
-  {
-    MutexLock lock(mu_);
-    for (const Emit& emit : emits) {
-      const auto found = requests_.find(emit.key);
-      if (found == requests_.end()) continue;
-      Fill(emit, by_stream[found->second].add_events());
-      if (emit.done) requests_.erase(found);
-    }
-  }
-  for (auto& [stream, response] : by_stream) stream->Send(std::move(response));
+void WorkerService::FillProgress(v1::ServeResponse* response) const {
+  MutexLock lock(engine_mu_);
+  if (engine_ == nullptr) return;
+  response->set_progress(engine_->progress());
+  response->set_busy(engine_->busy());
 }
 
-void WorkerService::FillRequests(v1::ReportRequest* report, int max) const {
+void WorkerService::Route(const Emit& emit, TimeNs now,
+                          std::map<Stream, v1::ServeResponse>& by_stream) {
+  const auto found = requests_.find(emit.key);
+  if (found == requests_.end()) return;
+  Served& served = found->second;
+  if (emit.attached) {
+    served.taken = true;
+    served.window_ns = emit.attached->resume_window_ns;
+  }
+  const Stream stream = served.stream;
+  if (stream) Fill(emit, now, by_stream[stream].add_events());
+  if (!emit.done) return;
+  const bool kept = served.taken && served.window_ns > 0 && !served.handle_digest.empty() &&
+                    (emit.done->status.ok() || absl::IsDeadlineExceeded(emit.done->status));
+  if (!kept) {
+    requests_.erase(found);
+    return;
+  }
+  // Its end may have been written to a stream that broke: the next to attach hears it.
+  served.kept_until_ns = now + served.window_ns;
+}
+
+void WorkerService::OnEmits(std::vector<Emit> emits) {
+  std::map<Stream, v1::ServeResponse> by_stream;
+  const TimeNs now = RealClock().NowNs();
+  {
+    MutexLock lock(mu_);
+    for (const Emit& emit : emits) Route(emit, now, by_stream);
+  }
+  v1::ServeResponse progress;
+  if (!by_stream.empty()) FillProgress(&progress);
+  for (auto& [stream, response] : by_stream) {
+    response.MergeFrom(progress);
+    stream->Send(std::move(response));
+  }
+}
+
+// Gateways tell a stuck worker from a silent one by it, and a silent one from one with nothing to
+// say.
+void WorkerService::Beat() {
+  constexpr TimeNs kPeriod = NsFromMs(limits::kServeHeartbeatMs / 2);
+  for (;;) {
+    std::set<Stream> streams;
+    {
+      MutexLock lock(mu_);
+      const auto listens = [](const auto& entry) {
+        return entry.second.stream && entry.second.kept_until_ns == 0;
+      };
+      while (!stopping_ && std::none_of(requests_.begin(), requests_.end(), listens)) {
+        beat_.Wait(mu_);
+      }
+      if (!stopping_) beat_.WaitFor(mu_, std::chrono::nanoseconds(kPeriod));
+      if (stopping_) return;
+      for (const auto& entry : requests_) {
+        if (listens(entry)) streams.insert(entry.second.stream);
+      }
+    }
+    v1::ServeResponse progress;
+    if (!streams.empty()) FillProgress(&progress);
+    const TimeNs quiet_since = RealClock().NowNs() - kPeriod;
+    for (const Stream& stream : streams) {
+      if (stream->last_sent_ns() <= quiet_since) stream->Send(progress);
+    }
+  }
+}
+
+void WorkerService::FillRequests(v1::ReportRequest* report, int max) {
+  const TimeNs now = RealClock().NowNs();
   MutexLock lock(mu_);
-  for (const auto& [key, stream] : requests_) {
-    if (report->requests_size() >= max) return;
+  for (auto at = requests_.begin(); at != requests_.end();) {
+    const auto& [key, served] = *at;
+    if (served.kept_until_ns != 0 && served.kept_until_ns <= now) {
+      at = requests_.erase(at);
+      continue;
+    }
+    ++at;
+    if (!served.taken || report->requests_size() >= max) continue;
     v1::RequestReport* request = report->add_requests();
     request->set_request_id(key.id);
     Fill(key.attempt, request->mutable_attempt());
+    request->set_handle_digest(served.handle_digest);
+    request->set_decoding(true);
   }
 }
 

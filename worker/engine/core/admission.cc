@@ -7,10 +7,24 @@
 namespace reprise::worker {
 
 void WorkerCore::AdmitWaiting(int64_t pages_wanted, TimeNs now) {
-  while (!waiting_.empty() && running() < settings_.running_max) {
-    // In order only: a large request is not overtaken for ever by small ones.
-    if (!TryAdmit(*waiting_.begin()->second, pages_wanted, now)) return;
+  // In order only: a large request is not overtaken for ever by small ones. But whoever waits for
+  // an answer or a transfer, which has its deadline, holds nobody up.
+  for (auto next = waiting_.begin(); next != waiting_.end() && running() < settings_.running_max;) {
+    Request& request = *(next++)->second;
+    if (!ReadyToAdmit(request, now)) continue;
+    if (!TryAdmit(request, pages_wanted, now)) return;
   }
+}
+
+// Leading blocks of the trunk that are cached here.
+int64_t WorkerCore::CachedBlocks(const Request& request) const {
+  const std::vector<kv::BlockId>& chain = request.branches[request.lead].chain;
+  int64_t blocks = 0;
+  while (blocks < Whole(request.trunk_len) &&
+         cache_.FindSealed(chain[static_cast<size_t>(blocks)])) {
+    ++blocks;
+  }
+  return blocks;
 }
 
 // The rows every live branch has in common: they are computed once.
@@ -31,13 +45,11 @@ void WorkerCore::SetTrunk(Request& request) {
 }
 
 bool WorkerCore::TryAdmit(Request& request, int64_t pages_wanted, TimeNs now) {
-  SetTrunk(request);
   Branch& lead = request.branches[request.lead];
   const auto cached_at = [&](int64_t block) {
     return cache_.FindSealed(lead.chain[static_cast<size_t>(block)]);
   };
-  int64_t hits = 0;
-  while (hits < Whole(request.trunk_len) && cached_at(hits)) ++hits;
+  int64_t hits = CachedBlocks(request);
   // Room for what is known and one block more, so that admission is followed by progress.
   const int64_t rows_ever = request.prompt_len() + request.sampling.max_tokens - 1;
   const int64_t rows =
@@ -51,7 +63,10 @@ bool WorkerCore::TryAdmit(Request& request, int64_t pages_wanted, TimeNs now) {
   }
   int64_t idle_hits = 0;
   for (int64_t block = 0; block < hits; ++block) idle_hits += cache_.idle(*cached_at(block));
-  const int64_t needed = Covering(rows) - hits + copies;
+  // What branches restore for themselves needs room too, if there ever is so much.
+  int64_t spare = SparePages(request);
+  if (Covering(rows) + copies + spare > settings_.pages) spare = 0;
+  const int64_t needed = Covering(rows) - hits + copies + spare;
   const PagePool::Counts& counts = pool_.counts();
   if (counts.free + counts.cached - idle_hits < needed + pages_wanted) return false;
 
@@ -72,6 +87,7 @@ bool WorkerCore::TryAdmit(Request& request, int64_t pages_wanted, TimeNs now) {
   for (int64_t page = hits; page < Covering(rows); ++page) {
     lead.pages.push_back(*pool_.Allocate());
   }
+  while (spare-- > 0) request.spare.push_back(*pool_.Allocate());
   lead.computed = std::min(hits * block_, request.trunk_len - request.TrunkHasOutput());
   waiting_.erase(request.rank);
   running_.emplace(request.rank, &request);
@@ -84,7 +100,9 @@ void WorkerCore::BeginWork(Request& request, int64_t hits, TimeNs now) {
   if (!std::exchange(request.admitted_before, true)) {
     request.cached_tokens = static_cast<int32_t>(std::min(lead.computed, request.prompt_len()));
     stats_.cached_tokens += static_cast<uint64_t>(request.cached_tokens);
+    CountRestored(request, std::min(lead.computed, lead.known_rows));
     StartFetches(request, hits, now);
+    if (request.fetches_open == 0 && !request.awaiting_leg()) request.restored_ns = now;
   }
   if (request.awaiting_leg()) {
     request.phase = Phase::kFetching;
@@ -100,35 +118,47 @@ void WorkerCore::BeginWork(Request& request, int64_t hits, TimeNs now) {
   if (request.phase == Phase::kComputing && lead.computed >= request.trunk_len) Fork(request);
 }
 
-const PrefixSource* WorkerCore::SourceOf(const Request& request, int64_t block) const {
+// Where a whole block of the trunk may be had: where the placement says, else from a replica.
+const NodeRef* WorkerCore::SourceOf(const Request& request, int64_t block) const {
+  if (request.recompute) return nullptr;
   for (const PrefixSource& source : request.sources) {
     if (source.node.key == settings_.self.key) continue;
     if (block >= source.first_block &&
         block - source.first_block < static_cast<int64_t>(source.blocks)) {
-      return &source;
+      return &source.node;
     }
   }
-  return nullptr;
+  return ReplicaWith(request, request.lead, block);
 }
 
 void WorkerCore::StartFetches(Request& request, int64_t first_block, TimeNs now) {
   const Branch& lead = request.branches[request.lead];
-  std::map<const PrefixSource*, std::vector<FetchedBlock>> by_source;  // in order of the vector
+  std::map<NodeKey, std::pair<NodeRef, std::vector<FetchedBlock>>> by_source;
   std::vector<FetchedBlock> from_leg;
   int64_t leg_rows = 0;
   const bool remote =
       !request.is_leg && request.prefill && request.prefill->key != settings_.self.key;
+  const std::optional<FetchedBlock> tail = TailItem(request, request.lead);
   for (int64_t block = first_block; block < Covering(request.trunk_len); ++block) {
     FetchedBlock wanted;
+    wanted.branch = request.lead;
     wanted.block = block;
     wanted.item.first_position = block * block_;
     wanted.item.page = lead.pages[static_cast<size_t>(block)];
     wanted.rows_end = (block + 1) * block_;
     const bool whole = wanted.rows_end <= request.trunk_len;
-    const PrefixSource* source = whole ? SourceOf(request, block) : nullptr;
+    const NodeRef* source = whole ? SourceOf(request, block) : nullptr;
     if (whole) wanted.item.id = lead.chain[static_cast<size_t>(block)];
+    if (source == nullptr && tail && tail->block == block) {
+      wanted.whole = false;
+      wanted.rows_end = tail->rows_end;
+      wanted.item.id = tail->item.id;
+      source = &request.restore[request.lead].tail_store;
+    }
     if (source) {
-      by_source[source].push_back(wanted);
+      auto& [node, blocks] = by_source[source->key];
+      node = *source;
+      blocks.push_back(wanted);
     } else if (remote && block * block_ < request.prompt_len()) {
       wanted.from_leg = true;
       if (wanted.rows_end > request.prompt_len()) {
@@ -144,14 +174,15 @@ void WorkerCore::StartFetches(Request& request, int64_t first_block, TimeNs now)
     request.leg_blocks = std::move(from_leg);
     CallLeg(request, now);
   }
-  for (auto& [source, blocks] : by_source) {
-    StartFetchOf(request, source->node, std::move(blocks));
+  for (auto& [key, fetch] : by_source) {
+    StartFetchOf(request, fetch.first, std::move(fetch.second), now);
   }
 }
 
 void WorkerCore::CallLeg(Request& request, TimeNs now) {
   ++stats_.legs_called;
   request.leg = 1;
+  request.leg_key = request.key;
   request.leg_state = LegState::kCalled;
   request.leg_deadline_ns = now + settings_.leg_timeout_ns;
   SubmitPrefill leg;
@@ -160,7 +191,7 @@ void WorkerCore::CallLeg(Request& request, TimeNs now) {
   leg.prompt = request.prompt;
   leg.sampling = request.sampling;
   leg.sources = request.sources;
-  leg.stores = request.stores;
+  leg.stores = request.stores();
   leg.tenant = request.tenant;
   leg.deadline_ns = request.deadline_ns;
   const int64_t here = Whole(request.branches[request.lead].computed);
@@ -169,7 +200,7 @@ void WorkerCore::CallLeg(Request& request, TimeNs now) {
 }
 
 void WorkerCore::StartFetchOf(Request& request, const NodeRef& source,
-                              std::vector<FetchedBlock> blocks) {
+                              std::vector<FetchedBlock> blocks, TimeNs now) {
   for (size_t at = 0; at < blocks.size(); at += limits::kFetchItemsMax) {
     const size_t count = std::min(limits::kFetchItemsMax, blocks.size() - at);
     Fetch fetch;
@@ -182,6 +213,10 @@ void WorkerCore::StartFetchOf(Request& request, const NodeRef& source,
     start.key = request.key;
     start.leg = request.leg;
     start.subscribe = fetch.blocks.front().from_leg;
+    start.restore = request.resumed && !start.subscribe;
+    fetch.subscribed = start.subscribe;
+    fetch.started_ns = now;
+    if (start.subscribe) start.key = request.leg_key;
     start.timeout_ns = start.subscribe ? settings_.leg_timeout_ns : settings_.fetch_timeout_ns;
     for (const FetchedBlock& block : fetch.blocks) start.items.push_back(block.item);
     ++stats_.fetches;
@@ -197,7 +232,7 @@ void WorkerCore::LegFailed(Request& request, TimeNs now) {
   request.leg_state = LegState::kFailed;
   request.leg_deadline_ns = 0;
   request.leg_blocks.clear();
-  commands_.push_back(ReleasePrefill{*request.prefill, request.key, request.leg});
+  commands_.push_back(ReleasePrefill{*request.prefill, request.leg_key, request.leg});
   for (const auto& [id, fetch] : fetches_) {
     if (fetch.owner == &request && fetch.blocks.front().from_leg) {
       commands_.push_back(CancelFetch{id});
@@ -210,8 +245,10 @@ void WorkerCore::ResolveIfArrived(Request& request, TimeNs now) {
   if (request.phase != Phase::kFetching || request.awaiting_leg() || request.fetches_open > 0) {
     return;
   }
+  if (request.forked) return TakeBranches(request, now);
+  request.restored_ns = now;
   if (request.leg_state == LegState::kOk) {
-    commands_.push_back(ReleasePrefill{*request.prefill, request.key, request.leg});
+    commands_.push_back(ReleasePrefill{*request.prefill, request.leg_key, request.leg});
   }
   SetTrunk(request);
   TakeArrived(request);
@@ -222,8 +259,7 @@ void WorkerCore::ResolveIfArrived(Request& request, TimeNs now) {
     OfferPrompt(request, now);
   } else if (request.leg_state == LegState::kOk) {
     // The prefill node has offered them.
-    lead.offered_blocks = Whole(request.prompt_len());
-    request.prompt_offered = true;
+    for (Replica& replica : request.replicas) NoteOffered(request, replica, request.prompt_len());
   }
   if (lead.computed >= request.trunk_len) Fork(request);
 }
@@ -240,7 +276,9 @@ void WorkerCore::TakeArrived(Request& request) {
     if (island.first < island.last) lead.islands.push_back(island);
     // A block whose last row still runs here is sealed then.
     if (block.whole && block.rows_end <= rows_max) Seal(lead, block.block);
-    if (!block.from_leg) cached += std::min(island.last, request.prompt_len()) - island.first;
+    if (block.from_leg) continue;
+    cached += std::min(island.last, request.prompt_len()) - island.first;
+    CountRestored(request, std::min(island.last, lead.known_rows) - island.first);
   }
   cached = std::max<int64_t>(cached, 0);
   if (request.leg_state != LegState::kOk) request.cached_tokens += static_cast<int32_t>(cached);

@@ -9,12 +9,26 @@ WorkerCore::WorkerCore(CoreSettings settings)
     : settings_(std::move(settings)),
       block_(settings_.chain.block_tokens),
       pool_(settings_.pages),
-      cache_(settings_.pages) {}
+      cache_(settings_.pages),
+      reads_(static_cast<size_t>(settings_.pages)),
+      can_prefill_(settings_.can_prefill),
+      can_decode_(settings_.can_decode),
+      link_bytes_per_s_(settings_.link_bytes_per_s),
+      link_latency_ns_(settings_.link_latency_ns),
+      prefill_tokens_per_s_(settings_.prefill_tokens_per_s) {}
 
 void WorkerCore::Handle(Event event, TimeNs now) {
+  now_ = now;
   std::visit([this, now](auto& typed) { On(typed, now); }, event);
+  Settle(now);
   FlushEmits();
   ForgetOldFences();
+}
+
+// What follows from any event.
+void WorkerCore::Settle(TimeNs now) {
+  if (draining_) DrainRequests(now);
+  Replicate(now);
 }
 
 std::vector<Command> WorkerCore::TakeCommands() { return std::exchange(commands_, {}); }
@@ -78,8 +92,8 @@ Status WorkerCore::ValidateResume(const Submit& event) const {
 }
 
 Status WorkerCore::CheckLoad(bool new_work, absl::string_view what) const {
-  if (!new_work) return absl::OkStatus();
   if (draining_) return absl::UnavailableError("the worker is draining");
+  if (!new_work) return absl::OkStatus();
   if (waiting() >= settings_.waiting_max) {
     return absl::ResourceExhaustedError(
         absl::StrCat(what, " refused: ", waiting(), " requests wait, the limit waiting_max is ",
@@ -109,6 +123,7 @@ WorkerCore::Fence* WorkerCore::RaiseFence(const RequestKey& key) {
     for (Request* lower : {fence.decode, fence.served_leg}) {
       if (lower) End(*lower, Superseded(lower->key, key.attempt), EndReason::kError);
     }
+    DropKept(key.id, /*release=*/false);
     fence = Fence{.attempt = key.attempt};
   }
   return &fence;
@@ -152,7 +167,7 @@ void WorkerCore::On(Submit& event, TimeNs now) {
   Status status = Validate(event.prompt, event.sampling, true);
   if (status.ok()) status = ValidateResume(event);
   if (status.ok()) status = CheckLoad(new_work, "request");
-  if (status.ok() && !settings_.can_decode) {
+  if (status.ok() && !can_decode_) {
     status = absl::FailedPreconditionError("this worker does not decode");
   }
   if (!status.ok()) return Refuse(event.key, std::move(status));
@@ -166,10 +181,15 @@ void WorkerCore::On(Submit& event, TimeNs now) {
                settings_.context_tokens - static_cast<int32_t>(request->prompt.size()));
   request->prefill = std::move(event.prefill);
   request->sources = std::move(event.sources);
-  request->stores = std::move(event.stores);
   request->tenant = std::move(event.tenant);
   request->deadline_ns = event.deadline_ns;
+  request->alone = event.alone;
+  request->resumed = !new_work;
+  request->restore_from = std::move(event.replicas);
+  request->resume_handle = std::move(event.resume_handle);
+  request->resume_window_ns = event.resume_window_ns;
   request->branches.resize(static_cast<size_t>(request->sampling.n));
+  SetReplicas(*request, event.stores);
   Request& added = Add(std::move(request), new_work, now);
   fence->decode = &added;
   for (size_t b = 0; b < added.branches.size(); ++b) {
@@ -178,54 +198,23 @@ void WorkerCore::On(Submit& event, TimeNs now) {
     if (event.branches.empty()) continue;
     const BranchResume& resume = event.branches[b];
     branch.tokens.insert(branch.tokens.end(), resume.emitted.begin(), resume.emitted.end());
+    if (added.resume_window_ns > 0) {
+      for (const int32_t id : resume.emitted) branch.given.push_back({.id = id});
+    }
     branch.live = !resume.finished;
-    if (!branch.live) continue;
+    if (!branch.live) {
+      branch.end = ReasonToEnd(added, branch).value_or(EndReason::kStop);
+      continue;
+    }
+    branch.known_rows = static_cast<int64_t>(branch.tokens.size()) - 1;
     // The attempt before may have died between a last token and saying that it was the last.
     if (const auto reason = ReasonToEnd(added, branch)) EndBranch(added, b, *reason);
   }
-  FinishIfAllEnded(added);
-}
-
-void WorkerCore::On(SubmitPrefill& event, TimeNs now) {
-  Fence* fence = RaiseFence(event.key);
-  if (fence == nullptr || (fence->leg_seen && event.leg < fence->leg)) {
-    return RefuseLeg(event.key, event.leg,
-                     absl::AbortedError(absl::StrCat("prefill leg ", event.leg, " is stale")));
+  if (added.resumed && event.branches.empty()) {
+    for (Branch& branch : added.branches) branch.known_rows = added.prompt_len() - 1;
   }
-  if (fence->leg_seen && event.leg == fence->leg) {
-    if (fence->leg_cancelled) {
-      return RefuseLeg(event.key, event.leg, absl::CancelledError("cancelled before it came"));
-    }
-    ++stats_.duplicates;
-    return;
-  }
-  if (fence->served_leg) {
-    End(*fence->served_leg, absl::AbortedError("superseded by a later leg"), EndReason::kError);
-  }
-  fence->leg_seen = true;
-  fence->leg_cancelled = false;
-  fence->leg = event.leg;
-  const bool new_work = event.key.attempt.n <= 1;
-  Status status = Validate(event.prompt, event.sampling, false);
-  if (status.ok()) status = CheckLoad(new_work, "prefill leg");
-  if (status.ok() && !settings_.can_prefill) {
-    status = absl::FailedPreconditionError("this worker serves no prefill legs");
-  }
-  if (!status.ok()) return RefuseLeg(event.key, event.leg, std::move(status));
-
-  auto request = std::make_unique<Request>();
-  request->is_leg = true;
-  request->leg = event.leg;
-  request->key = std::move(event.key);
-  request->prompt = std::move(event.prompt);
-  request->sampling = std::move(event.sampling);
-  request->sources = std::move(event.sources);
-  request->stores = std::move(event.stores);
-  request->tenant = std::move(event.tenant);
-  request->deadline_ns = event.deadline_ns;
-  request->branches.resize(1);
-  request->branches[0].tokens = request->prompt;
-  fence->served_leg = &Add(std::move(request), new_work, now);
+  if (added.live_branches() == 0) return FinishIfAllEnded(added);
+  AskReplicas(added);
 }
 
 Request* WorkerCore::FindDecode(const RequestKey& key) {
@@ -234,16 +223,13 @@ Request* WorkerCore::FindDecode(const RequestKey& key) {
   return entry->second.decode;
 }
 
-Request* WorkerCore::FindLeg(const RequestKey& key, uint32_t leg) {
-  const auto entry = fences_.find(key.id);
-  if (entry == fences_.end() || entry->second.attempt != key.attempt) return nullptr;
-  Request* served = entry->second.served_leg;
-  return served && served->leg == leg ? served : nullptr;
-}
-
 void WorkerCore::On(const Cancel& event, TimeNs) {
   Request* request = FindDecode(event.key);
-  if (request == nullptr) return;
+  if (request == nullptr) {
+    const auto kept = kept_.find(event.key.id);
+    if (kept != kept_.end() && kept->second.key == event.key) DropKept(event.key.id, true);
+    return;
+  }
   const bool deadline = event.why == EndReason::kDeadline;
   End(*request,
       deadline ? absl::DeadlineExceededError("the request's deadline has passed")
@@ -251,23 +237,13 @@ void WorkerCore::On(const Cancel& event, TimeNs) {
       deadline ? EndReason::kDeadline : EndReason::kCancelled);
 }
 
-void WorkerCore::On(const CancelPrefill& event, TimeNs) {
-  if (Request* request = FindLeg(event.key, event.leg)) {
-    return End(*request, absl::CancelledError("the prefill leg was cancelled"),
-               EndReason::kCancelled);
-  }
-  // It may overtake the leg it cancels.
-  Fence* fence = RaiseFence(event.key);
-  if (fence == nullptr || (fence->leg_seen && event.leg <= fence->leg)) return;
-  fence->leg_seen = true;
-  fence->leg_cancelled = true;
-  fence->leg = event.leg;
-}
-
 void WorkerCore::On(const FetchDone& event, TimeNs now) {
   auto node = fetches_.extract(event.fetch);
   if (node.empty()) return;
   Fetch& fetch = node.mapped();
+  const auto ok = std::count_if(event.items.begin(), event.items.end(),
+                                [](const Status& status) { return status.ok(); });
+  Measure(fetch, ok, now);
   if (fetch.owner == nullptr) {
     for (const FetchedBlock& block : fetch.blocks) pool_.Quiet(block.item.page);
     return;
@@ -282,76 +258,67 @@ void WorkerCore::On(const FetchDone& event, TimeNs now) {
     } else {
       ++stats_.fetch_misses;
       leg_lost |= fetch.blocks[i].from_leg;
+      // A page that waits to be put into a branch's table.
+      if (request.forked) ReleasePage(fetch.blocks[i].item.page);
     }
   }
   if (leg_lost && request.awaiting_leg()) LegFailed(request, now);
   ResolveIfArrived(request, now);
 }
 
-void WorkerCore::On(const PrefillStarted& event, TimeNs) {
-  Request* request = FindDecode(event.key);
-  if (request == nullptr || request->leg != event.leg) return;
-  if (request->leg_state != LegState::kCalled) return;
-  request->leg_state = LegState::kStarted;
-  StartFetchOf(*request, *request->prefill, std::exchange(request->leg_blocks, {}));
-}
-
-void WorkerCore::On(PrefillReply& event, TimeNs now) {
-  Request* request = FindDecode(event.key);
-  if (request == nullptr || request->leg != event.leg || !request->awaiting_leg()) return;
-  bool usable = event.status.ok() && event.first.size() == request->branches.size();
-  for (const SampledToken& token : event.first) {
-    usable &= token.id >= 0 && token.id < settings_.vocab_size;
-  }
-  if (!usable) return LegFailed(*request, now);
-  if (request->leg_state == LegState::kCalled) {
-    On(PrefillStarted{event.key, event.leg}, now);
-  }
-  request->leg_state = LegState::kOk;
-  request->leg_deadline_ns = 0;
-  request->cached_tokens =
-      std::clamp<int32_t>(event.cached_tokens, 0, static_cast<int32_t>(request->prompt_len()));
-  // Tokens are the truth: they go out before the rows they came from are here.
-  for (size_t b = 0; b < request->branches.size(); ++b) {
-    const Branch& branch = request->branches[b];
-    if (!branch.live || branch.tokens.size() != request->prompt.size()) continue;
-    CommitToken(*request, b, std::move(event.first[b]), now);
-  }
-  if (request->live_branches() == 0) return FinishIfAllEnded(*request);
-  ResolveIfArrived(*request, now);
-}
-
 void WorkerCore::On(const PageQuiet& event, TimeNs) { pool_.Quiet(event.page); }
 
 void WorkerCore::On(const Tick&, TimeNs now) {
   std::vector<Request*> late;
+  const auto due = [now](TimeNs at) { return at != 0 && at <= now; };
   for (const auto& [arrival, request] : requests_) {
     if (request->phase == Phase::kEnded) continue;
-    const bool deadline = request->deadline_ns != 0 && request->deadline_ns <= now;
-    const bool leg = request->leg_deadline_ns != 0 && request->leg_deadline_ns <= now;
-    if (deadline || leg) late.push_back(request.get());
+    if (due(request->deadline_ns) || due(request->leg_deadline_ns) ||
+        due(request->orphan_until_ns)) {
+      late.push_back(request.get());
+    }
   }
   for (Request* request : late) {
-    if (request->phase == Phase::kLingering ||
-        (request->deadline_ns != 0 && request->deadline_ns <= now)) {
+    if (request->phase == Phase::kLingering || due(request->deadline_ns)) {
       End(*request, absl::DeadlineExceededError("the request's deadline has passed"),
           EndReason::kDeadline);
+    } else if (due(request->orphan_until_ns)) {
+      ++stats_.windows_over;
+      request->orphan_until_ns = 0;
+      End(*request, absl::CancelledError("nobody came back within the resume window"),
+          EndReason::kCancelled);
     } else {
       LegFailed(*request, now);
     }
   }
+  ExpireKept(now);
+  CheckStores(now);
+  RetellSilent(now);
 }
 
-void WorkerCore::On(const Drain&, TimeNs) { draining_ = true; }
+void WorkerCore::On(const SetRoles& event, TimeNs) {
+  can_prefill_ = event.prefill;
+  can_decode_ = event.decode;
+}
 
 std::optional<TimeNs> WorkerCore::NextTick() const {
-  std::optional<TimeNs> next;
+  std::optional<TimeNs> next = NextReplicaTick();
+  const auto consider = [&next](TimeNs at) {
+    if (at != 0 && (!next || at < *next)) next = at;
+  };
+  bool moving = false;
   for (const auto& [arrival, request] : requests_) {
     if (request->phase == Phase::kEnded) continue;
-    for (const TimeNs at : {request->deadline_ns, request->leg_deadline_ns}) {
-      if (at != 0 && (!next || at < *next)) next = at;
-    }
+    consider(request->deadline_ns);
+    consider(request->leg_deadline_ns);
+    consider(request->orphan_until_ns);
+    moving |= Frozen(*request) && !request->in_step;
+    if (draining_) consider(drain_deadline_ns_);
   }
+  for (const auto& [id, kept] : kept_) consider(kept.until_ns);
+  if (!releases_.empty()) consider(releases_.begin()->first);
+  if (moving) consider(drain_flushed_ns_);
+  if (draining_ && unheard_ > 0) consider(drain_deadline_ns_);
   return next;
 }
 

@@ -1,7 +1,8 @@
-// The life cycle of every request in a worker: admission, prefix reuse, remote prefill, batching,
-// preemption, sealing, ends. A pure state machine: (state, event, now) -> (state, commands), with
-// no threads, clocks, sockets or logging; the engine and the simulator run this very library.
-// Owned by the engine's step thread, or by the simulator; one thread at a time.
+// The life cycle of every request in a worker: admission, prefix reuse, restores, remote prefill,
+// batching, preemption, sealing, replicas, resume windows, ends. A pure state machine: (state,
+// event, now) -> (state, commands), with no threads, clocks, sockets or logging; the engine and the
+// simulator run this very library. Owned by the engine's step thread, or by the simulator; one
+// thread at a time.
 //
 // Use: Handle each event; PlanStep when no step runs; after each call carry out TakeCommands() in
 // order. UnlistBlock is answered by PageQuiet, which may come at once; when PlanStep gives no plan
@@ -9,10 +10,12 @@
 //
 // Invariants:
 // 1. Every accepted attempt gets exactly one Emit with `done`, every prefill leg one ReplyPrefill.
-// 2. Tokens of a branch are emitted in index order, each once per attempt.
+// 2. Tokens of a branch are emitted in index order, each once per attempt; to an attempt that
+//    attached, from index 0.
 // 3. A page is free only when no request, step or transfer can touch it.
 // 4. At most one step is in flight; what its plan points to stays until its StepDone.
-// 5. Nothing depends on the order of an unordered container.
+// 5. The watermark never exceeds what its stores said they hold of what they were told.
+// 6. Nothing depends on the order of an unordered container.
 #ifndef REPRISE_WORKER_ENGINE_CORE_CORE_H_
 #define REPRISE_WORKER_ENGINE_CORE_CORE_H_
 
@@ -26,6 +29,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "worker/engine/core/recovery_plan.h"
 #include "worker/engine/core/request.h"
 #include "worker/engine/core/types.h"
 #include "worker/engine/page_pool.h"
@@ -53,8 +57,14 @@ class WorkerCore {
   int64_t queued_prefill_tokens() const;
   bool step_in_flight() const { return !flight_.empty(); }
   bool draining() const { return draining_; }
-  // Nothing accepted is left (cached blocks may be).
-  bool idle() const { return requests_.empty(); }
+  bool can_prefill() const { return can_prefill_; }
+  bool can_decode() const { return can_decode_; }
+  // Nothing accepted is left (cached blocks may be), and nobody may still come for an end that
+  // nobody heard.
+  bool idle() const { return requests_.empty() && unheard_ == 0; }
+  ReplicationLag Lag(TimeNs now) const;
+  // Pages of requests that have ended, and pages that transfers have not let go yet.
+  int64_t stranded_pages() const;
   std::vector<kv::BlockId> SealedIds() const { return cache_.SealedIds(); }
   // Requests decoding here, oldest first.
   std::vector<RequestKey> Decoding() const;
@@ -77,6 +87,35 @@ class WorkerCore {
   struct Fetch {
     Request* owner = nullptr;  // null: given up, its pages are in quarantine
     std::vector<FetchedBlock> blocks;
+    bool subscribed = false;  // waits for work elsewhere: says nothing of the link
+    TimeNs started_ns = 0;
+  };
+  // An ended request whose tokens somebody may still come for.
+  struct Kept {
+    RequestKey key;
+    Attached attached;
+    std::string resume_handle;
+    std::vector<std::vector<SampledToken>> given;
+    std::vector<BranchEnd> ended;
+    Done done;
+    TimeNs until_ns = 0;
+    bool unheard = false;          // its gateway had gone
+    std::vector<NodeRef> release;  // replicas that stay as long
+  };
+  // Towards one store, all requests together.
+  struct StoreLink {
+    bool packing = false;       // one append is being packed
+    uint64_t last_arrival = 0;  // of the last request in the latest append
+    TimeNs avoid_until_ns = 0;
+    TimeNs absent_since_ns = 0;  // from the list of live stores; 0: it is there
+  };
+  struct Append {
+    NodeKey store;
+    std::vector<PageId> pages;
+  };
+  struct Query {
+    Request* owner = nullptr;  // null: the request has ended
+    NodeRef store;
   };
   // One item of the step in flight.
   struct Flight {
@@ -88,7 +127,7 @@ class WorkerCore {
     std::vector<uint32_t> samples;  // branches
   };
 
-  // core.cc: events
+  // core.cc, legs.cc: events
   void On(Submit& event, TimeNs now);
   void On(SubmitPrefill& event, TimeNs now);
   void On(const Cancel& event, TimeNs now);
@@ -99,7 +138,7 @@ class WorkerCore {
   void On(StepDone& event, TimeNs now);
   void On(const PageQuiet& event, TimeNs now);
   void On(const Tick&, TimeNs now);
-  void On(const Drain&, TimeNs now);
+  void On(const SetRoles& event, TimeNs now);
   Status Validate(const std::vector<int32_t>& prompt, const SamplingParams& sampling,
                   bool decodes) const;
   Status ValidateResume(const Submit& event) const;
@@ -109,13 +148,81 @@ class WorkerCore {
   Request& Add(std::unique_ptr<Request> request, bool new_work, TimeNs now);
   static Status Superseded(const RequestKey& key, const Attempt& by);
   Request* FindDecode(const RequestKey& key);
+  Request* FindCaller(const RequestKey& key, uint32_t leg);
   Request* FindLeg(const RequestKey& key, uint32_t leg);
   void ForgetOldFences();
+  void Settle(TimeNs now);
+
+  // replication.cc: what the replicas of live requests are told and say
+  void On(RowsHeld& event, TimeNs now);
+  void On(const ReplicaLost& event, TimeNs now);
+  void On(const RowsPacked& event, TimeNs now);
+  void TakeHeld(const NodeKey& store, const HeldRows& held, TimeNs now);
+  void TakeRefusal(Replica& replica, ReplicaRows& rows, const HeldRows& held, TimeNs now) const;
+  void NoteLag(Request& request, TimeNs now) const;
+  void Replicate(TimeNs now);
+  void NoteOffered(const Request& request, Replica& replica, int64_t rows) const;
+  void OfferReplica(Request& request, Replica& replica, TimeNs now);
+  int64_t UnackedBytes(const NodeKey& store) const;
+  int64_t AppendBranch(Request& request, size_t branch, ReplicaRows& rows, int64_t rows_max,
+                       AppendRows& append);
+  void AppendTo(const NodeRef& store, TimeNs now);
+  void ReleaseReplicasOf(const RequestKey& key, const std::vector<NodeRef>& stores);
+
+  // replica_set.cc: which stores a request has
+  void On(LiveStores& event, TimeNs now);
+  void SetReplicas(Request& request, const std::vector<NodeRef>& stores);
+  void DropReplica(Request& request, const NodeKey& store);
+  void LoseStore(const NodeKey& store, TimeNs now);
+  void FillReplicaSets(TimeNs now);
+  bool AddReplica(Request& request, TimeNs now);
+  void CheckStores(TimeNs now);
+  void RetellSilent(TimeNs now);
+  // When rows the store does not answer for are told again; empty: none wait.
+  std::optional<TimeNs> SilentUntil(const Request& request, const Replica& replica,
+                                    size_t branch) const;
+  std::optional<TimeNs> NextReplicaTick() const;
+
+  // restore.cc: rows of earlier attempts
+  void On(TailsFound& event, TimeNs now);
+  void AskReplicas(Request& request);
+  void TakeStates(Request& request, const NodeRef& store, const std::vector<TailState>& states);
+  // Sets the trunk; false while an answer or a transfer is awaited.
+  bool ReadyToAdmit(Request& request, TimeNs now);
+  RecoveryInput RecoveryOf(const Request& request, TimeNs now) const;
+  int64_t SparePages(const Request& request) const;
+  std::optional<FetchedBlock> TailItem(const Request& request, size_t branch) const;
+  const NodeRef* ReplicaWith(const Request& request, size_t branch, int64_t block) const;
+  std::vector<std::pair<NodeRef, FetchedBlock>> BranchItems(const Request& request, size_t branch,
+                                                            int64_t computed) const;
+  void RestoreBranches(Request& request, TimeNs now);
+  void TakeBranches(Request& request, TimeNs now);
+  void CountRestored(const Request& request, int64_t rows);
+  void Measure(const Fetch& fetch, int64_t items_ok, TimeNs now);
+
+  // window.cc: gateways that go and come back
+  void On(const Orphan& event, TimeNs now);
+  void On(const Attach& event, TimeNs now);
+  void AnswerKept(Kept& kept, const RequestKey& key);
+  void TakeOver(Request& request, const RequestKey& key);
+  void Keep(const Request& request, const Done& done);
+  void DropKept(const std::string& id, bool release);
+  void ExpireKept(TimeNs now);
+  static Attached Describe(const Request& request);
+
+  // drain.cc
+  void On(const Drain& event, TimeNs now);
+  void DrainRequests(TimeNs now);
+  bool Frozen(const Request& request) const {
+    return draining_ && !request.is_leg && !request.orphaned();
+  }
 
   // lifecycle.cc: ends and tokens
   void Refuse(const RequestKey& key, Status status);
   void RefuseLeg(const RequestKey& key, uint32_t leg, Status status);
   void End(Request& request, Status status, EndReason reason);
+  void EndDecode(Request& request, Status status, EndReason reason);
+  void LetReplicasGo(const Request& request, const Status& status);
   void Destroy(Request& request);
   void DetachFetches(Request& request);
   void CommitToken(Request& request, size_t branch, SampledToken token, TimeNs now);
@@ -129,20 +236,21 @@ class WorkerCore {
   bool TryAdmit(Request& request, int64_t pages_wanted, TimeNs now);
   void BeginWork(Request& request, int64_t hits, TimeNs now);
   void SetTrunk(Request& request);
+  int64_t CachedBlocks(const Request& request) const;
   void StartFetches(Request& request, int64_t first_block, TimeNs now);
   void CallLeg(Request& request, TimeNs now);
-  void StartFetchOf(Request& request, const NodeRef& source, std::vector<FetchedBlock> blocks);
+  void StartFetchOf(Request& request, const NodeRef& source, std::vector<FetchedBlock> blocks,
+                    TimeNs now);
   void LegFailed(Request& request, TimeNs now);
   void ResolveIfArrived(Request& request, TimeNs now);
   void TakeArrived(Request& request);
-  const PrefixSource* SourceOf(const Request& request, int64_t block) const;
+  const NodeRef* SourceOf(const Request& request, int64_t block) const;
 
   // sharing.cc: what peers and stores are told
   void ListPending(Request& request, int64_t first_block);
   void OfferPrompt(Request& request, TimeNs now);
-  void OfferSealed(Request& request, TimeNs now);
-  void OfferBranch(Request& request, Branch& branch);
-  void Offer(const Request& request, const Branch& branch, int64_t first, int64_t last);
+  void Offer(const Request& request, const Branch& chain_of, uint32_t branch, const NodeRef& store,
+             int64_t blocks);
 
   // plan.cc: one step
   struct Row {
@@ -153,6 +261,11 @@ class WorkerCore {
   int64_t TargetRows(const Request& request, size_t branch) const;
   bool IsDecodeRow(const Request& request, size_t branch) const;
   std::vector<Row> CollectRows() const;
+  // Requests that share a step: all but those that run alone.
+  static uint64_t GroupOf(const Request& request) {
+    return request.alone ? request.rank.arrival : 0;
+  }
+  std::vector<uint64_t> GroupsInTurn(const std::vector<Row>& rows) const;
   void CollectChunks(std::vector<Row>& rows) const;
   int64_t PagesWanted(const Row& row) const;
   int64_t PagesWanted() const;
@@ -191,12 +304,36 @@ class WorkerCore {
   std::unordered_map<std::string, Fence> fences_;  // looked up only
   std::deque<std::string> ended_ids_;              // oldest first: which fences to forget
   std::map<FetchId, Fetch> fetches_;
+  std::map<AppendId, Append> appends_;
+  std::map<QueryId, Query> queries_;
+  std::vector<int32_t> reads_;  // by page: appends being packed from it
+  std::map<NodeKey, StoreLink> links_;
+  std::map<NodeKey, StoreNode> live_stores_;
+  std::map<std::string, Kept> kept_;    // by request id
+  std::deque<std::string> kept_order_;  // oldest first; may name what is gone
+  std::multimap<TimeNs, std::pair<RequestKey, std::vector<NodeRef>>>
+      releases_;  // of failed requests
   std::vector<Flight> flight_;
+  TimeNs step_began_ns_ = 0;
+  int64_t step_prompt_tokens_ = 0;
+  uint64_t last_group_ = 0;  // of the latest step
   std::vector<Command> commands_;
   std::vector<uint64_t> emitting_;  // arrivals of requests with something in `emit`
   uint64_t next_arrival_ = 1;
   FetchId next_fetch_ = 1;
+  AppendId next_append_ = 1;
+  QueryId next_query_ = 1;
+  TimeNs now_ = 0;       // of the call under way
+  int64_t unheard_ = 0;  // kept, and their gateways had gone
+  bool can_prefill_ = true;
+  bool can_decode_ = true;
   bool draining_ = false;
+  TimeNs drain_flushed_ns_ = 0;
+  TimeNs drain_deadline_ns_ = 0;  // 0: none
+  // Measured, smoothed.
+  double link_bytes_per_s_ = 0;
+  TimeNs link_latency_ns_ = 0;
+  double prefill_tokens_per_s_ = 0;
   CoreStats stats_;
 };
 

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "worker/engine/core/fake_cluster.h"
+#include "worker/engine/core/core_fixture.h"
 
 namespace reprise::worker {
 namespace {
@@ -14,64 +14,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-
-class CoreTest : public testing::Test {
- protected:
-  // Tokens of one kind differ from those of another from the first on.
-  Submit Request(const std::string& id, int prompt, int max_tokens, int kind = 0) {
-    Submit submit;
-    submit.key = {id, {1, 1}};
-    for (int i = 0; i < prompt; ++i) submit.prompt.push_back((i * 7 + 13 * kind) % 64);
-    submit.sampling.max_tokens = max_tokens;
-    submit.sampling.seed = 11;
-    return submit;
-  }
-  std::vector<int32_t> Expected(const Submit& submit, uint32_t branch = 0) {
-    std::vector<int32_t> ids;
-    for (const SampledToken& token :
-         ExpectedTimedTokens(cluster_.model(), submit.prompt, submit.sampling, branch)) {
-      ids.push_back(token.id);
-    }
-    return ids;
-  }
-  std::vector<int32_t> Given(const RequestKey& key, uint32_t branch = 0) {
-    std::vector<int32_t> ids;
-    for (const BranchToken& token : cluster_.outcome(key).tokens[branch]) {
-      ids.push_back(token.token.id);
-    }
-    return ids;
-  }
-  // Ended once and well, with the right tokens, and nothing held.
-  void ExpectServed(const Submit& submit) {
-    EXPECT_EQ(cluster_.trouble, "");
-    const Outcome& outcome = cluster_.outcome(submit.key);
-    ASSERT_EQ(outcome.dones.size(), 1u);
-    EXPECT_TRUE(outcome.dones[0].status.ok()) << outcome.dones[0].status;
-    for (int32_t b = 0; b < submit.sampling.n; ++b) {
-      const auto branch = static_cast<uint32_t>(b);
-      EXPECT_EQ(Given(submit.key, branch), Expected(submit, branch)) << "branch " << b;
-    }
-    EXPECT_EQ(cluster_.HeldPages(), 0);
-  }
-  Status RefusalOf(const RequestKey& key) {
-    const Outcome& outcome = cluster_.outcome(key);
-    return outcome.dones.size() == 1 ? outcome.dones[0].status : absl::OkStatus();
-  }
-  template <typename Command>
-  std::vector<Command> Recorded() {
-    std::vector<Command> found;
-    for (const auto& command : commands_) {
-      if (const auto* typed = std::get_if<Command>(&command)) found.push_back(*typed);
-    }
-    return found;
-  }
-  void Record() {
-    cluster_.on_command = [this](const Command& command) { commands_.push_back(command); };
-  }
-
-  FakeCluster cluster_;
-  std::vector<Command> commands_;
-};
 
 TEST_F(CoreTest, AColdPromptRunsInChunksAndGivesItsTokens) {
   cluster_.AddWorker(cluster_.Settings("a"));
@@ -385,35 +327,6 @@ TEST_F(CoreTest, ADeadlineEndsARequestWhereverItIs) {
   EXPECT_EQ(cluster_.HeldPages(), 0);
 }
 
-TEST_F(CoreTest, StoresAreOfferedThePromptAtTheStartAndGeneratedBlocksAsTheySeal) {
-  Record();
-  CoreSettings settings = cluster_.Settings("a");
-  settings.offer_interval_ns = 0;
-  cluster_.AddWorker(settings);
-  Submit request = Request("r", 10, 12);
-  request.stores = {cluster_.Node("store")};
-  request.tenant = "tenant";
-  cluster_.Send("a", request);
-  const auto pending = Recorded<ListBlock>();
-  ASSERT_EQ(pending.size(), 2u);  // promised before they are computed
-  EXPECT_EQ(pending[0].state, ListBlock::State::kPending);
-  cluster_.RunToEnd();
-  ExpectServed(request);
-  std::vector<int32_t> sequence = request.prompt;
-  for (const int32_t id : Expected(request)) sequence.push_back(id);
-  int64_t next = 0;
-  kv::ChainContext chain = settings.chain;
-  chain.tenant_salt = "tenant";
-  const std::vector<kv::BlockId> ids = kv::ChainIds(chain, sequence);
-  for (const OfferBlocks& offer : Recorded<OfferBlocks>()) {
-    EXPECT_EQ(offer.first_position, next);
-    EXPECT_EQ(offer.parent, next == 0 ? kv::BlockId{} : ids[static_cast<size_t>(next / 4 - 1)]);
-    EXPECT_TRUE(std::equal(offer.tokens.begin(), offer.tokens.end(), sequence.begin() + next));
-    next += static_cast<int64_t>(offer.tokens.size());
-  }
-  EXPECT_EQ(next, 20);  // of 21 rows
-}
-
 TEST_F(CoreTest, ALegNobodyReleasesKeepsItsPagesForABoundedTime) {
   CoreSettings settings = cluster_.Settings("p");
   settings.leg_linger_ns = 1000;
@@ -449,17 +362,6 @@ TEST_F(CoreTest, ACancelThatOvertakesItsLegStillEndsIt) {
   ASSERT_EQ(replies.size(), 1u);
   EXPECT_TRUE(absl::IsCancelled(replies[0].status));
   EXPECT_EQ(cluster_.core("p").stats().steps, 0u);
-}
-
-TEST_F(CoreTest, ADrainingWorkerFinishesWhatItHasAndTakesNothingNew) {
-  cluster_.AddWorker(cluster_.Settings("a"));
-  const Submit request = Request("r", 10, 5);
-  cluster_.Send("a", request);
-  cluster_.Send("a", Drain{});
-  cluster_.Send("a", Request("late", 10, 5));
-  EXPECT_TRUE(absl::IsUnavailable(RefusalOf({"late", {1, 1}})));
-  cluster_.RunToEnd();
-  ExpectServed(request);
 }
 
 TEST_F(CoreTest, AFailedStepEndsItsRequestsAndOnlyThem) {

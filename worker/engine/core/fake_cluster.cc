@@ -26,6 +26,8 @@ CoreSettings FakeCluster::Settings(const std::string& name) const {
   settings.chunk_tokens = 8;
   settings.running_max = 8;
   settings.waiting_max = 64;
+  settings.row_bytes = static_cast<int64_t>(model_.layers) * model_.row_bytes;
+  settings.link_latency_ns = 1;
   return settings;
 }
 
@@ -137,6 +139,16 @@ void FakeCluster::Execute(const std::string& name, Command command) {
     ServeWaiters(name, list->id);
   } else if (const auto* unlist = std::get_if<UnlistBlock>(&command)) {
     Unlist(name, *unlist);
+  } else if (const auto* offer = std::get_if<OfferBlocks>(&command)) {
+    Offer(name, *offer);
+  } else if (const auto* append = std::get_if<AppendRows>(&command)) {
+    Append(name, *append);
+  } else if (const auto* query = std::get_if<QueryTails>(&command)) {
+    Query(name, *query);
+  } else if (const auto* done = std::get_if<ReleaseReplicas>(&command)) {
+    After(Lane(name, done->store.key.name) - now_, [this, order = *done] {
+      if (FakeStore* const store = Alive(order.store.key)) store->Release(order.key);
+    });
   } else if (const auto* emit = std::get_if<Emit>(&command)) {
     Outcome& outcome = outcomes_[emit->key];
     for (const BranchToken& token : emit->tokens) outcome.tokens[token.branch].push_back(token);
@@ -203,6 +215,16 @@ void FakeCluster::Serve(const TransferKey& key, size_t item) {
   Transfer& transfer = entry->second;
   transfer.waiting[item] = false;
   if (!transfer.ended.ok()) return Settle(key, item, transfer.ended);
+  if (FakeStore* const store = Alive(transfer.order.source.key)) {
+    const StartFetch::Item& order = transfer.order.items[item];
+    const std::vector<uint8_t>* const bytes = store->Find(order.id);
+    if (bytes == nullptr) return Settle(key, item, absl::NotFoundError("missing"));
+    After(Delay(), [this, key, item, block = *bytes, to = order.page] {
+      std::memcpy(Page(key.first, to), block.data(), block.size());
+      Settle(key, item, absl::OkStatus());
+    });
+    return;
+  }
   const auto source = workers_.find(transfer.from);
   if (source == workers_.end() || random_.Chance(faults.lose_item)) {
     return Settle(key, item, absl::DataLossError("lost"));

@@ -13,6 +13,7 @@
 
 #include "common/random.h"
 #include "worker/engine/core/core.h"
+#include "worker/engine/core/fake_store.h"
 #include "worker/engine/timed_executor.h"
 
 namespace reprise::worker {
@@ -21,6 +22,9 @@ struct FakeFaults {
   double lose_item = 0;    // of a fetch: DATA_LOSS
   double refuse_call = 0;  // a prefill call fails at once, yet may have arrived
   double duplicate = 0;    // of submits and prefill calls
+  double lose_append = 0;  // and of offers: the store never sees it
+  double lose_held = 0;    // a store's word is lost; else some words come twice, or late
+  double full_store = 0;   // an append is refused for want of room
 };
 
 // What came out for one attempt.
@@ -37,6 +41,14 @@ class FakeCluster {
   // Small defaults: blocks of 4 tokens, 32 pages, chunks of 8.
   CoreSettings Settings(const std::string& name) const;
   void AddWorker(const CoreSettings& settings);
+  // A store that keeps what it is told and serves it, in its next life with nothing in it.
+  void AddStore(const std::string& name);
+  // It answers nobody any more, and the workers hear of it.
+  void KillStore(const std::string& name);
+  // Every worker hears of all stores that live, as from the coordinator.
+  void TellStores();
+  NodeRef StoreNode(const std::string& name) const;
+  FakeStore& store(const std::string& name) { return *stores_.at(name).core; }
   NodeRef Node(const std::string& name) const;
   WorkerCore& core(const std::string& name) { return *workers_.at(name).core; }
   const TimedModel& model() const { return model_; }
@@ -58,6 +70,9 @@ class FakeCluster {
   FakeFaults faults;
   // First broken rule seen: accounting, a plan nobody may run, ...; empty: none.
   std::string trouble;
+  // Sequences that stores hold.
+  int64_t HeldSequences() const;
+  std::string DescribeSequences() const;
   // Used or quarantined pages of all workers.
   int64_t HeldPages() const;
 
@@ -88,6 +103,8 @@ class FakeCluster {
   TimeNs Delay() {
     return static_cast<TimeNs>(random_.Below(static_cast<uint64_t>(delay_max_) + 1));
   }
+  // When the next message of a worker reaches a store: they stay in order.
+  TimeNs Lane(const std::string& worker, const std::string& store);
   void Deliver(const std::string& name, Event event);
   void Pump(const std::string& name);
   void Check(const std::string& name);
@@ -101,15 +118,27 @@ class FakeCluster {
   void Unlist(const std::string& name, const UnlistBlock& command);
   void Unpin(const std::string& name, PageId page);
   void Call(const std::string& caller, CallPrefill call);
+  void Append(const std::string& name, const AppendRows& order);
+  void Offer(const std::string& name, const OfferBlocks& order);
+  void Query(const std::string& name, const QueryTails& order);
+  void Hold(const std::string& worker, const NodeKey& store, const HeldRows& held);
+  void Pull(const std::string& name, const OfferBlocks& order, kv::BlockId id, int tries);
   uint8_t* Page(const std::string& name, PageId page);
 
-  const TimeNs delay_max_;
+  TimeNs delay_max_;
   TimedModel model_;
   SplitMix64 random_;
   TimeNs now_ = 1;
   uint64_t next_action_ = 0;
   std::map<std::pair<TimeNs, uint64_t>, std::function<void()>> actions_;
   std::map<std::string, Worker> workers_;
+  struct Store {
+    std::unique_ptr<FakeStore> core;  // null: dead
+    uint64_t incarnation = 7;
+  };
+  std::map<std::pair<std::string, std::string>, TimeNs> lanes_;
+  FakeStore* Alive(const NodeKey& key);
+  std::map<std::string, Store> stores_;
   std::map<TransferKey, Transfer> transfers_;
   // (prefill worker, key, leg) -> who asked.
   std::map<std::tuple<std::string, RequestKey, uint32_t>, std::string> callers_;

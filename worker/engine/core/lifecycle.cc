@@ -26,23 +26,12 @@ void WorkerCore::End(Request& request, Status status, EndReason reason) {
       commands_.push_back(ReplyPrefill{request.key, request.leg, std::move(status), {}, 0});
     }
   } else {
-    for (Branch& branch : request.branches) {
-      if (branch.live && request.forked) OfferBranch(request, branch);
-    }
-    for (size_t b = 0; b < request.branches.size(); ++b) {
-      if (!std::exchange(request.branches[b].live, false)) continue;
-      request.emit.ended.push_back({static_cast<uint32_t>(b), reason});
-    }
-    request.emit.done = Done{std::move(status), request.cached_tokens};
-    commands_.push_back(std::exchange(request.emit, {}));
-    // A leg whose pages were taken over has been released already.
-    const bool holds_leg = request.awaiting_leg() || (request.leg_state == LegState::kOk &&
-                                                      request.phase == Phase::kFetching);
-    if (holds_leg) {
-      commands_.push_back(ReleasePrefill{*request.prefill, request.key, request.leg});
-    }
+    EndDecode(request, std::move(status), reason);
   }
   DetachFetches(request);
+  for (auto& [id, query] : queries_) {
+    if (query.owner == &request) query.owner = nullptr;
+  }
   waiting_.erase(request.rank);
   running_.erase(request.rank);
   Fence& fence = fences_.at(request.key.id);
@@ -50,6 +39,47 @@ void WorkerCore::End(Request& request, Status status, EndReason reason) {
   if (fence.served_leg == &request) fence.served_leg = nullptr;
   request.phase = Phase::kEnded;
   if (!request.in_step) Destroy(request);
+}
+
+void WorkerCore::EndDecode(Request& request, Status status, EndReason reason) {
+  const int64_t watermark = request.Watermark();
+  // An attempt that ends so that another goes on has ended no branch.
+  const bool goes_on = absl::IsUnavailable(status) || absl::IsAborted(status);
+  for (size_t b = 0; b < request.branches.size(); ++b) {
+    if (!std::exchange(request.branches[b].live, false)) continue;
+    request.branches[b].end = reason;
+    if (!goes_on) request.emit.ended.push_back({static_cast<uint32_t>(b), reason});
+  }
+  const Done done{std::move(status), request.cached_tokens};
+  request.emit.watermark = watermark;
+  request.emit.done = done;
+  commands_.push_back(std::exchange(request.emit, {}));
+  // A leg whose pages were taken over has been released already.
+  const bool holds_leg =
+      request.awaiting_leg() ||
+      (request.leg_state == LegState::kOk && request.phase == Phase::kFetching && !request.forked);
+  if (holds_leg) {
+    commands_.push_back(ReleasePrefill{*request.prefill, request.leg_key, request.leg});
+  }
+  Keep(request, done);
+  LetReplicasGo(request, done.status);
+}
+
+// Another attempt needs them when this one only failed: then they go later, and only where no
+// higher attempt owns them by then.
+void WorkerCore::LetReplicasGo(const Request& request, const Status& status) {
+  std::vector<NodeRef> stores = request.stores();
+  stores.insert(stores.end(), request.former.begin(), request.former.end());
+  if (stores.empty()) return;
+  const auto kept = kept_.find(request.key.id);
+  if (kept != kept_.end() && kept->second.unheard) {
+    kept->second.release = std::move(stores);
+  } else if (status.ok() || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) {
+    ReleaseReplicasOf(request.key, stores);
+  } else {
+    const TimeNs after = std::max(request.resume_window_ns, settings_.failed_release_ns);
+    releases_.emplace(now_ + after, std::pair(request.key, std::move(stores)));
+  }
 }
 
 void WorkerCore::Destroy(Request& request) {
@@ -64,9 +94,16 @@ void WorkerCore::DetachFetches(Request& request) {
     fetch.owner = nullptr;
     commands_.push_back(CancelFetch{id});
     for (const FetchedBlock& block : fetch.blocks) {
-      request.branches[request.lead].pages[static_cast<size_t>(block.block)] = -1;
+      // Before the fork the page is in the lead's table.
+      if (!request.forked) {
+        request.branches[request.lead].pages[static_cast<size_t>(block.block)] = -1;
+      }
       ReleasePage(block.item.page, 1);
     }
+  }
+  if (request.forked) {
+    for (const FetchedBlock& block : request.arrived) ReleasePage(block.item.page);
+    request.arrived.clear();
   }
   request.fetches_open = 0;
 }
@@ -91,7 +128,14 @@ void WorkerCore::CommitToken(Request& request, size_t branch_index, SampledToken
   Branch& branch = request.branches[branch_index];
   const auto index = static_cast<uint32_t>(branch.tokens.size() - request.prompt.size());
   branch.tokens.push_back(token.id);
-  if (!std::exchange(request.emitted_any, true)) request.emit.ttft_ns = now - request.submitted_ns;
+  if (!std::exchange(request.emitted_any, true)) {
+    request.emit.ttft_ns = now - request.submitted_ns;
+    if (request.resumed) {
+      const TimeNs restored = std::max(request.restored_ns, request.submitted_ns);
+      request.emit.recovery = RecoveryTimes{restored - request.submitted_ns, now - restored};
+    }
+  }
+  if (request.resume_window_ns > 0) branch.given.push_back(token);
   request.emit.tokens.push_back({static_cast<uint32_t>(branch_index), index, std::move(token)});
   emitting_.push_back(request.rank.arrival);
   ++stats_.generated_tokens;
@@ -103,10 +147,10 @@ void WorkerCore::CommitToken(Request& request, size_t branch_index, SampledToken
 void WorkerCore::EndBranch(Request& request, size_t branch_index, EndReason reason) {
   Branch& branch = request.branches[branch_index];
   branch.live = false;
+  branch.end = reason;
   request.emit.ended.push_back({static_cast<uint32_t>(branch_index), reason});
   emitting_.push_back(request.rank.arrival);
   if (!request.forked) return;  // what it holds serves the others
-  OfferBranch(request, branch);
   while (!branch.pages.empty()) {
     ReleasePage(branch.pages.back());
     branch.pages.pop_back();
@@ -123,7 +167,13 @@ void WorkerCore::FlushEmits() {
     const auto entry = requests_.find(arrival);
     if (entry == requests_.end()) continue;
     Request& request = *entry->second;
-    if (request.emit.tokens.empty() && request.emit.ended.empty()) continue;
+    const bool empty = request.emit.tokens.empty() && request.emit.ended.empty() &&
+                       !request.emit.stores && !request.emit.attached;
+    if (empty || request.phase == Phase::kEnded) continue;
+    request.emit.watermark = request.Watermark();
+    if (!request.replicas.empty()) {
+      request.emit.lag = std::max<int64_t>(0, request.Computed() - request.emit.watermark);
+    }
     commands_.push_back(std::exchange(request.emit, {}));
     request.emit.key = request.key;
   }

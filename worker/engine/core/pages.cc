@@ -20,7 +20,7 @@ void WorkerCore::ReleasePage(PageId page, int32_t transfer_holds) {
     pool_.UnrefToFree(page);
     return;
   }
-  int32_t holds = transfer_holds;
+  int32_t holds = transfer_holds + reads_[static_cast<size_t>(page)];
   if (cache_.listed(page)) {
     commands_.push_back(UnlistBlock{cache_.id(page), page, false});
     cache_.Forget(page);
@@ -43,6 +43,7 @@ void WorkerCore::ReleaseAll(Request& request) {
     branch.computed = 0;
     branch.islands.clear();
   }
+  for (const PageId page : std::exchange(request.spare, {})) ReleasePage(page);
   request.forked = false;
 }
 
@@ -53,7 +54,7 @@ bool WorkerCore::Evict(int64_t pages) {
     if (!page) break;
     commands_.push_back(UnlistBlock{cache_.id(*page), *page, true});
     cache_.Forget(*page);
-    pool_.Evict(*page);
+    pool_.Evict(*page, reads_[static_cast<size_t>(*page)]);
     ++stats_.evictions;
     any = true;
   }
@@ -111,12 +112,15 @@ void WorkerCore::Fork(Request& request) {
       branch.chain.assign(lead.chain.begin(), lead.chain.begin() + Whole(request.trunk_len));
     }
     branch.computed = request.trunk_len;
-    branch.offered_blocks = std::max(branch.offered_blocks, lead.offered_blocks);
   }
   request.forked = true;
   for (Branch& branch : request.branches) {
-    if (branch.live) ExtendFromCache(request, branch);
+    if (!branch.live) continue;
+    const int64_t before = branch.computed;
+    ExtendFromCache(request, branch);
+    CountRestored(request, branch.computed - before);
   }
+  RestoreBranches(request, now_);
 }
 
 void WorkerCore::ExtendFromCache(Request& request, Branch& branch) {

@@ -1,5 +1,6 @@
 // One step: which rows run, on which pages, and who gives way when there are too few.
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "worker/engine/core/core.h"
@@ -20,7 +21,7 @@ bool WorkerCore::IsDecodeRow(const Request& request, size_t branch) const {
 std::vector<WorkerCore::Row> WorkerCore::CollectRows() const {
   std::vector<Row> rows;
   for (const auto& [rank, request] : running_) {
-    if (request->phase != Phase::kComputing) continue;
+    if (request->phase != Phase::kComputing || Frozen(*request)) continue;
     for (size_t b = 0; b < request->branches.size(); ++b) {
       if (IsDecodeRow(*request, b)) rows.push_back({request, b, TargetRows(*request, b)});
     }
@@ -30,9 +31,11 @@ std::vector<WorkerCore::Row> WorkerCore::CollectRows() const {
 }
 
 void WorkerCore::CollectChunks(std::vector<Row>& rows) const {
-  int64_t budget = settings_.chunk_tokens;
+  int64_t shared_budget = settings_.chunk_tokens;
   for (const auto& [rank, request] : running_) {
-    if (request->phase != Phase::kComputing) continue;
+    if (request->phase != Phase::kComputing || Frozen(*request)) continue;
+    int64_t own_budget = settings_.chunk_tokens;
+    int64_t& budget = request->alone ? own_budget : shared_budget;
     for (size_t b = 0; b < request->branches.size() && budget > 0; ++b) {
       const Branch& branch = request->branches[b];
       const int64_t target = TargetRows(*request, b);
@@ -72,6 +75,7 @@ bool WorkerCore::Preempt() {
   }
   if (candidates < 2) return false;
   ++stats_.preemptions;
+  youngest->preempted = true;
   ReleaseAll(*youngest);
   youngest->phase = Phase::kWaiting;
   running_.erase(youngest->rank);
@@ -150,7 +154,17 @@ void WorkerCore::PlanRow(const Row& row, StepPlan& plan) {
   request.in_step = true;
 }
 
+// The group after the one that ran last comes first, so that everybody moves on.
+std::vector<uint64_t> WorkerCore::GroupsInTurn(const std::vector<Row>& rows) const {
+  std::set<uint64_t> groups;
+  for (const Row& row : rows) groups.insert(GroupOf(*row.request));
+  std::vector<uint64_t> turn(groups.upper_bound(last_group_), groups.end());
+  turn.insert(turn.end(), groups.begin(), groups.upper_bound(last_group_));
+  return turn;
+}
+
 std::optional<StepPlan> WorkerCore::PlanStep(TimeNs now) {
+  now_ = now;
   if (!flight_.empty()) return std::nullopt;
   const uint64_t evictions_before = stats_.evictions;
   const PagePool::Counts& counts = pool_.counts();
@@ -164,11 +178,19 @@ std::optional<StepPlan> WorkerCore::PlanStep(TimeNs now) {
   if (stats_.evictions != evictions_before) return std::nullopt;
 
   StepPlan plan;
-  for (const Row& row : CollectRows()) {
-    // A row without a page stays out of this step; the pages it waits for are in quarantine.
-    if (TakePages(row, plan)) PlanRow(row, plan);
+  const std::vector<Row> rows = CollectRows();
+  for (const uint64_t group : GroupsInTurn(rows)) {
+    for (const Row& row : rows) {
+      if (GroupOf(*row.request) != group) continue;
+      // A row without a page stays out of this step; the pages it waits for are in quarantine.
+      if (TakePages(row, plan)) PlanRow(row, plan);
+    }
+    last_group_ = group;
+    if (!flight_.empty()) break;
   }
   if (flight_.empty()) return std::nullopt;
+  step_began_ns_ = now;
+  step_prompt_tokens_ = plan.prompt_tokens;
   ++stats_.steps;
   return plan;
 }

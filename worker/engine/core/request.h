@@ -34,13 +34,48 @@ struct Island {
   int64_t last = 0;
 };
 
+// How much of one branch a replica store has; rows from 0 on.
+struct ReplicaRows {
+  int64_t offered = 0;   // in blocks the store was told to pull
+  int64_t sent = 0;      // offered or appended
+  int64_t held = 0;      // by the store's word
+  TimeNs silent_ns = 0;  // since when rows wait for its word; 0: none do
+};
+struct Replica {
+  NodeRef store;
+  std::vector<ReplicaRows> branches;
+  bool offered = false;      // it knows the request's blocks
+  int64_t rebuild_rows = 0;  // begun anew: complete when it holds so many
+  TimeNs paused_until_ns = 0;
+};
+
+// What stores hold of one branch from an earlier attempt.
+struct BranchRestore {
+  struct Blocks {
+    NodeRef store;
+    int64_t blocks = 0;  // leading ones
+  };
+  std::vector<Blocks> blocks;
+  NodeRef tail_store;
+  int64_t tail_first = 0;
+  int64_t tail_end = 0;  // rows [tail_first, tail_end) are an open tail; none if they are equal
+
+  int64_t BlocksEnd() const {
+    int64_t most = 0;
+    for (const Blocks& at : blocks) most = std::max(most, at.blocks);
+    return most;
+  }
+};
+
 struct Branch {
   std::vector<int32_t> tokens;
-  std::vector<PageId> pages;       // of block i; may extend beyond the rows needed yet
-  std::vector<kv::BlockId> chain;  // ids of whole blocks of `tokens`, as far as needed yet
-  std::vector<Island> islands;     // ascending, beyond `computed`
+  std::vector<PageId> pages;           // of block i; may extend beyond the rows needed yet
+  std::vector<kv::BlockId> chain;      // ids of whole blocks of `tokens`, as far as needed yet
+  std::vector<Island> islands;         // ascending, beyond `computed`
+  std::vector<SampledToken> given;     // behind the prompt, while somebody may attach
+  EndReason end = EndReason::kLength;  // once it is not live
   int64_t computed = 0;
-  int64_t offered_blocks = 0;
+  int64_t known_rows = 0;  // an earlier attempt may have computed them
   bool live = true;
 
   // Skips what is present already.
@@ -70,6 +105,7 @@ enum class LegState : uint8_t { kNone, kCalled, kStarted, kOk, kFailed };
 // A block that a transfer will write.
 struct FetchedBlock {
   StartFetch::Item item;
+  size_t branch = 0;
   int64_t block = 0;     // index in the table
   int64_t rows_end = 0;  // rows of the sequence it brings end here
   bool whole = true;     // false: an open tail, no block of its own
@@ -85,8 +121,10 @@ struct Request {
   SamplingParams sampling;  // max_tokens cut to the context
   std::optional<NodeRef> prefill;
   std::vector<PrefixSource> sources;
-  std::vector<NodeRef> stores;
+  std::vector<NodeRef> leg_stores;  // of a leg served: whom to offer its blocks
   std::string tenant;
+  bool alone = false;    // in its steps
+  bool resumed = false;  // an earlier attempt has been at work
   TimeNs submitted_ns = 0;
   TimeNs deadline_ns = 0;      // 0: none
   TimeNs leg_deadline_ns = 0;  // of the leg called, or of a lingering leg; 0: none
@@ -99,10 +137,30 @@ struct Request {
   bool in_step = false;
   bool admitted_before = false;
   bool emitted_any = false;
-  bool prompt_offered = false;
+  bool preempted = false;
   int32_t cached_tokens = 0;
-  TimeNs offered_ns = 0;
 
+  std::vector<Replica> replicas;
+  std::vector<NodeRef> former;  // stores that may still hold something of it
+  size_t replicas_wanted = 0;
+  int64_t lag_rows = 0;  // a row not held by all yet, and when it was noticed; 0: there is none
+  TimeNs lag_since_ns = 0;
+
+  std::vector<NodeRef> restore_from;   // until they are asked
+  std::vector<BranchRestore> restore;  // by branch; empty: nothing is held elsewhere
+  int queries_open = 0;
+  bool recovery_planned = false;
+  bool recompute = false;     // though rows could be had
+  FetchId wait_before = 0;    // not before all earlier fetches have ended
+  std::vector<PageId> spare;  // for rows of branches, restored after the fork
+  TimeNs restored_ns = 0;
+
+  std::string resume_handle;
+  TimeNs resume_window_ns = 0;
+  TimeNs orphan_until_ns = 0;  // nobody listens; 0: somebody does
+
+  // A leg goes under the attempt that called it, whatever attach has raised since.
+  RequestKey leg_key;
   LegState leg_state = LegState::kNone;
   std::vector<FetchedBlock> leg_blocks;  // subscribed to once the leg has started
   int32_t fetches_open = 0;
@@ -119,6 +177,31 @@ struct Request {
     int live = 0;
     for (const Branch& branch : branches) live += branch.live;
     return live;
+  }
+  bool orphaned() const { return orphan_until_ns != 0; }
+  std::vector<NodeRef> stores() const {
+    std::vector<NodeRef> stores;
+    for (const Replica& replica : replicas) stores.push_back(replica.store);
+    return stores;
+  }
+  // Rows every replica holds of every branch that goes on (of all, when none does).
+  int64_t Watermark() const {
+    const bool any = live_branches() > 0;
+    int64_t rows = replicas.empty() ? 0 : INT64_MAX;
+    for (const Replica& replica : replicas) {
+      for (size_t b = 0; b < branches.size(); ++b) {
+        if (branches[b].live || !any) rows = std::min(rows, replica.branches[b].held);
+      }
+    }
+    return rows;
+  }
+  // Of the branch that is furthest.
+  int64_t Computed() const {
+    int64_t rows = 0;
+    for (const Branch& branch : branches) {
+      if (branch.live) rows = std::max(rows, branch.computed);
+    }
+    return rows;
   }
   // The trunk's last row gives somebody's next token.
   bool TrunkHasOutput() const {

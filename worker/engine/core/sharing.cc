@@ -6,7 +6,7 @@
 namespace reprise::worker {
 
 void WorkerCore::ListPending(Request& request, int64_t first_block) {
-  if (!request.is_leg && request.stores.empty()) return;
+  if (!request.is_leg && request.replicas.empty()) return;
   Branch& lead = request.branches[request.lead];
   for (int64_t block = first_block; block < Whole(request.trunk_len); ++block) {
     const kv::BlockId& id = lead.chain[static_cast<size_t>(block)];
@@ -25,45 +25,31 @@ void WorkerCore::ListPending(Request& request, int64_t first_block) {
       ListBlock{*request.tail_id, page, block * block_, ListBlock::State::kPending});
 }
 
-void WorkerCore::Offer(const Request& request, const Branch& branch, int64_t first, int64_t last) {
+// The first `blocks` of `chain_of`, as those of branch number `branch`.
+void WorkerCore::Offer(const Request& request, const Branch& chain_of, uint32_t branch,
+                       const NodeRef& store, int64_t blocks) {
   OfferBlocks offer;
+  offer.store = store;
   offer.key = request.key;
-  if (first > 0) offer.parent = branch.chain[static_cast<size_t>(first - 1)];
-  offer.first_position = first * block_;
+  offer.branch = branch;
   offer.tenant = request.tenant;
-  offer.tokens.assign(branch.tokens.begin() + first * block_,
-                      branch.tokens.begin() + last * block_);
-  for (const NodeRef& store : request.stores) {
-    offer.store = store;
-    commands_.push_back(offer);
-  }
+  offer.tokens.assign(chain_of.tokens.begin(), chain_of.tokens.begin() + blocks * block_);
+  commands_.push_back(std::move(offer));
 }
 
+// As soon as the blocks are listed, before they are computed: stores pull each layer as it is done.
 void WorkerCore::OfferPrompt(Request& request, TimeNs now) {
-  Branch& lead = request.branches[request.lead];
-  const int64_t blocks = Whole(request.trunk_len);
-  if (request.stores.empty() || request.prompt_offered || blocks == 0) return;
-  request.prompt_offered = true;
-  request.offered_ns = now;
-  Offer(request, lead, 0, blocks);
-  lead.offered_blocks = blocks;
-}
-
-// Blocks sealed since the last offer; one message for all that came within the interval.
-void WorkerCore::OfferSealed(Request& request, TimeNs now) {
-  if (request.stores.empty() || !request.forked) return;
-  if (now - request.offered_ns < settings_.offer_interval_ns) return;
-  request.offered_ns = now;
-  for (Branch& branch : request.branches) {
-    if (branch.live) OfferBranch(request, branch);
+  if (!request.is_leg) {
+    for (Replica& replica : request.replicas) OfferReplica(request, replica, now);
+    return;
   }
-}
-
-void WorkerCore::OfferBranch(Request& request, Branch& branch) {
-  const int64_t sealed = Whole(branch.computed);
-  if (request.stores.empty() || sealed <= branch.offered_blocks) return;
-  Offer(request, branch, branch.offered_blocks, sealed);
-  branch.offered_blocks = sealed;
+  const int64_t blocks = Whole(request.trunk_len);
+  if (blocks == 0) return;
+  for (const NodeRef& store : request.leg_stores) {
+    for (int32_t b = 0; b < request.sampling.n; ++b) {
+      Offer(request, request.branches[0], static_cast<uint32_t>(b), store, blocks);
+    }
+  }
 }
 
 }  // namespace reprise::worker

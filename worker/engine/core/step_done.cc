@@ -8,6 +8,12 @@ namespace reprise::worker {
 
 void WorkerCore::On(StepDone& event, TimeNs now) {
   const std::vector<Flight> flights = std::exchange(flight_, {});
+  constexpr int64_t kRowsToMeasure = 8;
+  if (event.status.ok() && step_prompt_tokens_ >= kRowsToMeasure && now > step_began_ns_) {
+    const double rate =
+        static_cast<double>(step_prompt_tokens_) / SecondsFromNs(now - step_began_ns_);
+    prefill_tokens_per_s_ = 0.8 * prefill_tokens_per_s_ + 0.2 * rate;
+  }
   size_t expected = 0;
   for (const Flight& flight : flights) expected += flight.samples.size();
   if (event.status.ok() && event.samples.size() != expected) {
@@ -39,6 +45,10 @@ void WorkerCore::Apply(const Flight& flight, std::span<SampledToken> samples, Ti
   Branch& branch = request.branches[flight.branch];
   branch.computed = flight.last;
   branch.Advance();
+  if (request.resumed && !request.preempted && flight.first < branch.known_rows) {
+    stats_.replayed_rows +=
+        static_cast<uint64_t>(std::min(flight.last, branch.known_rows) - flight.first);
+  }
   if (flight.last - flight.first > 1 || flight.last <= request.prompt_len()) {
     stats_.prompt_tokens += static_cast<uint64_t>(flight.last - flight.first);
   }
@@ -50,7 +60,6 @@ void WorkerCore::Apply(const Flight& flight, std::span<SampledToken> samples, Ti
   for (size_t i = 0; i < flight.samples.size(); ++i) {
     CommitToken(request, flight.samples[i], std::move(samples[i]), now);
   }
-  OfferSealed(request, now);
   FinishIfAllEnded(request);
 }
 

@@ -14,46 +14,19 @@
 #include "common/limits.h"
 #include "common/status.h"
 #include "kvstore/block/block_id.h"
+#include "kvstore/stream/tail.h"
+#include "worker/engine/core/settings.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/page_pool.h"
 #include "worker/engine/sampling.h"
 
 namespace reprise::worker {
 
-struct NodeRef {
-  NodeKey key;
-  std::string grpc_address;
-  std::string kv_address;
-  bool operator==(const NodeRef&) const = default;
-};
-
 // "Blocks [first_block, first_block + blocks) of the request's chain are there": a hint.
 struct PrefixSource {
   NodeRef node;
   int32_t first_block = 0;
   int32_t blocks = 0;
-};
-
-struct CoreSettings {
-  NodeRef self;
-  kv::ChainContext chain;  // format digest and block size; the salt is each request's tenant
-  int32_t pages = 0;
-  int32_t vocab_size = 0;
-  int32_t context_tokens = 0;
-  int32_t chunk_tokens = 512;  // of prompts (and replays), per step
-  int32_t running_max = 64;    // requests holding pages
-  int32_t waiting_max = limits::kWorkerWaitingMax;
-  // A missing prompt suffix up to this long is computed here even if a prefill node is given.
-  int32_t local_suffix_tokens = 1;
-  bool can_prefill = true;
-  bool can_decode = true;
-  TimeNs fetch_timeout_ns = 10 * kSecond;
-  TimeNs leg_timeout_ns = 60 * kSecond;  // order to last layer
-  // How long a finished leg keeps its pages for a decode worker that does not release it.
-  TimeNs leg_linger_ns = 10 * kSecond;
-  TimeNs offer_interval_ns = 100 * kMillisecond;  // between offers of one request's new blocks
-  int64_t retry_after_ms = 200;                   // the hint in a refusal for load
-  size_t fences_max = 65'536;                     // ended requests whose attempts are remembered
 };
 
 // Events -------------------------------------------------------------------------------------
@@ -71,8 +44,12 @@ struct Submit {
   std::optional<NodeRef> prefill;
   std::vector<PrefixSource> sources;
   std::vector<NodeRef> stores;
-  TimeNs deadline_ns = 0;  // an instant; 0: none
+  std::vector<NodeRef> replicas;  // stores that may hold rows of earlier attempts
+  TimeNs deadline_ns = 0;         // an instant; 0: none
   std::string tenant;
+  std::string resume_handle;    // empty: nobody can attach
+  TimeNs resume_window_ns = 0;  // how long the request outlives its gateway; 0: not at all
+  bool alone = false;           // no other request in its steps
 };
 // The prefill leg of a request that decodes elsewhere.
 struct SubmitPrefill {
@@ -128,11 +105,61 @@ struct PageQuiet {
   PageId page = -1;
 };
 struct Tick {};
-// New requests are refused from now on.
-struct Drain {};
+// Everything here is to go elsewhere: what can be moved ends with UNAVAILABLE as soon as its
+// replicas hold its rows, the rest at `deadline_ns` (an instant; 0: never).
+struct Drain {
+  TimeNs deadline_ns = 0;
+};
+// What the worker takes from now on; what it has goes on.
+struct SetRoles {
+  bool prefill = true;
+  bool decode = true;
+};
+
+// A store's word; every status is explained at kv::HeldRows.
+using kv::HeldRows;
+struct RowsHeld {
+  NodeKey store;
+  std::vector<HeldRows> rows;
+};
+// The link to it broke, or it was given up by verdict.
+struct ReplicaLost {
+  NodeKey store;
+  Status status;
+};
+struct StoreNode {
+  NodeRef node;
+  std::string domain;
+};
+// All stores that live.
+struct LiveStores {
+  std::vector<StoreNode> stores;
+};
+using AppendId = uint64_t;
+// The pages of the append are not read any more.
+struct RowsPacked {
+  AppendId append = 0;
+};
+using QueryId = uint64_t;
+using kv::TailState;
+struct TailsFound {
+  QueryId query = 0;
+  Status status;
+  std::vector<TailState> states;
+};
+// The gateway of the request is gone, or its client is: the resume window begins.
+struct Orphan {
+  RequestKey key;
+};
+// Takes a request over, running or just ended, under an attempt above all others.
+struct Attach {
+  RequestKey key;
+  std::string resume_handle;
+};
 
 using Event = std::variant<Submit, SubmitPrefill, Cancel, CancelPrefill, FetchDone, PrefillStarted,
-                           PrefillReply, StepDone, PageQuiet, Tick, Drain>;
+                           PrefillReply, StepDone, PageQuiet, Tick, Drain, SetRoles, RowsHeld,
+                           ReplicaLost, LiveStores, RowsPacked, TailsFound, Orphan, Attach>;
 
 // Commands -----------------------------------------------------------------------------------
 
@@ -148,6 +175,7 @@ struct StartFetch {
   };
   std::vector<Item> items;
   bool subscribe = false;
+  bool restore = false;  // of rows that an earlier attempt computed
   TimeNs timeout_ns = 0;
 };
 // Answered, as every fetch, by FetchDone.
@@ -193,10 +221,39 @@ struct UnlistBlock {
 struct OfferBlocks {
   NodeRef store;
   RequestKey key;
+  uint32_t branch = 0;
   kv::BlockId parent;
   int64_t first_position = 0;
   std::string tenant;
   std::vector<int32_t> tokens;
+};
+// Rows behind the offered blocks, for the tails of a replica: read from the pages in the
+// background. Answered by RowsPacked.
+struct AppendRows {
+  struct Entry {
+    RequestKey key;
+    uint32_t branch = 0;
+    std::string tenant;
+    kv::BlockId parent;  // of the block the rows are in
+    int64_t first_position = 0;
+    std::vector<int32_t> tokens;  // of the rows; all in one block
+    PageId page = -1;
+  };
+  AppendId append = 0;
+  NodeRef store;
+  std::vector<Entry> entries;
+};
+// The request has ended: nothing of it is needed any more.
+struct ReleaseReplicas {
+  NodeRef store;
+  RequestKey key;
+};
+// Answered by TailsFound.
+struct QueryTails {
+  QueryId query = 0;
+  NodeRef store;
+  RequestKey key;
+  TimeNs timeout_ns = 0;
 };
 struct BranchToken {
   uint32_t branch = 0;
@@ -211,17 +268,35 @@ struct Done {
   Status status;
   int32_t cached_tokens = 0;
 };
+// What a gateway needs to go on with a request it has never seen.
+struct Attached {
+  std::vector<int32_t> prompt;
+  SamplingParams sampling;
+  TimeNs resume_window_ns = 0;
+  TimeNs deadline_ns = 0;  // an instant; 0: none
+  std::vector<NodeRef> stores;
+};
+// How long the phases of a resumed attempt took here.
+struct RecoveryTimes {
+  TimeNs restore_ns = 0;  // until the rows that others held were here
+  TimeNs replay_ns = 0;   // from there to the first token
+};
 struct Emit {
   RequestKey key;
+  std::optional<Attached> attached;  // then `tokens` begin at index 0
   std::vector<BranchToken> tokens;
   std::vector<BranchEnd> ended;
-  int64_t watermark = 0;  // rows known to be held by every replica
-  TimeNs ttft_ns = -1;    // of the first token this attempt gave, when it is among `tokens`
+  int64_t watermark = 0;                       // rows known to be held by every replica
+  int64_t lag = -1;                            // rows beyond the watermark; -1: no replicas
+  std::optional<std::vector<NodeRef>> stores;  // when the replica set has changed
+  TimeNs ttft_ns = -1;  // of the first token this attempt gave, when it is among `tokens`
+  std::optional<RecoveryTimes> recovery;  // with that token, of a resumed attempt
   std::optional<Done> done;
 };
 
 using Command = std::variant<StartFetch, CancelFetch, CallPrefill, ReleasePrefill, AcceptPrefill,
-                             ReplyPrefill, ListBlock, UnlistBlock, OfferBlocks, Emit>;
+                             ReplyPrefill, ListBlock, UnlistBlock, OfferBlocks, AppendRows,
+                             ReleaseReplicas, QueryTails, Emit>;
 
 // One step. Its spans point into the core and live until the step's StepDone has been handled.
 struct StepPlan {
@@ -265,6 +340,25 @@ struct CoreStats {
   uint64_t legs_failed = 0;
   uint64_t legs_served = 0;
   uint64_t evictions = 0;
+  uint64_t appended_rows = 0;
+  uint64_t appended_bytes = 0;
+  uint64_t replicas_lost = 0;
+  uint64_t rebuilds = 0;       // replicas begun anew
+  uint64_t fenced = 0;         // requests ended because a store knew a higher attempt
+  uint64_t restored_rows = 0;  // of resumed requests: found here or fetched
+  uint64_t replayed_rows = 0;  // of resumed requests: computed again
+  uint64_t restores = 0;
+  uint64_t recomputes = 0;  // where a restore was possible
+  uint64_t waits = 0;
+  uint64_t orphaned = 0;
+  uint64_t attached = 0;
+  uint64_t windows_over = 0;  // orphans nobody came for
+};
+// How far replicas are behind, the worst request counts.
+struct ReplicationLag {
+  int64_t tokens = 0;
+  int64_t bytes = 0;
+  TimeNs ns = 0;  // since the oldest such row was computed
 };
 
 }  // namespace reprise::worker

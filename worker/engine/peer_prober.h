@@ -1,0 +1,57 @@
+// Whether this node's stream still moves blocks: every second it fetches and verifies a block from
+// itself and from one peer in turn. Owned by the engine; any thread.
+//
+// Invariants:
+// 1. One probe of itself and one of a peer are under way at most.
+// 2. A peer is unreachable from the end of a probe that failed until one succeeds or it is no peer
+//    any more.
+#ifndef REPRISE_WORKER_ENGINE_PEER_PROBER_H_
+#define REPRISE_WORKER_ENGINE_PEER_PROBER_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "common/thread.h"
+#include "kvstore/stream/kv_stream.h"
+#include "worker/engine/core/types.h"
+
+namespace reprise::worker {
+
+class PeerProber {
+ public:
+  // `stream` outlives Stop and answers every probe before it is gone.
+  explicit PeerProber(kv::KvStream* stream) : stream_(stream) {}
+  ~PeerProber() { Stop(); }
+
+  // A block has just gone through the own stream.
+  void Start();
+  void Stop();
+  void SetPeers(const std::vector<StoreNode>& peers);
+
+  int64_t AgeMs() const;
+  std::vector<std::string> Unreachable() const;
+
+ private:
+  void Loop();
+  void ProbeSelf();
+  void ProbeNext();
+
+  kv::KvStream* const stream_;
+  mutable Mutex mu_;
+  CondVar wake_;
+  std::map<NodeKey, kv::PeerAddress> peers_ GUARDED_BY(mu_);
+  std::map<NodeKey, bool> failed_ GUARDED_BY(mu_);  // by the latest probe of each peer
+  NodeKey last_ GUARDED_BY(mu_);                    // probed
+  TimeNs verified_ns_ GUARDED_BY(mu_) = 0;          // of the own stream
+  bool self_open_ GUARDED_BY(mu_) = false;
+  bool peer_open_ GUARDED_BY(mu_) = false;
+  bool stopping_ GUARDED_BY(mu_) = false;
+  Thread thread_;
+};
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_ENGINE_PEER_PROBER_H_
