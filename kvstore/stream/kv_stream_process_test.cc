@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -72,7 +73,13 @@ class SourceProcess {
   const PeerAddress& address() const { return address_; }
   void Publish(int layers) { dprintf(commands_, "p %d\n", layers); }
   void Withdraw() { dprintf(commands_, "w 0\n"); }
-  void Signal(int signal) { ASSERT_TRUE(process_->Kill(signal).ok()); }
+  // SIGSTOP takes effect before this returns.
+  void Signal(int signal) {
+    ASSERT_TRUE(process_->Kill(signal).ok());
+    if (signal != SIGSTOP) return;
+    siginfo_t stopped{};
+    ASSERT_EQ(waitid(P_PID, static_cast<id_t>(process_->pid()), &stopped, WSTOPPED | WNOWAIT), 0);
+  }
   void KillAndReap() {
     Signal(SIGKILL);
     process_->Wait();
