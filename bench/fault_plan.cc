@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -11,6 +12,13 @@ namespace {
 
 // "decode-2" is of the role "decode".
 std::string RoleOf(const std::string& name) { return name.substr(0, name.rfind('-')); }
+
+std::string EndOfLog(const std::string& path) {
+  std::ifstream in(path);
+  std::string last;
+  for (std::string line; std::getline(in, line);) last = line;
+  return last;
+}
 
 }  // namespace
 
@@ -83,7 +91,7 @@ Status FaultPlan::Step(bool more, const std::function<void(const std::string&)>&
   for (const std::string& name : cluster_.names()) {
     if (due_.contains(name) || cluster_.running(name)) continue;
     ++unordered_deaths_;
-    Tell(name + " has ended by itself; the end of its log is kept in " + cluster_.log_path(name));
+    Tell(absl::StrCat(name, " has ended by itself: ", EndOfLog(cluster_.log_path(name))));
     due_[name] = {now, true};
   }
   RETURN_IF_ERROR(RepairDue(now));

@@ -8,6 +8,7 @@
 
 #include <thread>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 
 namespace reprise {
@@ -39,6 +40,16 @@ size_t Count(const std::string& text, const std::string& part) {
   size_t count = 0;
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
   return count;
+}
+
+TEST(Metrics, ShowFailpointsOnlyOnceOneIsArmed) {
+  const MetricsRegistry registry;
+  Failpoint("store.seal");
+  EXPECT_THAT(registry.Serialize(), Not(HasSubstr("reprise_failpoint")));
+  ASSERT_TRUE(ArmFailpoints("store.seal=count").ok());
+  Failpoint("store.seal");
+  EXPECT_THAT(registry.Serialize(),
+              HasSubstr("reprise_failpoint_hits_total{name=\"store.seal\"} 1"));
 }
 
 TEST(Metrics, AreScrapedOverASocket) {

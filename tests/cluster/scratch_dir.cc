@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include <cstdio>
 #include <filesystem>
 
 namespace reprise::harness {
@@ -16,6 +17,10 @@ StatusOr<std::unique_ptr<ScratchDir>> ScratchDir::Create() {
 }
 
 ScratchDir::~ScratchDir() {
+  if (getenv("REPRISE_KEEP_SCRATCH") != nullptr) {
+    std::fprintf(stderr, "kept: %s\n", path_.c_str());
+    return;
+  }
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
 }

@@ -1,5 +1,6 @@
 // A new folder below the system's folder for temporary files, removed with everything in it by its
-// owner's end. Any thread.
+// owner's end, unless the environment has REPRISE_KEEP_SCRATCH (to read the logs in it). Any
+// thread.
 #ifndef REPRISE_TESTS_CLUSTER_SCRATCH_DIR_H_
 #define REPRISE_TESTS_CLUSTER_SCRATCH_DIR_H_
 
