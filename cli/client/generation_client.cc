@@ -168,6 +168,7 @@ class GenerationClient::Stream final : public GenerationStream,
       broke_ = now;
       backoff_ms_ = options.resume_backoff_first_ms;
       if (options.resume_tries > 0) Watch();
+      if (options.resume_tries > 0 && callbacks_.on_resume) callbacks_.on_resume(FromGrpc(status));
     }
     const int64_t wait_ms = tries_ == 1 ? 0 : backoff_ms_;
     const TimeNs until = broke_ + NsFromMs(options.resume_timeout_ms);

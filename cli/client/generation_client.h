@@ -56,6 +56,8 @@ struct StreamCallbacks {
   std::function<void(const v1::GenerateEvent&)> on_event;
   // On a gRPC thread. OK also when the request itself failed: see Finished.code.
   std::function<void(const Status&)> on_done;
+  // On a gRPC thread, between events: the stream broke, of this, and is resumed. Once a break.
+  std::function<void(const Status&)> on_resume = {};
 };
 
 class GenerationClient {

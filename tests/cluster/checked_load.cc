@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "cli/client/generation_client.h"
 #include "common/mutex.h"
 #include "common/random.h"
@@ -13,7 +14,8 @@ class CheckedLoad::Impl {
  public:
   explicit Impl(CheckedLoadOptions options)
       : options_(std::move(options)),
-        client_({.address = options_.gateways.front(), .connections = options_.connections}) {}
+        client_({.address = absl::StrJoin(options_.gateways, ","),
+                 .connections = options_.connections}) {}
 
   void Begin() {
     for (int i = 0; i < options_.in_flight; ++i) StartNext();
@@ -83,7 +85,8 @@ class CheckedLoad::Impl {
         std::make_shared<StreamCheck>(number, std::move(made.expected), RealClock().NowNs());
     client_.Start(std::move(made.request),
                   {.on_event = [this, check](const v1::GenerateEvent& e) { OnEvent(*check, e); },
-                   .on_done = [this, check](const Status& s) { OnDone(*check, s); }});
+                   .on_done = [this, check](const Status& s) { OnDone(*check, s); },
+                   .on_resume = [check](const Status&) { check->OnResume(); }});
   }
 
   void OnEvent(StreamCheck& check, const v1::GenerateEvent& event) {

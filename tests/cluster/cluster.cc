@@ -76,8 +76,10 @@ Status Cluster::AddCoordinators(int count, const Flags& flags) {
   coordinator_list_ = absl::StrJoin(at, ",");
   for (int i = 0; i < count; ++i) {
     const std::string name = absl::StrCat("coordinator-", i);
+    std::vector<std::string> peers = at;
+    peers.erase(peers.begin() + i);
     std::vector<std::string> args = {"coordinator", "--name=" + name, "--etcd=" + etcd_->address(),
-                                     "--peers=" + coordinator_list_};
+                                     "--peers=" + absl::StrJoin(peers, ",")};
     args.insert(args.end(), flags.begin(), flags.end());
     RETURN_IF_ERROR(Start(name, std::move(args), at[static_cast<size_t>(i)]));
     coordinators_[name] = v1::Coordinator::NewStub(ClusterChannel(at[static_cast<size_t>(i)]));

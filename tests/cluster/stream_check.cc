@@ -40,14 +40,13 @@ void StreamCheck::Add(const v1::Token& token) {
 }
 
 void StreamCheck::OnEvent(const v1::GenerateEvent& event, TimeNs now) {
-  if (event.has_accepted() && result_.attempts++ > 0) ++result_.resumes;
   if (event.has_finished()) {
     finished_ = true;
     const v1::Finished& end = event.finished();
     if (end.code() != 0) {
       result_.status = Status(static_cast<absl::StatusCode>(end.code()), end.message());
     }
-    result_.attempts = std::max(result_.attempts, end.usage().attempts());
+    result_.attempts = end.usage().attempts();
   }
   if (!event.has_tokens()) return;
   for (const v1::Token& token : event.tokens().tokens()) Add(token);

@@ -35,7 +35,7 @@ struct StreamResult {
   TimeNs longest_gap_ns = 0;  // without a token, from the start to the last token
   TimeNs gap_from_ns = 0;     // when that began
   int32_t attempts = 0;       // placements, by the gateway's word
-  int32_t resumes = 0;        // by the client: Accepted came again
+  int32_t resumes = 0;        // by the client
 
   // Somebody it depended on failed: it was placed again or resumed.
   bool hit() const { return attempts > 1 || resumes > 0; }
@@ -47,6 +47,7 @@ class StreamCheck {
   StreamCheck(int64_t number, Transcript expected, TimeNs now);
 
   void OnEvent(const v1::GenerateEvent& event, TimeNs now);
+  void OnResume() { ++result_.resumes; }
   // The stream is over; `status` is the call's.
   StreamResult Finish(const Status& status, TimeNs now);
   int64_t received() const { return result_.received; }

@@ -76,7 +76,7 @@ TEST(StreamCheck, PlacedAgainOrResumedIsHit) {
   EXPECT_TRUE(placed.Finish(absl::OkStatus(), 200).hit());
   StreamCheck resumed = Check();
   resumed.OnEvent(AcceptedEvent(), 110);
-  resumed.OnEvent(AcceptedEvent(), 115);
+  resumed.OnResume();
   resumed.OnEvent(FinishedEvent(1), 120);
   const StreamResult result = resumed.Finish(absl::OkStatus(), 200);
   EXPECT_TRUE(result.hit());
