@@ -48,7 +48,12 @@ Status ArmFailpointsFromEnvironment() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGUSR1);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  // The stopping signals too, which the role blocks next: this thread must not be the one they
+  // meet.
+  sigset_t blocked = set;
+  sigaddset(&blocked, SIGINT);
+  sigaddset(&blocked, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
   std::thread([path, set] {
     for (int received = 0; sigwait(&set, &received) == 0;) ArmFromFile(path);
   }).detach();

@@ -1,12 +1,16 @@
 #include "kvstore/node/store_main.h"
 
 #include <chrono>
+#include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "common/grpc_status.h"
 #include "common/log.h"
 #include "common/random.h"
 #include "common/rpc_server.h"
+#include "coordinator/client/reporter_group.h"
 
 namespace reprise::kv {
 namespace {
@@ -15,15 +19,21 @@ constexpr TimeNs kModelRetryNs = 200 * kMillisecond;
 
 // The first worker that reports brings the model; a store has nothing to do before.
 StatusOr<v1::ModelInfo> WaitForModel(const StoreOptions& options, StopSignal* stop) {
-  const auto stub = v1::Coordinator::NewStub(ClusterChannel(options.coordinator));
+  ASSIGN_OR_RETURN(const std::vector<std::string> coordinators,
+                   ParseCoordinators(options.coordinator));
+  std::vector<std::unique_ptr<v1::Coordinator::Stub>> stubs;
+  for (const std::string& address : coordinators) {
+    stubs.push_back(v1::Coordinator::NewStub(ClusterChannel(address)));
+  }
   static LogEvery every(10 * kSecond);
+  size_t turn = 0;
   do {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
     v1::GetModelRequest request;
     request.set_name(options.model);
     v1::ModelInfo model;
-    const grpc::Status status = stub->GetModel(&context, request, &model);
+    const grpc::Status status = stubs[turn++ % stubs.size()]->GetModel(&context, request, &model);
     if (status.ok()) return model;
     if (every.Allow()) LogInfo("waiting_for_model", {{"status", FromGrpc(status)}});
   } while (!stop->WaitFor(kModelRetryNs));
@@ -58,11 +68,17 @@ Status RunStore(const StoreOptions& options, const RoleControl& control) {
   const RoleAddresses addresses{.grpc = door->address(),
                                 .kv = absl::StrCat(kv.host, ":", kv.port),
                                 .metrics = metrics_door->address()};
-  Reporter reporter(
-      {.coordinator = options.coordinator, .node = DescribeNode(options, self, model, addresses)},
-      [&](v1::ReportRequest* request) { server->FillReport(request); },
-      [&](const v1::ReportResponse& answer) { server->OnReportAnswer(answer); });
-  server->SetWaker([&reporter] { reporter.Wake(); });
+  ReporterGroupOptions reports;
+  ASSIGN_OR_RETURN(reports.coordinators, ParseCoordinators(options.coordinator));
+  reports.node = DescribeNode(options, self, model, addresses);
+  ReporterGroupHandlers handlers;
+  handlers.fill = [&](size_t index, v1::ReportRequest* request) {
+    server->FillReport(request, index);
+  };
+  handlers.answered = [&](size_t index, const v1::ReportResponse& answer) {
+    return server->OnReportAnswer(answer, index);
+  };
+  ReporterGroup reporter(std::move(reports), std::move(handlers));
   door->SetServing(true);
   LogInfo("store_ready",
           {{"grpc", addresses.grpc}, {"kv", addresses.kv}, {"incarnation", self.incarnation}});

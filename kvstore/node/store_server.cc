@@ -120,7 +120,9 @@ Status StoreServer::OpenTiers() {
   }
   MutexLock lock(mu_);
   core_.emplace(core);
-  reporter_.emplace(&core_->events());
+  const auto coordinators =
+      std::count(options_.coordinator.begin(), options_.coordinator.end(), ',') + 1;
+  for (int64_t i = 0; i < coordinators; ++i) reporters_.emplace_back(&core_->events());
   if (disk_ != nullptr) RestoreFromDisk();
   disk_jobs_ = std::make_unique<BoundedQueue<DiskJob>>(kDiskQueueMax);
   // One thread: a slot's forget, write and load happen in the order the core decided them.
@@ -345,7 +347,7 @@ void StoreServer::DoDisk(DiskJob job) {
 
 // Reports ----------------------------------------------------------------------------------------
 
-void StoreServer::FillReport(v1::ReportRequest* request) {
+void StoreServer::FillReport(v1::ReportRequest* request, size_t index) {
   MutexLock lock(mu_);
   const TierCounts memory = core_->memory();
   v1::Load* load = request->mutable_load();
@@ -357,22 +359,13 @@ void StoreServer::FillReport(v1::ReportRequest* request) {
                            static_cast<int64_t>(format_.block_bytes()));
   const int64_t disk_age_ms = DiskAgeMs();
   load->set_probe_age_ms(disk_age_ms > kDiskBlockedMs ? disk_age_ms : -1);
-  FillKvPart(reporter_->Prepare(), request);
+  FillKvPart(reporters_[index].Prepare(), request);
 }
 
-void StoreServer::OnReportAnswer(const v1::ReportResponse& response) {
-  std::function<void()> wake;
-  {
-    MutexLock lock(mu_);
-    reporter_->OnAnswer(KvAnswer(response));
-    if (reporter_->behind()) wake = wake_;
-  }
-  if (wake) wake();
-}
-
-void StoreServer::SetWaker(std::function<void()> wake) {
+bool StoreServer::OnReportAnswer(const v1::ReportResponse& response, size_t index) {
   MutexLock lock(mu_);
-  wake_ = std::move(wake);
+  reporters_[index].OnAnswer(KvAnswer(response));
+  return reporters_[index].behind();
 }
 
 void StoreServer::AddMetrics(MetricsRegistry* metrics) {

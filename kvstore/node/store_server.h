@@ -16,6 +16,7 @@
 #define REPRISE_KVSTORE_NODE_STORE_SERVER_H_
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -60,9 +61,10 @@ class StoreServer : public SegmentSource, public TailSink {
   ~StoreServer() override;
 
   PeerAddress kv_address() const { return stream_->address(); }
-  void FillReport(v1::ReportRequest* request);
-  void OnReportAnswer(const v1::ReportResponse& response);
-  void SetWaker(std::function<void()> wake);
+  // The report to coordinator number `index` of options.coordinator.
+  void FillReport(v1::ReportRequest* request, size_t index = 0);
+  // True: report to it again at once.
+  bool OnReportAnswer(const v1::ReportResponse& response, size_t index = 0);
 
   Block Find(const BlockId& id) override;
 
@@ -129,10 +131,9 @@ class StoreServer : public SegmentSource, public TailSink {
 
   mutable Mutex mu_;
   std::optional<StoreCore> core_ GUARDED_BY(mu_);
-  std::optional<EventReporter> reporter_ GUARDED_BY(mu_);
+  std::deque<EventReporter> reporters_ GUARDED_BY(mu_);  // by coordinator
   // Addresses of offering nodes, by identity, so that a fetch command can be carried out.
   std::map<NodeKey, PeerAddress> peers_ GUARDED_BY(mu_);
-  std::function<void()> wake_ GUARDED_BY(mu_);
   bool stopping_ GUARDED_BY(mu_) = false;
   CondVar stop_;
 
