@@ -18,6 +18,10 @@ class Fences {
   enum class Verdict { kCurrent, kRaised, kStale };  // kRaised: a lower attempt was known
 
   explicit Fences(size_t requests_max) : requests_max_(requests_max) {}
+  Fences(const Fences& other) : requests_max_(other.requests_max_), order_(other.order_) {
+    for (auto known = order_.begin(); known != order_.end(); ++known) index_[known->id] = known;
+  }
+  Fences& operator=(const Fences&) = delete;
 
   // Remembers the attempt unless it is stale. A request without an id is never stale.
   Verdict Check(const RequestKey& request) {

@@ -15,6 +15,12 @@ Faults FaultsFor(SplitMix64& plan, Mutation mutation) {
     faults.few_pages = faults.delays = true;
   }
   if (mutation == Mutation::kStorePinDropped) faults.few_slots = faults.delays = true;
+  if (mutation == Mutation::kPackedEarly) faults.few_pages = faults.delays = true;
+  faults.corruption |= mutation == Mutation::kGapAccepted;
+  if (mutation == Mutation::kStaleLeaderObeyed) faults.partitions = faults.freezes = true;
+  if (mutation == Mutation::kFenceRemoved || mutation == Mutation::kTailUnchecked) {
+    faults.link_breaks = faults.delays = true;
+  }
   return faults;
 }
 
@@ -26,7 +32,15 @@ Cluster::Cluster(const RunOptions& options)
       world_(options.seed, options.verbose),
       network_(world_, faults_),
       context_(world_, network_, faults_, options.mutation),
-      journal_(context_) {
+      journal_(context_),
+      etcd_(world_),
+      clients_(context_, journal_, [this] { return Gateways(); }) {
+  context_.journal = &journal_;
+  const bool grouped = plan_.Chance(0.5) || context_.mutated(Mutation::kStaleLeaderObeyed);
+  context_.coordinators.resize(grouped ? 2 + plan_.Below(2) : 1);
+  context_.on_emit = [this](const worker::Emit& emit, const std::vector<worker::NodeRef>& stores) {
+    CheckWatermark(emit, stores);
+  };
   peers_.worker = [this](const NodeKey& key) -> SimWorker* {
     for (const WorkerSlot& slot : workers_) {
       if (slot.now != nullptr && slot.now->key() == key) return slot.now;
@@ -41,7 +55,9 @@ Cluster::Cluster(const RunOptions& options)
   };
   world_.SetChecker([this](Pid pid) { Check(pid); });
   workers_.resize(3);
-  stores_.resize(2);
+  stores_.resize(3);
+  gateways_.resize(2);
+  for (size_t i = 0; i < gateways_.size(); ++i) gateways_[i].name = absl::StrCat("gateway", i);
   const int32_t pages = faults_.few_pages ? 48 : 160;
   for (size_t i = 0; i < workers_.size(); ++i) {
     WorkerSize& size = workers_[i].size;
@@ -54,7 +70,7 @@ Cluster::Cluster(const RunOptions& options)
   if (faults_.slow_worker) workers_[plan_.Below(workers_.size())].size.layer_time *= 10;
   for (size_t i = 0; i < stores_.size(); ++i) {
     stores_[i].name = absl::StrCat("store", i);
-    stores_[i].size = faults_.few_slots ? StoreSize{10, 24} : StoreSize{256, 512};
+    stores_[i].size = faults_.few_slots ? StoreSize{16, 40} : StoreSize{256, 512};
   }
 }
 
@@ -74,9 +90,33 @@ void Cluster::StartStore(StoreSlot& slot) {
   store_of_[slot.now->pid()] = slot.now;
 }
 
-void Cluster::StartCoordinator() {
-  all_coordinators_.push_back(std::make_unique<SimCoordinator>(context_, next_incarnation_++));
-  context_.coordinator = all_coordinators_.back().get();
+void Cluster::StartCoordinator(size_t index) {
+  SimEtcd* const etcd = context_.coordinators.size() > 1 ? &etcd_ : nullptr;
+  all_coordinators_.push_back(
+      std::make_unique<SimCoordinator>(context_, index, next_incarnation_++, etcd));
+  context_.coordinators[index] = all_coordinators_.back().get();
+}
+
+void Cluster::StartGateway(GatewaySlot& slot) {
+  const NodeKey key{slot.name, next_incarnation_++};
+  all_gateways_.push_back(std::make_unique<SimGateway>(context_, key, peers_));
+  slot.now = all_gateways_.back().get();
+}
+
+// Null when none leads.
+SimCoordinator* Cluster::Leader() const {
+  for (SimCoordinator* const coordinator : context_.coordinators) {
+    if (coordinator != nullptr && coordinator->leads()) return coordinator;
+  }
+  return nullptr;
+}
+
+std::vector<SimGateway*> Cluster::Gateways() const {
+  std::vector<SimGateway*> living;
+  for (const GatewaySlot& slot : gateways_) {
+    if (slot.now != nullptr) living.push_back(slot.now);
+  }
+  return living;
 }
 
 // Clients ----------------------------------------------------------------------------------------
@@ -102,6 +142,10 @@ ClientRequest Cluster::DrawRequest(int number) {
   if (faults_.deadlines && plan_.Chance(0.4)) {
     request.deadline = static_cast<TimeNs>(100 * kMillisecond + plan_.Below(3 * kSecond));
   }
+  if (plan_.Chance(0.7)) {
+    request.resume_window = static_cast<TimeNs>(kSecond + plan_.Below(3 * kSecond));
+    request.handle_only = plan_.Chance(0.2);
+  }
   return request;
 }
 
@@ -118,47 +162,32 @@ void Cluster::Workload() {
     const ClientRequest request = DrawRequest(i);
     const auto at =
         static_cast<TimeNs>(400 * kMillisecond + plan_.Below(static_cast<uint64_t>(kFaultsEnd)));
-    world_.After(at, {"client", 0, gateway_->pid(), static_cast<uint64_t>(i)}, [this, request] {
+    world_.After(at, {"client", 0, 0, static_cast<uint64_t>(i)}, [this, request] {
       --arrivals_;
-      Submit(request);
+      clients_.Submit(request);
     });
   }
-}
-
-void Cluster::Submit(const ClientRequest& request) {
-  journal_.Submitted(request);
-  gateway_->Generate(request);
-}
-
-// A client that was refused asks anew, under another id.
-void Cluster::Again(const ClientRequest& request) {
-  ++arrivals_;
-  ClientRequest again = request;
-  absl::StrAppend(&again.id, "'");
-  world_.After(300 * kMillisecond, {"client", 0, gateway_->pid(), 0}, [this, again] {
-    --arrivals_;
-    Submit(again);
-  });
 }
 
 // The history ------------------------------------------------------------------------------------
 
 RunResult Cluster::Run() {
-  StartCoordinator();
+  for (size_t i = 0; i < context_.coordinators.size(); ++i) StartCoordinator(i);
   for (StoreSlot& slot : stores_) StartStore(slot);
   for (WorkerSlot& slot : workers_) StartWorker(slot);
-  gateway_ = std::make_unique<SimGateway>(context_, NodeKey{"gateway", next_incarnation_++}, peers_,
-                                          journal_,
-                                          [this](const ClientRequest& request) { Again(request); });
+  for (GatewaySlot& slot : gateways_) StartGateway(slot);
   Workload();
   if (faults_.any_process()) ScheduleFault();
   world_.RunUntil(kFaultsEnd);
   StopFaults();
   const TimeNs limit = world_.now() + kLivenessLimit;
-  while (!world_.failure() && world_.now() < limit && (arrivals_ > 0 || journal_.open() > 0)) {
+  const auto open = [this] {
+    return arrivals_ > 0 || clients_.waiting() > 0 || journal_.open() > 0;
+  };
+  while (!world_.failure() && world_.now() < limit && open()) {
     world_.RunUntil(world_.now() + 100 * kMillisecond);
   }
-  if (arrivals_ > 0 || journal_.open() > 0) {
+  if (open()) {
     world_.Fail(absl::StrCat("streams still open ", SecondsFromNs(kLivenessLimit),
                              " s after the last fault: ", journal_.OpenIds()));
   }
@@ -182,15 +211,52 @@ void Cluster::Check(Pid pid) {
 void Cluster::CheckQuiet() {
   for (const WorkerSlot& slot : workers_) slot.now->CheckQuiet();
   for (const StoreSlot& slot : stores_) slot.now->CheckQuiet();
-  if (gateway_->totals().violations != 0) world_.Fail("a worker contradicted itself or a promise");
+  for (const auto& gateway : all_gateways_) {
+    if (gateway->totals().violations != 0) {
+      world_.Fail("a worker contradicted itself or a promise");
+    }
+  }
+  for (const GatewaySlot& slot : gateways_) {
+    if (slot.now->sessions() != 0) world_.Fail(absl::StrCat(slot.name, " has sessions left"));
+  }
+}
+
+// What a worker says that its replicas hold is what they hold, every byte: unless they failed
+// since, or know of a later attempt.
+void Cluster::CheckWatermark(const worker::Emit& emit, const std::vector<worker::NodeRef>& stores) {
+  if (emit.watermark <= 0 || emit.done || world_.failure()) return;
+  if (emit.key.attempt != journal_.Highest(emit.key.id)) return;
+  // Looking is dear: one in a few is enough.
+  if (++emits_ % 3 != 0) return;
+  const ClientRequest& request = journal_.Request(emit.key.id);
+  for (const worker::NodeRef& ref : stores) {
+    const SimStore* const store = peers_.store(ref.key);
+    if (store == nullptr) continue;
+    for (const worker::BranchToken& token : emit.tokens) {
+      // Only live branches count.
+      const bool ended = std::any_of(emit.ended.begin(), emit.ended.end(),
+                                     [&](const auto& end) { return end.branch == token.branch; });
+      if (ended) continue;
+      const std::vector<int32_t> tokens = journal_.Tokens(emit.key.id, token.branch);
+      const std::string wrong =
+          store->CheckHeld(emit.key, token.branch, request.tenant, tokens, emit.watermark);
+      ++totals_.watermarks_checked;
+      if (wrong.empty()) continue;
+      return world_.Fail(absl::StrCat("request ", emit.key.id, ", branch ", token.branch,
+                                      ": the watermark says ", emit.watermark, " rows, but of ",
+                                      ref.key.name, " ", wrong));
+    }
+  }
 }
 
 // What the coordinator says of live nodes is what they hold.
 void Cluster::CheckIndex() {
+  SimCoordinator* const leader = Leader();
+  if (leader == nullptr) return world_.Fail("no coordinator leads");
   std::map<NodeKey, const kv::EventLog*> logs;
   for (const WorkerSlot& slot : workers_) logs[slot.now->key()] = &slot.now->events();
   for (const StoreSlot& slot : stores_) logs[slot.now->key()] = &slot.now->core().events();
-  for (const coordinator::NodeSummary& node : context_.coordinator->Nodes()) {
+  for (const coordinator::NodeSummary& node : leader->Nodes()) {
     const NodeKey& key = node.node.ref.key;
     if (node.node.role == coordinator::Role::kGateway) continue;
     const auto log = logs.find(key);
@@ -214,11 +280,12 @@ void Cluster::CheckIndex() {
     query.block_ids = kv::ChainIds(chain, request.prompt);
     query.prompt_tokens = static_cast<int32_t>(request.prompt.size());
     query.max_tokens = 1;
-    const auto answer = context_.coordinator->OnPlace(query);
-    const auto* placement = std::get_if<coordinator::Placement>(&answer);
+    const auto answer = leader->OnPlace(query);
+    if (!answer.ok()) return world_.Fail(answer.status().ToString());
+    const auto* placement = std::get_if<coordinator::Placement>(&*answer);
     if (placement == nullptr) {
       // Earlier probes are still counted as on their way.
-      const auto& refusal = std::get<coordinator::Refusal>(answer);
+      const auto& refusal = std::get<coordinator::Refusal>(*answer);
       if (refusal.code == coordinator::RefusalCode::kNoRoom) continue;
       return world_.Fail(absl::StrCat("an idle cluster refuses a request: ", refusal.detail));
     }

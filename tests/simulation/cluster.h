@@ -1,5 +1,6 @@
-// One history: a gateway, a coordinator, a prefill worker, two decode workers and two stores, their
-// clients, and the one who breaks things, all from a seed. Owned by the test; one thread.
+// One history: two gateways, one coordinator or a group of them with etcd, a prefill worker, two
+// decode workers and three stores, their clients, and the one who breaks things, all from a seed.
+// Owned by the test; one thread.
 //
 // A history has three parts: requests arrive while faults happen; faults stop and every stream must
 // end within kLivenessLimit; then all is quiet and nothing may be held.
@@ -15,6 +16,7 @@
 
 #include "tests/simulation/context.h"
 #include "tests/simulation/journal.h"
+#include "tests/simulation/sim_clients.h"
 #include "tests/simulation/sim_coordinator.h"
 #include "tests/simulation/sim_gateway.h"
 #include "tests/simulation/sim_store.h"
@@ -43,6 +45,32 @@ struct RunTotals {
   uint64_t coordinator_restarts = 0;
   uint64_t freezes = 0;
   uint64_t partitions = 0;
+  uint64_t gateway_crashes = 0;
+  uint64_t drains = 0;
+  uint64_t clock_jumps = 0;
+  uint64_t links_failed = 0;
+  uint64_t resumes = 0;
+  uint64_t attaches = 0;
+  uint64_t handles_lost = 0;
+  uint64_t clients_left = 0;
+  uint64_t stale_leader_refused = 0;
+  uint64_t elections = 0;
+  uint64_t appended_rows = 0;
+  uint64_t replicas_lost = 0;
+  uint64_t rebuilds = 0;
+  uint64_t fenced = 0;
+  uint64_t restored_rows = 0;
+  uint64_t replayed_rows = 0;
+  uint64_t orphaned = 0;
+  uint64_t windows_over = 0;
+  uint64_t watermarks_checked = 0;
+  uint64_t blocks_sealed = 0;
+  uint64_t tails_copied = 0;
+  uint64_t damaged_appends = 0;
+  uint64_t append_gaps = 0;
+  uint64_t stale_appends = 0;
+  uint64_t appends_without_room = 0;
+  uint64_t orphans_released = 0;
   uint64_t streams_broken = 0;
   uint64_t dropped = 0;
   uint64_t duplicated = 0;
@@ -89,33 +117,49 @@ class Cluster {
     SimStore* now = nullptr;
   };
 
+  struct GatewaySlot {
+    std::string name;
+    SimGateway* now = nullptr;
+  };
+
   void StartWorker(WorkerSlot& slot);
   void StartStore(StoreSlot& slot);
-  void StartCoordinator();
+  void StartCoordinator(size_t index);
+  void StartGateway(GatewaySlot& slot);
+  std::vector<SimGateway*> Gateways() const;
+  SimCoordinator* Leader() const;
   void Workload();
   ClientRequest DrawRequest(int number);
-  void Submit(const ClientRequest& request);
-  void Again(const ClientRequest& request);
 
   void ScheduleFault();
   void OneFault();
   void CrashWorker();
   void CrashStore();
+  void CrashGateway();
+  void StopWorker(WorkerSlot& slot);
+  void DrainWorker();
+  void AwaitDrained(WorkerSlot& slot, Pid pid, TimeNs until);
   void RestartCoordinator();
+  void JumpClock();
+  std::vector<Pid> Processes() const;
+  std::pair<size_t, size_t> TwoOf(const std::vector<Pid>& processes);
   void FreezeSomebody();
   void Partition();
   void BreakOne(const char* kind);
-  void BreakKv() { BreakOne(plan_.Chance(0.5) ? "kv" : "leg"); }
+  void BreakKv();
   void BreakLink() { BreakOne("link"); }
-  void CancelSomebody();
+  void CancelSomebody() { clients_.CancelSomebody(); }
+  void SomebodyLeaves() { clients_.LeaveSomebody(); }
   void StopFaults();
 
   void Check(Pid pid);
+  void CheckWatermark(const worker::Emit& emit, const std::vector<worker::NodeRef>& stores);
   void CheckQuiet();
   void CheckIndex();
   void CheckCalm();
   void Count(const SimWorker& worker);
   void Count(const SimStore& store);
+  void Count(const SimGateway& gateway);
   RunResult Result();
 
   SplitMix64 plan_;  // sizes, workload and faults; the world has its own for the network
@@ -128,15 +172,19 @@ class Cluster {
   uint64_t next_incarnation_ = 1;
   std::vector<WorkerSlot> workers_;
   std::vector<StoreSlot> stores_;
+  std::vector<GatewaySlot> gateways_;
+  SimEtcd etcd_;
+  SimClients clients_;
   // Every process ever: events of dead ones are skipped, but point to them.
   std::vector<std::unique_ptr<SimWorker>> all_workers_;
   std::vector<std::unique_ptr<SimStore>> all_stores_;
   std::vector<std::unique_ptr<SimCoordinator>> all_coordinators_;
-  std::unique_ptr<SimGateway> gateway_;
+  std::vector<std::unique_ptr<SimGateway>> all_gateways_;
   std::map<Pid, SimWorker*> worker_of_;
   std::map<Pid, SimStore*> store_of_;
   std::vector<std::vector<int32_t>> families_;  // shared beginnings of prompts
-  int arrivals_ = 0;                            // requests still to be submitted
+  uint64_t emits_ = 0;
+  int arrivals_ = 0;  // requests still to be submitted
   RunTotals totals_;
 };
 

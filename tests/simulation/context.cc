@@ -23,12 +23,18 @@ std::string Oracle::Check(const kv::BlockId& id, int64_t first_position,
   if (block.first_position != first_position) {
     return absl::StrCat("its rows begin at ", block.first_position, ", not ", first_position);
   }
+  return CheckRows(block.tokens, first_position, data);
+}
+
+std::string Oracle::CheckRows(std::span<const int32_t> tokens, int64_t first_position,
+                              const uint8_t* block) const {
   std::vector<uint8_t> row(model_.row_bytes);
+  const size_t segment = size_t{model_.block_tokens} * row.size();
   for (uint32_t layer = 0; layer < model_.layers; ++layer) {
-    for (size_t i = 0; i < block.tokens.size(); ++i, data += row.size()) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
       const int64_t position = first_position + static_cast<int64_t>(i);
-      worker::WriteTimedRow(model_, block.tokens[i], position, layer, row);
-      if (std::memcmp(row.data(), data, row.size()) != 0) {
+      worker::WriteTimedRow(model_, tokens[i], position, layer, row);
+      if (std::memcmp(row.data(), block + layer * segment + i * row.size(), row.size()) != 0) {
         return absl::StrCat("layer ", layer, " of position ", position, " is wrong");
       }
     }
@@ -47,7 +53,8 @@ Context::Context(World& w, Network& n, const Faults& f, Mutation m)
             .layers = 3,
             .row_bytes = 16,
             .block_tokens = 4},
-      chain{.format_digest = worker::TimedFormat(model).Digest(),
+      format(worker::TimedFormat(model)),
+      chain{.format_digest = format.Digest(),
             .block_tokens = static_cast<int>(model.block_tokens),
             .tenant_salt = {}},
       oracle(model) {}

@@ -3,21 +3,27 @@
 #ifndef REPRISE_TESTS_SIMULATION_CONTEXT_H_
 #define REPRISE_TESTS_SIMULATION_CONTEXT_H_
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "common/sha256.h"
 #include "kvstore/block/block_id.h"
+#include "kvstore/block/kv_format.h"
 #include "tests/simulation/faults.h"
 #include "tests/simulation/network.h"
 #include "tests/simulation/world.h"
+#include "worker/engine/core/types.h"
 #include "worker/engine/timed_tokens.h"
 
 namespace reprise::sim {
 
+class Journal;
 class KvNode;
 class SimCoordinator;
+class SimStore;
 
 // The rows every block id stands for, known because every request's undisturbed run is known.
 class Oracle {
@@ -28,6 +34,9 @@ class Oracle {
   bool Knows(const kv::BlockId& id) const { return blocks_.contains(id); }
   // Empty when `data` (a whole block) is what `id` names; otherwise what is wrong.
   std::string Check(const kv::BlockId& id, int64_t first_position, const uint8_t* data) const;
+  // The same of the first rows of a block.
+  std::string CheckRows(std::span<const int32_t> tokens, int64_t first_position,
+                        const uint8_t* block) const;
 
  private:
   struct Block {
@@ -51,11 +60,21 @@ struct Context {
   const Mutation mutation;
   bool faults_stopped = false;
   worker::TimedModel model;
+  kv::KvFormat format;
   kv::ChainContext chain;
   Oracle oracle;
-  std::map<NodeKey, KvNode*> kv_nodes;    // every incarnation ever; dead ones refuse
-  SimCoordinator* coordinator = nullptr;  // at the cluster's one address; null while it is down
+  Journal* journal = nullptr;
+  std::map<NodeKey, KvNode*> kv_nodes;        // every incarnation ever; dead ones refuse
+  std::map<NodeKey, SimStore*> stores;        // likewise
+  std::vector<SimCoordinator*> coordinators;  // by address; null while it is down
+  uint64_t stale_leader_refused = 0;
+  // Called with every message a worker sends about a request, and the stores it replicates to.
+  std::function<void(const worker::Emit&, const std::vector<worker::NodeRef>&)> on_emit;
 };
+
+inline Digest256 DigestOfHandle(const std::string& handle) {
+  return Sha256().Update(handle).Finish();
+}
 
 }  // namespace reprise::sim
 

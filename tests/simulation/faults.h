@@ -24,19 +24,26 @@ struct Faults {
   bool store_crashes = false;
   bool store_loses_disk = false;
   bool torn_disk = false;  // the last writes before a crash keep their records but not their bytes
+  bool disk_full = false;  // writes fail
+  bool disk_blocked = false;  // some operations take 2 s
   bool coordinator_restarts = false;
-  bool freezes = false;     // 0.1 to 3 s
-  bool partitions = false;  // between the coordinator and one node
+  bool gateway_crashes = false;
+  bool drains = false;       // a worker gives its work away and exits
+  bool freezes = false;      // 0.1 to 3 s
+  bool partitions = false;   // between any two processes, one-way or both ways
+  bool clock_jumps = false;  // a process's clock jumps ahead, up to 3 s
   bool slow_worker = false;
   // Clients and sizes.
   bool cancels = false;
+  bool departures = false;  // clients leave, for a while or for good
   bool deadlines = false;
   bool few_pages = false;  // preemption
   bool few_slots = false;  // eviction in stores
 
   bool any_process() const {
     return worker_crashes || store_crashes || coordinator_restarts || freezes || partitions ||
-           kv_breaks || link_breaks || cancels;
+           kv_breaks || link_breaks || cancels || gateway_crashes || drains || clock_jumps ||
+           departures;
   }
   // Nothing can take an attempt from a request.
   bool calm() const {
@@ -49,12 +56,19 @@ inline Faults DrawFaults(SplitMix64& random) {
   Faults faults;
   const bool calm = random.Chance(0.12);
   const double density = random.Uniform() * 0.7;
-  for (bool* flag :
-       {&faults.delays, &faults.stragglers, &faults.drops, &faults.duplicates, &faults.corruption,
-        &faults.kv_breaks, &faults.link_breaks, &faults.worker_crashes, &faults.store_crashes,
-        &faults.store_loses_disk, &faults.torn_disk, &faults.coordinator_restarts, &faults.freezes,
-        &faults.partitions, &faults.slow_worker, &faults.cancels, &faults.deadlines,
-        &faults.few_pages, &faults.few_slots}) {
+  for (bool* flag : {&faults.delays,          &faults.stragglers,
+                     &faults.drops,           &faults.duplicates,
+                     &faults.corruption,      &faults.kv_breaks,
+                     &faults.link_breaks,     &faults.worker_crashes,
+                     &faults.store_crashes,   &faults.store_loses_disk,
+                     &faults.torn_disk,       &faults.disk_full,
+                     &faults.disk_blocked,    &faults.coordinator_restarts,
+                     &faults.gateway_crashes, &faults.drains,
+                     &faults.clock_jumps,     &faults.departures,
+                     &faults.freezes,         &faults.partitions,
+                     &faults.slow_worker,     &faults.cancels,
+                     &faults.deadlines,       &faults.few_pages,
+                     &faults.few_slots}) {
     *flag = random.Chance(density) && !calm;
   }
   return faults;
@@ -71,6 +85,13 @@ enum class Mutation : uint8_t {
   kPublicationDropped,    // some layers are never announced
   kLinkLossNotTold,       // a broken stream is not reported to its requests
   kStorePinDropped,       // a slot is unpinned while a transfer reads it
+  kFenceRemoved,          // a store takes every message for one of the latest attempt
+  kPackedEarly,           // pages count as packed while they are still read
+  kWatermarkPlusOne,      // stores are believed to hold a row more than they say
+  kTailUnchecked,         // whatever tail a store has is taken for the request's own
+  kReleaseForgotten,      // stores are not told of the end of a request
+  kStaleLeaderObeyed,     // orders of a leader long replaced are carried out
+  kGapAccepted,           // rows that do not follow what is held are acknowledged
 };
 
 }  // namespace reprise::sim

@@ -43,21 +43,61 @@ void Journal::Submitted(const ClientRequest& request) {
   ++open_;
 }
 
-void Journal::Granted(const std::string& id, const Attempt& attempt) {
-  Entry& entry = entries_.at(id);
-  if (attempt <= entry.attempt) {
+void Journal::Granted(const std::string& id, const Attempt& attempt, Pid coordinator) {
+  const auto found = entries_.find(id);
+  if (found == entries_.end()) return;  // a probe
+  Entry& entry = found->second;
+  context_.world.Trace(context_.world.name(coordinator), " grants ", id, " (", attempt.owner_epoch,
+                       ", ", attempt.n, ")");
+  entry.granted.insert(attempt);
+  if (coordinator == entry.granted_by && attempt <= entry.attempt) {
     Fail(id, absl::StrCat("attempt (", attempt.owner_epoch, ", ", attempt.n, ") granted after (",
                           entry.attempt.owner_epoch, ", ", entry.attempt.n, ")"));
   }
+  ++totals_.attempts;
   if (entry.attempt != Attempt{}) ++totals_.replaced;
-  entry.attempt = attempt;
+  entry.attempt = std::max(entry.attempt, attempt);
+  entry.granted_by = coordinator;
+}
+
+void Journal::Taken(const RequestKey& request) {
+  if (!entries_.at(request.id).taken.insert(request.attempt).second) {
+    Fail(request.id, absl::StrCat("attempt (", request.attempt.owner_epoch, ", ", request.attempt.n,
+                                  ") taken twice"));
+  }
+}
+
+void Journal::Owned(const RequestKey& request, Pid worker) {
+  Entry& entry = entries_.at(request.id);
+  if (!entry.granted.contains(request.attempt)) Fail(request.id, "runs under no granted attempt");
+  const auto [owner, first] = entry.owners.emplace(request.attempt, worker);
+  if (!first && owner->second != worker) Fail(request.id, "two workers own one attempt");
+}
+
+std::vector<std::vector<int32_t>> Journal::Received(const std::string& id) const {
+  std::vector<std::vector<int32_t>> received;
+  for (const Branch& branch : entries_.at(id).branches) {
+    std::vector<int32_t>& tokens = received.emplace_back();
+    for (size_t i = 0; i < branch.received; ++i) tokens.push_back(branch.expected[i].id);
+  }
+  return received;
+}
+
+std::vector<int32_t> Journal::Tokens(const std::string& id, size_t branch) const {
+  const Entry& entry = entries_.at(id);
+  std::vector<int32_t> tokens = entry.request.prompt;
+  for (const worker::SampledToken& token : entry.branches.at(branch).expected) {
+    tokens.push_back(token.id);
+  }
+  return tokens;
 }
 
 void Journal::Accepted(const std::string& id) {
   Entry& entry = entries_.at(id);
-  if (entry.accepted || entry.finished) Fail(id, "accepted twice or after its end");
-  entry.accepted = true;
-  ++totals_.accepted;
+  if ((entry.accepted && entry.resumes == 0) || entry.finished) {
+    Fail(id, "accepted twice or after its end");
+  }
+  if (!std::exchange(entry.accepted, true)) ++totals_.accepted;
 }
 
 void Journal::Token(const std::string& id, const gateway::TokenEvent& token) {
@@ -83,7 +123,9 @@ void Journal::Token(const std::string& id, const gateway::TokenEvent& token) {
 void Journal::BranchEnded(const std::string& id, const gateway::BranchEnd& end) {
   Entry& entry = entries_.at(id);
   Branch& branch = entry.branches.at(end.branch);
-  if (std::exchange(branch.ended, true)) return Fail(id, "a branch ended twice");
+  if (std::exchange(branch.ended, true) && entry.resumes == 0) {
+    return Fail(id, "a branch ended twice");
+  }
   if (branch.received != branch.expected.size() || end.reason != branch.reason) {
     Fail(id,
          absl::StrCat("branch ", end.branch, " ended after ", branch.received, " of ",
@@ -91,19 +133,36 @@ void Journal::BranchEnded(const std::string& id, const gateway::BranchEnd& end) 
   }
 }
 
-void Journal::Finished(const std::string& id, const gateway::SessionEnd& finish) {
+Journal::Entry* Journal::Close(const std::string& id) {
   Entry& entry = entries_.at(id);
-  if (std::exchange(entry.finished, true)) return Fail(id, "finished twice");
+  if (std::exchange(entry.finished, true)) Fail(id, "finished twice");
   --open_;
-  if (finish.accepted != entry.accepted) return Fail(id, "its end contradicts its acceptance");
-  if (!entry.accepted) {
-    ++totals_.refused;
-    if (finish.status.ok()) Fail(id, "refused with OK");
-  } else if (finish.status.ok()) {
+  return &entry;
+}
+
+void Journal::Finished(const std::string& id, const gateway::SessionEnd& finish) {
+  const Entry& entry = *Close(id);
+  if (!entry.accepted) return Fail(id, "ended before it was accepted");
+  if (finish.status.ok()) {
     CheckComplete(id, entry, finish);
   } else {
-    CheckExcuse(id, entry, finish);
+    CheckExcuse(id, entry, finish.status);
   }
+}
+
+void Journal::Refused(const std::string& id) {
+  if (Close(id)->accepted) Fail(id, "its end contradicts its acceptance");
+  ++totals_.refused;
+}
+
+void Journal::Lost(const std::string& id) {
+  Close(id);
+  ++totals_.lost;
+  if (context_.faults.calm()) Fail(id, "lost though nothing went wrong");
+}
+
+void Journal::Ended(const std::string& id, const Status& status) {
+  CheckExcuse(id, *Close(id), status);
 }
 
 void Journal::CheckComplete(const std::string& id, const Entry& entry,
@@ -123,16 +182,18 @@ void Journal::CheckComplete(const std::string& id, const Entry& entry,
 }
 
 // An accepted request may fail only for a reason of its own, or after all its attempts.
-void Journal::CheckExcuse(const std::string& id, const Entry& entry,
-                          const gateway::SessionEnd& finish) {
-  const Status& status = finish.status;
+void Journal::CheckExcuse(const std::string& id, const Entry& entry, const Status& status) {
   const TimeNs lived = context_.world.now() - entry.submitted;
-  const bool due = entry.request.deadline != 0 && lived + kMillisecond >= entry.request.deadline;
+  const bool due =
+      entry.request.deadline != 0 &&
+      (lived + 5 * kMillisecond >= entry.request.deadline || context_.faults.clock_jumps);
+  const bool kills = absl::IsInternal(status) && absl::StrContains(status.message(), "crashed");
   if (absl::IsCancelled(status) && entry.cancel_asked) {
     ++totals_.cancelled;
   } else if (absl::IsDeadlineExceeded(status) && due) {
     ++totals_.past_deadline;
-  } else if (absl::StrContains(status.message(), "gave up after") && !context_.faults.calm()) {
+  } else if ((kills || absl::StrContains(status.message(), "gave up after")) &&
+             !context_.faults.calm()) {
     ++totals_.gave_up;
   } else {
     Fail(id, absl::StrCat("ended with ", status.ToString()));

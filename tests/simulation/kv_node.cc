@@ -132,12 +132,47 @@ void KvNode::OnSourceLost(const NodeKey& source) {
 
 // Serving ----------------------------------------------------------------------------------------
 
+bool KvNode::NoteAttempt(const RequestKey& request) {
+  const kv::Fences::Verdict verdict = fences_.Check(request);
+  if (verdict == kv::Fences::Verdict::kStale) ++stats_.stale_refused;
+  if (verdict != kv::Fences::Verdict::kRaised) return verdict != kv::Fences::Verdict::kStale;
+  std::vector<ServedKey> lower;
+  for (auto& [key, served] : served_) {
+    if (served.request.id == request.id && served.request.attempt < request.attempt) {
+      RefuseFetch(served, absl::FailedPreconditionError("a later attempt has begun"));
+      lower.push_back(key);
+    }
+  }
+  for (const ServedKey& key : lower) EraseIfClosed(key);
+  return true;
+}
+
+// Ends what is open of the fetch; what was posted before arrives before.
+void KvNode::RefuseFetch(Served& served, const Status& why) {
+  for (size_t i = 0; i < served.items.size(); ++i) {
+    if (served.items[i].closed) continue;
+    Close(served.items[i]);
+    network_.Send(served.stream, {"refused", pid_, served.client->pid_, i},
+                  [client = served.client, fetch = served.fetch, i, why] {
+                    client->OnItemEnd(fetch, i, why);
+                  });
+  }
+}
+
 void KvNode::OnFetch(StreamId stream, uint64_t fetch, KvNode* client, const KvFetch& spec) {
   const ServedKey key{stream, fetch};
+  const bool admitted = NoteAttempt(spec.request);
   Served& served = served_[key];
   served.client = client;
   served.stream = stream;
   served.fetch = fetch;
+  served.request = spec.request;
+  if (!admitted) {
+    served.items.resize(spec.items.size());
+    RefuseFetch(served, absl::FailedPreconditionError("the request has a later attempt"));
+    return EraseIfClosed(key);
+  }
+  if (on_fence_) on_fence_(spec.request);
   for (size_t i = 0; i < spec.items.size(); ++i) {
     KvFound found = find_(spec.items[i].id);
     ServedItem& item = served.items.emplace_back();

@@ -1,6 +1,6 @@
 // The KV stream of one simulated process: fetch by content id, layer by layer, with subscription,
-// verification, two-sided cancel and pins, over real bytes. Mirrors kvstore/stream. Owned by its
-// store or worker; one thread.
+// verification, fences, two-sided cancel and pins, over real bytes. Mirrors kvstore/stream. Owned
+// by its store or worker; one thread.
 //
 // Invariants:
 // 1. `done` is called exactly once per fetch, and after it nothing writes to its destinations.
@@ -17,7 +17,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/limits.h"
 #include "kvstore/block/block_id.h"
+#include "kvstore/stream/fences.h"
 #include "tests/simulation/context.h"
 
 namespace reprise::sim {
@@ -33,6 +35,7 @@ struct KvFound {
 };
 
 struct KvFetch {
+  RequestKey request;  // whom it is for: a later attempt ends it at the source
   struct Item {
     kv::BlockId id;
     int64_t first_position = 0;
@@ -52,6 +55,7 @@ struct KvStats {
   uint64_t cancelled = 0;
   uint64_t timed_out = 0;
   uint64_t lost = 0;
+  uint64_t stale_refused = 0;
 };
 
 class KvNode {
@@ -63,6 +67,10 @@ class KvNode {
   uint64_t Fetch(KvFetch fetch);
   void Cancel(uint64_t fetch);
   void Publish(const kv::BlockId& id, uint32_t layers_ready);
+  // An attempt has shown itself here; ends what lower ones fetch. False: it is stale.
+  bool NoteAttempt(const RequestKey& request);
+  // Told of the attempt of every fetch that is let in.
+  void OnFence(std::function<void(const RequestKey&)> handler) { on_fence_ = std::move(handler); }
   void Withdraw(const kv::BlockId& id);
 
   const NodeKey& key() const { return self_; }
@@ -97,6 +105,7 @@ class KvNode {
     KvNode* client = nullptr;
     StreamId stream = 0;
     uint64_t fetch = 0;
+    RequestKey request;
     std::vector<ServedItem> items;
   };
   using ServedKey = std::pair<StreamId, uint64_t>;
@@ -119,6 +128,7 @@ class KvNode {
 
   // The serving side.
   void OnFetch(StreamId stream, uint64_t fetch, KvNode* client, const KvFetch& spec);
+  void RefuseFetch(Served& served, const Status& why);
   void OnCancel(StreamId stream, uint64_t fetch, KvNode* client);
   void OnClientLost(StreamId stream);
   void SendReady(Served& served, size_t item);
@@ -137,6 +147,8 @@ class KvNode {
   std::map<uint64_t, Fetching> fetches_;
   std::map<NodeKey, StreamId> streams_;  // to sources
   std::map<ServedKey, Served> served_;
+  kv::Fences fences_{limits::kFencedRequestsMax};
+  std::function<void(const RequestKey&)> on_fence_;
   KvStats stats_;
 };
 

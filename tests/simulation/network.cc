@@ -19,9 +19,9 @@ TimeNs Network::Delay() {
   return 50 * kMicrosecond + static_cast<TimeNs>(world_.random().Below(spread));
 }
 
-bool Network::Parted(Pid a, Pid b) const {
-  const auto found = parted_.find(std::minmax(a, b));
-  return found != parted_.end() && world_.now() < found->second;
+TimeNs Network::PartedUntil(Pid from, Pid to) const {
+  const auto found = parted_.find({from, to});
+  return found == parted_.end() ? 0 : found->second;
 }
 
 void Network::Datagram(Label label, std::function<void()> deliver) {
@@ -89,7 +89,8 @@ void Network::Send(StreamId id, Label label, std::function<void()> deliver) {
   const int to = stream->sides[1].end.pid == label.to ? 1 : 0;
   Side& side = stream->sides[to];
   side.inbox.push_back(std::move(deliver));
-  side.last_delivery = std::max(side.last_delivery, world_.now() + Delay());
+  const TimeNs leaves = std::max(world_.now(), PartedUntil(label.from, label.to));
+  side.last_delivery = std::max(side.last_delivery, leaves + Delay());
   world_.After(side.last_delivery - world_.now(), label, [stream, to] {
     Side& here = stream->sides[to];
     if (here.told || stream->sides[1 - to].told || here.inbox.empty()) return;
@@ -112,13 +113,16 @@ void Network::Tell(StreamId id, int side) {
   if (other.told || !world_.Alive(other.end.pid)) streams_.erase(id);
 }
 
-void Network::Break(StreamId id) {
+void Network::BreakAt(StreamId id, Pid by) {
   const auto found = streams_.find(id);
   if (found == streams_.end() || std::exchange(found->second->broken, true)) return;
   ++stats_.broken;
   for (int side = 0; side < 2; ++side) {
     const Pid pid = found->second->sides[side].end.pid;
-    world_.After(Delay(), {"broken", pid, pid, id}, [this, id, side] { Tell(id, side); });
+    const Pid peer = found->second->sides[1 - side].end.pid;
+    TimeNs delay = by != 0 && pid == by ? 0 : Delay();
+    if (pid != by || by == 0) delay += std::max<TimeNs>(0, PartedUntil(peer, pid) - world_.now());
+    world_.After(delay, {"broken", pid, pid, id}, [this, id, side] { Tell(id, side); });
   }
 }
 
@@ -131,6 +135,7 @@ void Network::BreakAllOf(Pid pid) {
   for (const auto& [id, call] : calls_) {
     if (call.label.to != pid) continue;
     const Label back{"reset", pid, call.label.from, id};
+    if (Parted(pid, call.label.from)) continue;
     world_.After(Delay(), back, [this, id = id, failed = call.failed] {
       EndCall(id, [&] { failed(absl::UnavailableError("connection reset")); });
     });

@@ -39,8 +39,12 @@ class Network {
   // From here on the network behaves.
   void StopFaults() { quiet_ = true; }
 
-  // Nothing unordered passes between the two until then; not even StopFaults heals it sooner.
-  void Partition(Pid a, Pid b, TimeNs until) { parted_[std::minmax(a, b)] = until; }
+  // Nothing passes from the one to the other until then; not even StopFaults heals it sooner.
+  // Datagrams and calls are lost, streams stall.
+  void Partition(Pid from, Pid to, TimeNs until) {
+    TimeNs& parted = parted_[{from, to}];
+    parted = std::max(parted, until);
+  }
 
   void Datagram(Label label, std::function<void()> deliver);
 
@@ -61,7 +65,9 @@ class Network {
   // `kind` lives for ever.
   StreamId Connect(const char* kind, End a, End b);
   void Send(StreamId stream, Label label, std::function<void()> deliver);
-  void Break(StreamId stream);
+  void Break(StreamId stream) { BreakAt(stream, 0); }
+  // One end gives it up: that end knows at once, the other when word reaches it.
+  void BreakAt(StreamId stream, Pid by);
   // Both ends are done with it.
   void Close(StreamId stream) { streams_.erase(stream); }
   // Everything the dead process was connected to breaks.
@@ -86,7 +92,8 @@ class Network {
   TimeNs Delay();
   bool Happens(bool enabled, double probability);
   void Tell(StreamId id, int side);
-  bool Parted(Pid a, Pid b) const;
+  TimeNs PartedUntil(Pid from, Pid to) const;  // 0: they are not
+  bool Parted(Pid from, Pid to) const { return world_.now() < PartedUntil(from, to); }
   void EndCall(uint64_t call, const std::function<void()>& how);
 
   World& world_;

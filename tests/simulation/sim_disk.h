@@ -54,6 +54,15 @@ class SimDisk {
     }
     return absl::OkStatus();
   }
+  // False when it is not there.
+  bool Peek(const kv::BlockId& id, uint8_t* data) const {
+    for (const auto& [slot, stored] : slots_) {
+      if (stored.record.id != id) continue;
+      std::memcpy(data, stored.data.data(), stored.data.size());
+      return true;
+    }
+    return false;
+  }
   void Forget(kv::Slot slot) { slots_.erase(slot); }
   void Clear() { slots_.clear(); }
 

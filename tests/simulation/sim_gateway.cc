@@ -10,68 +10,52 @@ namespace reprise::sim {
 namespace {
 
 constexpr TimeNs kPlaceTimeout = 5 * kSecond;
+constexpr TimeNs kTryTimeout = 500 * kMillisecond;  // of one of several coordinators
 constexpr int64_t kRetryAfterMs = 1000;
 
-worker::NodeRef RefOf(const coordinator::NodeRef& ref) { return {ref.key, "", ""}; }
-
-gateway::SessionSpec SpecOf(const ClientRequest& request, const Context& context) {
+gateway::SessionSpec SpecOf(const ClientCall& call, const Context& context, TimeNs now) {
+  const ClientRequest& request = call.request;
   gateway::SessionSpec spec;
+  spec.vocab_size = context.model.vocab_size;
+  if (call.deadline_left != 0) spec.deadline = now + call.deadline_left;
+  spec.resumable = request.resume_window > 0;
+  spec.resume = call.resume;
+  spec.received = call.received;
+  spec.has_input = call.has_input;
+  spec.jitter_seed = Digest().Text(request.id).U64(static_cast<uint64_t>(now)).value();
+  spec.n = std::max(1, static_cast<int32_t>(call.received.size()));
+  if (!call.has_input) return spec;
   spec.n = request.sampling.n;
   spec.prompt_tokens = static_cast<int32_t>(request.prompt.size());
-  spec.vocab_size = context.model.vocab_size;
   spec.max_tokens = request.sampling.max_tokens;
   spec.stop_ids = request.sampling.stop_ids;
   spec.eos_ids = request.sampling.eos_ids;
-  if (request.deadline != 0) spec.deadline = context.world.now() + request.deadline;
-  spec.jitter_seed = Digest().Text(request.id).value();
   return spec;
 }
 
-worker::Submit SubmitOf(const ClientRequest& request, const coordinator::Placement& placement,
-                        std::span<const gateway::BranchState> branches) {
-  worker::Submit submit;
-  submit.key = {request.id, placement.attempt};
-  submit.prompt = request.prompt;
-  submit.sampling = request.sampling;
-  submit.tenant = request.tenant;
-  for (const gateway::BranchState& branch : branches) {
-    submit.branches.push_back({branch.tokens, branch.ended()});
-  }
-  if (placement.prefill) submit.prefill = RefOf(*placement.prefill);
-  for (const coordinator::PrefixSource& source : placement.sources) {
-    submit.sources.push_back({RefOf(source.node), source.first_block, source.blocks});
-  }
-  for (const coordinator::NodeRef& store : placement.stores) submit.stores.push_back(RefOf(store));
-  return submit;
-}
+std::string HandleOf(const std::string& id) { return absl::StrCat("handle of ", id); }
 
 }  // namespace
 
-SimGateway::SimGateway(Context& context, const NodeKey& key, const Peers& peers, Journal& journal,
-                       std::function<void(const ClientRequest&)> refused)
+SimGateway::SimGateway(Context& context, const NodeKey& key, const Peers& peers)
     : context_(context),
       world_(context.world),
       key_(key),
       pid_(context.world.Spawn(key.name)),
       peers_(peers),
-      journal_(journal),
-      refused_(std::move(refused)),
+      coordinators_(context.coordinators.size()),
+      tell_requests_(context.coordinators.size()),
       reports_(
           context, pid_, info(),
-          [this](coordinator::Report& report) {
-            report.load.running = static_cast<int32_t>(sessions_.size());
-            if (!tell_requests_) return;
-            for (const auto& [id, session] : sessions_) {
-              if (session.core->state() != gateway::SessionCore::State::kStreaming) continue;
-              report.requests.push_back({id, session.placement.attempt});
-            }
-          },
-          [this](const coordinator::ReportAnswer& answer) {
-            tell_requests_ = answer.coordinator_incarnation != coordinator_;
-            coordinator_ = answer.coordinator_incarnation;
-            if (tell_requests_) reports_.Wake();
-            AskVerdicts();
-          }) {
+          {.fill = [this](size_t index, coordinator::Report& report) { FillReport(index, report); },
+           .answered =
+               [this](size_t index, const coordinator::ReportAnswer& answer) {
+                 const uint64_t now = answer.coordinator_incarnation;
+                 tell_requests_[index] = std::exchange(coordinators_[index], now) != now;
+                 return bool{tell_requests_[index]};
+               },
+           .ordered = [this](size_t,
+                             const coordinator::ReportAnswer& answer) { TakeVerdicts(answer); }}) {
   reports_.Start();
 }
 
@@ -82,39 +66,93 @@ coordinator::NodeInfo SimGateway::info() const {
   return info;
 }
 
-std::vector<std::string> SimGateway::Running() const {
-  std::vector<std::string> ids;
-  for (const auto& [id, session] : sessions_) ids.push_back(id);
-  return ids;
+void SimGateway::FillReport(size_t coordinator, coordinator::Report& report) {
+  report.load.running = static_cast<int32_t>(sessions_.size());
+  if (!tell_requests_[coordinator]) return;
+  for (const auto& [id, session] : sessions_) {
+    if (!session.core->at_worker()) continue;
+    coordinator::RequestReport told{.request_id = id, .attempt = session.placement.attempt};
+    if (session.core->spec().resumable) told.handle_digest = DigestOfHandle(session.call.handle);
+    told.crashes = session.core->crashes();
+    report.requests.push_back(std::move(told));
+  }
 }
 
-void SimGateway::Generate(const ClientRequest& request) {
-  Session& session = sessions_[request.id];
-  session.request = request;
-  session.core = std::make_unique<gateway::SessionCore>(SpecOf(request, context_));
-  Do(request.id, [this](auto& core, auto& actions) { core.Start(world_.now(), actions); });
+// Clients ----------------------------------------------------------------------------------------
+
+void SimGateway::OnGenerate(StreamId stream, const ClientCall& call,
+                            std::shared_ptr<const ClientEvents> client) {
+  const std::string& id = call.request.id;
+  const auto before = sessions_.find(id);
+  if (before != sessions_.end()) {
+    // Its client came back to us before we noticed that it had gone.
+    Apply(before->second, [](auto& core, auto& actions) {
+      core.OnAbort(absl::AbortedError("the request was resumed by another stream"), actions);
+    });
+    if (sessions_.contains(id)) return world_.Fail("an aborted session goes on");
+  }
+  Session& session = sessions_[id];
+  session.serial = next_serial_++;
+  session.call = call;
+  if (!call.resume) session.call.handle = HandleOf(id);
+  session.client_stream = stream;
+  session.client = std::move(client);
+  session.core = std::make_unique<gateway::SessionCore>(SpecOf(call, context_, Now()));
+  Apply(session, [this](auto& core, auto& actions) { core.Start(Now(), actions); });
 }
 
-void SimGateway::Cancel(const std::string& id) {
-  journal_.CancelAsked(id);
-  Do(id, [](auto& core, auto& actions) { core.OnClientCancel(actions); });
+void SimGateway::OnClientGone(StreamId stream) {
+  for (auto& [id, session] : sessions_) {
+    if (session.client_stream != stream) continue;
+    session.client_gone = true;
+    return Apply(session, [](auto& core, auto& actions) { core.OnClientGone(actions); });
+  }
 }
 
-void SimGateway::Do(const std::string& id, const SessionEvent& event) {
+void SimGateway::OnCancel(const std::string& id) {
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
+  Apply(found->second, [](auto& core, auto& actions) { core.OnClientCancel(actions); });
+}
+
+void SimGateway::ToClient(const Session& session, const char* kind, uint64_t digest,
+                          std::function<void(const ClientEvents&)> tell) {
+  if (session.client_gone) return;
+  context_.network.Send(session.client_stream, {kind, pid_, 0, digest},
+                        [client = session.client, tell = std::move(tell)] { tell(*client); });
+}
+
+void SimGateway::Do(const std::string& id, uint64_t serial, const SessionEvent& event) {
+  const auto found = sessions_.find(id);
+  if (found != sessions_.end() && found->second.serial == serial) Apply(found->second, event);
+}
+
+void SimGateway::Apply(Session& session, const SessionEvent& event) {
   gateway::Actions actions;
-  event(*found->second.core, actions);
-  Carry(found->second, actions);
+  event(*session.core, actions);
+  Carry(session, actions);
 }
 
 void SimGateway::Carry(Session& session, const gateway::Actions& actions) {
-  const std::string& id = session.request.id;
-  if (actions.accept) journal_.Accepted(id);
-  for (const gateway::TokenEvent& token : actions.deliver) journal_.Token(id, token);
-  for (const gateway::BranchEnd& end : actions.branches_ended) journal_.BranchEnded(id, end);
-  if (actions.cancel) CancelAtWorker(session, *actions.cancel);
+  const std::string& id = session.call.request.id;
+  if (actions.resumed == gateway::Resumed::kAttach) ++attached_;
+  if (actions.accept) {
+    ToClient(session, "accepted", 0, [handle = session.call.handle](const ClientEvents& client) {
+      client.accepted(handle);
+    });
+  }
+  for (const gateway::TokenEvent& token : actions.deliver) {
+    ToClient(session, "token", Digest().U64(token.branch).U64(token.index).value(),
+             [token](const ClientEvents& client) { client.token(token); });
+  }
+  for (const gateway::BranchEnd& end : actions.branches_ended) {
+    ToClient(session, "branch_ended", end.branch,
+             [end](const ClientEvents& client) { client.branch_ended(end); });
+  }
+  if (actions.cancel) CancelAtWorker(id, *actions.cancel);
+  if (actions.detach) Detach(id, *actions.detach);
   if (actions.place) Place(session, *actions.place);
+  if (actions.attach) Attach(session, *actions.attach);
   if (actions.submit) Submit(session, *actions.submit);
   if (actions.finish) return Finish(session, *actions.finish);
   ArmTimer(session);
@@ -122,118 +160,18 @@ void SimGateway::Carry(Session& session, const gateway::Actions& actions) {
 
 void SimGateway::ArmTimer(Session& session) {
   const TimeNs wake = session.core->next_wake();
-  if (wake == gateway::kNever) return;
   const uint64_t timer = ++session.timer;
-  world_.After(std::max<TimeNs>(0, wake - world_.now()), {"session_timer", pid_, pid_, 0},
-               [this, id = session.request.id, timer] {
+  if (wake == gateway::kNever) return;
+  world_.After(std::max<TimeNs>(0, wake - Now()), {"session_timer", pid_, pid_, 0},
+               [this, id = session.call.request.id, serial = session.serial, timer] {
                  const auto found = sessions_.find(id);
                  if (found == sessions_.end() || found->second.timer != timer) return;
-                 Do(id, [this](auto& core, auto& actions) { core.OnTick(world_.now(), actions); });
+                 Do(id, serial, [this](auto& core, auto& actions) { core.OnTick(Now(), actions); });
                });
 }
 
-void SimGateway::Place(Session& session, const gateway::AskPlacement& ask) {
-  const std::string id = session.request.id;
-  const auto refuse = [this, id, ask = ask.ask](const gateway::Refusal& refusal) {
-    world_.Trace("placement of ", id, " refused: ", refusal.status.ToString());
-    Do(id, [&](auto& core, auto& actions) {
-      core.OnPlaceRefused(ask, refusal, world_.now(), actions);
-    });
-  };
-  const auto away = [refuse](const Status& status) {
-    refuse({absl::UnavailableError(absl::StrCat("coordinator unreachable: ", status.message())),
-            kRetryAfterMs});
-  };
-  SimCoordinator* const coordinator = context_.coordinator;
-  if (coordinator == nullptr) {
-    world_.After(kMillisecond, {"unreachable", pid_, pid_, ask.ask},
-                 [away] { away(absl::UnavailableError("connection refused")); });
-    return;
-  }
-  coordinator::PlaceQuery query;
-  query.request_id = id;
-  query.previous = ask.previous;
-  query.format_digest = context_.chain.format_digest;
-  query.prompt_tokens = static_cast<int32_t>(session.request.prompt.size());
-  query.emitted_tokens = ask.emitted_tokens;
-  query.max_tokens = session.request.sampling.max_tokens;
-  query.branches = session.request.sampling.n;
-  query.avoid.assign(session.core->avoid().begin(), session.core->avoid().end());
-  std::vector<int32_t> held = session.request.prompt;
-  for (const gateway::BranchState& branch : session.core->branches()) {
-    if (static_cast<int32_t>(branch.tokens.size()) != ask.emitted_tokens) continue;
-    held.insert(held.end(), branch.tokens.begin(), branch.tokens.end());
-    break;
-  }
-  kv::ChainContext chain = context_.chain;
-  chain.tenant_salt = session.request.tenant;
-  query.block_ids = kv::ChainIds(chain, held);
-  context_.network.Call({
-      .label = {"place", pid_, coordinator->pid(), Digest().Text(id).U64(ask.ask).value()},
-      .timeout = kPlaceTimeout,
-      .serve = [this, id, coordinator, query, refuse, ask = ask.ask]() -> Network::Reply {
-        auto result = coordinator->OnPlace(query);
-        if (auto* refusal = std::get_if<coordinator::Refusal>(&result)) {
-          gateway::Refusal told{coordinator::ToStatus(*refusal), {}};
-          if (refusal->retry_after_ms > 0) told.retry_after_ms = refusal->retry_after_ms;
-          return [refuse, told] { refuse(told); };
-        }
-        return [this, id, ask, placement = std::get<coordinator::Placement>(result)] {
-          const auto found = sessions_.find(id);
-          if (found == sessions_.end()) return;
-          journal_.Granted(id, placement.attempt);
-          found->second.placement = placement;
-          Do(id, [&](auto& core, auto& actions) {
-            core.OnPlaced(ask, {placement.attempt, placement.decode.key}, world_.now(), actions);
-          });
-        };
-      },
-      .failed = away,
-  });
-}
-
-void SimGateway::Submit(Session& session, const gateway::SubmitAttempt& submit) {
-  const coordinator::Placement& placement = session.placement;
-  world_.Trace(session.request.id, " attempt (", placement.attempt.owner_epoch, ", ",
-               placement.attempt.n, ") at ", placement.decode.key.name, ", prefill ",
-               placement.prefill ? placement.prefill->key.name : "there", ", ",
-               placement.sources.size(), " sources");
-  SimWorker* const worker = peers_.worker(submit.placement.worker);
-  if (worker == nullptr) {
-    session.link = 0;
-    world_.After(kMillisecond, {"refused", pid_, pid_, 0},
-                 [this, id = session.request.id, attempt = submit.placement.attempt] {
-                   Do(id, [&](auto& core, auto& actions) {
-                     core.OnWorkerLost(attempt, absl::UnavailableError("connection refused"),
-                                       world_.now(), actions);
-                   });
-                 });
-    return;
-  }
-  session.link = LinkTo(*worker);
-  const Label label{"submit", pid_, worker->pid(),
-                    Digest().Key({session.request.id, placement.attempt}).value()};
-  context_.network.Send(session.link, label,
-                        [worker, link = session.link, remaining_ms = submit.remaining_ms,
-                         message = SubmitOf(session.request, placement, session.core->branches())] {
-                          worker->OnSubmit(link, message, remaining_ms);
-                        });
-}
-
-void SimGateway::CancelAtWorker(Session& session, const gateway::CancelWorker& cancel) {
-  SimWorker* const worker = peers_.worker(cancel.placement.worker);
-  const auto link = links_.find(cancel.placement.worker);
-  if (worker == nullptr || link == links_.end()) return;
-  worker::Cancel message{
-      {session.request.id, cancel.placement.attempt},
-      cancel.deadline ? worker::EndReason::kDeadline : worker::EndReason::kCancelled};
-  context_.network.Send(link->second,
-                        {"cancel", pid_, worker->pid(), Digest().Key(message.key).value()},
-                        [worker, message] { worker->OnCancel(message); });
-}
-
 void SimGateway::Finish(Session& session, const gateway::SessionEnd& finish) {
-  const ClientRequest request = session.request;
+  const std::string id = session.call.request.id;
   const gateway::SessionCounters& counters = session.core->counters();
   totals_.stale_events += counters.stale_events;
   totals_.duplicates += counters.duplicates;
@@ -241,104 +179,115 @@ void SimGateway::Finish(Session& session, const gateway::SessionEnd& finish) {
   totals_.replacements += counters.replacements;
   totals_.refusals += counters.refusals;
   totals_.violations += counters.violations;
-  world_.Trace(request.id, " finished: ", finish.status.ToString());
-  journal_.Finished(request.id, finish);
-  sessions_.erase(request.id);
-  if (!finish.accepted) refused_(request);
+  world_.Trace(id, " finished at ", key_.name, ": ", finish.status.ToString(),
+               finish.goes_on ? ", it goes on" : "");
+  if (finish.accepted && !finish.goes_on) {
+    ToClient(session, "finished", 0,
+             [finish](const ClientEvents& client) { client.finished(finish); });
+  } else {
+    ToClient(session, "stream_status", 0,
+             [status = finish.status](const ClientEvents& client) { client.refused(status); });
+  }
+  sessions_.erase(id);
 }
 
-// Links ------------------------------------------------------------------------------------------
+// Placements -------------------------------------------------------------------------------------
 
-StreamId SimGateway::LinkTo(SimWorker& worker) {
-  const NodeKey key = worker.key();
-  const auto found = links_.find(key);
-  if (found != links_.end()) return found->second;
-  auto link = std::make_shared<StreamId>(0);
-  *link = context_.network.Connect("link", {pid_, [this, key] { OnLinkBroken(key); }},
-                                   {worker.pid(), [&worker, link] { worker.OnLinkLost(*link); }});
-  links_.emplace(key, *link);
-  const auto deliver = [this, link = *link, from = worker.pid()](const worker::Emit& emit) {
-    Digest digest;
-    digest.Key(emit.key).U64(emit.done.has_value());
-    for (const worker::BranchToken& token : emit.tokens) {
-      digest.U64(token.branch).U64(token.index).U64(static_cast<uint64_t>(token.token.id));
+void SimGateway::Place(Session& session, const gateway::AskPlacement& ask) {
+  const ClientRequest& request = session.call.request;
+  Placing placing{.id = request.id, .serial = session.serial, .ask = ask.ask, .query = {}};
+  coordinator::PlaceQuery& query = placing.query;
+  query.request_id = request.id;
+  query.previous = ask.previous;
+  query.format_digest = context_.chain.format_digest;
+  query.attach = ask.attach;
+  query.crashes = ask.crashes;
+  query.avoid.assign(session.core->avoid().begin(), session.core->avoid().end());
+  for (const coordinator::NodeRef& store : session.replicas) query.replicas.push_back(store.key);
+  if (session.core->spec().resumable || ask.attach) {
+    query.handle_digest = DigestOfHandle(session.call.handle);
+  }
+  // Without its input a request can only be asked after: where it runs.
+  if (session.core->spec().has_input) {
+    std::vector<int32_t> longest;
+    for (size_t b = 0; b < session.core->branches().size(); ++b) {
+      const std::vector<int32_t>& tokens = session.core->branches()[b].tokens;
+      if (tokens.size() > longest.size()) longest = tokens;
+      if (b >= session.call.received.size()) continue;
+      if (session.call.received[b].size() > longest.size()) longest = session.call.received[b];
     }
-    context_.network.Send(link, {"tokens", from, pid_, digest.value()},
-                          [this, emit] { OnEmit(emit); });
-  };
-  context_.network.Send(*link, {"hello", pid_, worker.pid(), *link},
-                        [&worker, link = *link, deliver] { worker.OnLinkOpened(link, deliver); });
-  return *link;
+    std::vector<int32_t> held = request.prompt;
+    held.insert(held.end(), longest.begin(), longest.end());
+    kv::ChainContext chain = context_.chain;
+    chain.tenant_salt = request.tenant;
+    query.block_ids = kv::ChainIds(chain, held);
+    query.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+    query.emitted_tokens = ask.emitted_tokens;
+    query.max_tokens = request.sampling.max_tokens;
+    query.branches = request.sampling.n;
+  }
+  placing.door = reports_.leader();
+  Try(placing);
 }
 
-void SimGateway::OnLinkBroken(const NodeKey& worker) {
-  const StreamId link = links_.at(worker);
-  links_.erase(worker);
-  if (context_.mutated(Mutation::kLinkLossNotTold)) return;
-  for (const std::string& id : Running()) {
-    const auto found = sessions_.find(id);
-    if (found == sessions_.end() || found->second.link != link) continue;
-    Do(id, [&](auto& core, auto& actions) {
-      core.OnWorkerLost(found->second.placement.attempt,
-                        absl::UnavailableError(absl::StrCat("worker ", worker.name, " lost")),
-                        world_.now(), actions);
-    });
+void SimGateway::Try(const Placing& placing) {
+  SimCoordinator* const coordinator = context_.coordinators[placing.door];
+  const auto away = [this, placing](const Status& status) { TryNext(placing, status); };
+  if (coordinator == nullptr) {
+    world_.After(kMillisecond, {"unreachable", pid_, pid_, placing.ask},
+                 [away] { away(absl::UnavailableError("connection refused")); });
+    return;
   }
-}
-
-void SimGateway::OnEmit(const worker::Emit& emit) {
-  const auto found = sessions_.find(emit.key.id);
-  if (found == sessions_.end()) return;
-  std::vector<gateway::TokenEvent> tokens;
-  for (const worker::BranchToken& token : emit.tokens) {
-    tokens.push_back({token.branch, token.index, token.token.id, token.token.logprob, 0});
-  }
-  std::vector<gateway::BranchEnd> ended;
-  for (const worker::BranchEnd& end : emit.ended) {
-    ended.push_back({end.branch, static_cast<gateway::EndReason>(end.reason)});
-  }
-  gateway::WorkerDone done;
-  if (emit.done) done = {emit.done->status, emit.done->cached_tokens};
-  const gateway::WorkerEvents events{.attempt = emit.key.attempt,
-                                     .tokens = tokens,
-                                     .ended = ended,
-                                     .watermark = emit.watermark,
-                                     .done = emit.done ? &done : nullptr};
-  if (emit.done) world_.Trace(emit.key.id, " done: ", emit.done->status.ToString());
-  Do(emit.key.id,
-     [&](auto& core, auto& actions) { core.OnWorkerEvents(events, world_.now(), actions); });
-}
-
-// Verdicts ---------------------------------------------------------------------------------------
-
-void SimGateway::AskVerdicts() {
-  SimCoordinator* const coordinator = context_.coordinator;
-  if (links_.empty() || coordinator == nullptr) return;
   context_.network.Call({
-      .label = {"status", pid_, coordinator->pid(), 0},
-      .serve = [this, coordinator]() -> Network::Reply {
-        return [this, nodes = coordinator->Nodes()] { TakeVerdicts(nodes); };
+      .label = {"place", pid_, coordinator->pid(),
+                Digest().Text(placing.id).U64(placing.ask).value()},
+      .timeout = context_.coordinators.size() > 1 ? kTryTimeout : kPlaceTimeout,
+      .serve = [this, coordinator, placing, away]() -> Network::Reply {
+        auto result = coordinator->OnPlace(placing.query);
+        if (!result.ok()) return [away, status = result.status()] { away(status); };
+        if (const auto* refusal = std::get_if<coordinator::Refusal>(&*result)) {
+          gateway::Refusal told{coordinator::ToStatus(*refusal), {}};
+          if (refusal->retry_after_ms > 0) told.retry_after_ms = refusal->retry_after_ms;
+          return [this, placing, told] {
+            world_.Trace("placement of ", placing.id, " refused: ", told.status.ToString());
+            Do(placing.id, placing.serial, [&](auto& core, auto& actions) {
+              core.OnPlaceRefused(placing.ask, told, Now(), actions);
+            });
+          };
+        }
+        return [this, placing, placement = std::get<coordinator::Placement>(*result)] {
+          OnPlaced(placing, placement);
+        };
       },
-      .failed = [](const Status&) {},
+      .failed = away,
   });
 }
 
-// As CoordinatorLink::TakeVerdicts.
-void SimGateway::TakeVerdicts(const std::vector<coordinator::NodeSummary>& nodes) {
-  for (const auto& [worker, link] : links_) {
-    bool dead = false;
-    bool alive = false;
-    for (const coordinator::NodeSummary& node : nodes) {
-      if (node.node.ref.key.name != worker.name) continue;
-      const bool same = node.node.ref.key.incarnation == worker.incarnation;
-      if (same && node.state != coordinator::NodeState::kDead) alive = true;
-      if (same ? node.state == coordinator::NodeState::kDead
-               : node.state == coordinator::NodeState::kLive) {
-        dead = true;
-      }
-    }
-    if (dead && !alive) context_.network.Break(link);
+// A coordinator that does not lead, or is away, sends us to the next.
+void SimGateway::TryNext(Placing placing, const Status& why) {
+  placing.door = (placing.door + 1) % context_.coordinators.size();
+  if (++placing.tries < context_.coordinators.size()) return Try(placing);
+  const gateway::Refusal refusal{
+      absl::UnavailableError(absl::StrCat("coordinator unreachable: ", why.message())),
+      kRetryAfterMs};
+  Do(placing.id, placing.serial,
+     [&](auto& core, auto& actions) { core.OnPlaceRefused(placing.ask, refusal, Now(), actions); });
+}
+
+void SimGateway::OnPlaced(const Placing& placing, const coordinator::Placement& placement) {
+  if (!reports_.SawEpoch(placement.leader_epoch)) {
+    return TryNext(placing, absl::UnavailableError("it leads no more"));
   }
+  const auto found = sessions_.find(placing.id);
+  if (found == sessions_.end() || found->second.serial != placing.serial) return;
+  Session& session = found->second;
+  context_.journal->Taken({placing.id, placement.attempt});
+  session.placement = placement;
+  const NodeKey& worker = placement.running ? placement.running->key : placement.decode.key;
+  Apply(session, [&](auto& core, auto& actions) {
+    core.OnPlaced(placing.ask, {placement.attempt, worker, placement.running.has_value()}, Now(),
+                  actions);
+  });
 }
 
 }  // namespace reprise::sim

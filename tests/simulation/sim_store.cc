@@ -13,6 +13,7 @@ kv::StoreCoreOptions OptionsOf(const Context& context, const StoreSize& size) {
   options.memory_slots = size.memory_slots;
   options.disk_slots = size.disk_slots;
   options.fetch_timeout_ns = 10 * kSecond;
+  options.orphan_ns = 10 * kSecond;
   return options;
 }
 
@@ -28,25 +29,35 @@ SimStore::SimStore(Context& context, const NodeKey& key, const StoreSize& size, 
       key_(key),
       pid_(context.world.Spawn(key.name)),
       core_(OptionsOf(context, size)),
-      reporter_(&core_.events()),
+      reporters_(context.coordinators.size(), kv::EventReporter(&core_.events())),
       arena_(static_cast<size_t>(size.memory_slots) * context.block_bytes()),
       disk_(disk),
       stream_(context, key, pid_, [this](const kv::BlockId& id) { return Find(id); }),
-      reports_(
-          context, pid_, info(),
-          [this](coordinator::Report& report) {
-            const kv::TierCounts memory = core_.memory();
-            report.load.blocks_total = memory.total;
-            report.load.blocks_free = memory.free;
-            report.load.blocks_cached = memory.used;
-            report.load.blocks_quarantined = memory.quarantined;
-            FillKv(reporter_.Prepare(), report);
-          },
-          [this](const coordinator::ReportAnswer& answer) {
-            reporter_.OnAnswer(KvAnswer(answer));
-            if (reporter_.behind()) reports_.Wake();
-          }) {
+      reports_(context, pid_, info(),
+               {.fill =
+                    [this](size_t index, coordinator::Report& report) {
+                      const kv::TierCounts memory = core_.memory();
+                      report.load.blocks_total = memory.total;
+                      report.load.blocks_free = memory.free;
+                      report.load.blocks_cached = memory.used;
+                      report.load.blocks_quarantined = memory.quarantined;
+                      report.load.stranded_bytes = core_.replicas().stranded_slots *
+                                                   static_cast<int64_t>(context_.block_bytes());
+                      FillKv(reporters_[index].Prepare(), report);
+                    },
+                .answered =
+                    [this](size_t index, const coordinator::ReportAnswer& answer) {
+                      reporters_[index].OnAnswer(KvAnswer(answer));
+                      return reporters_[index].behind();
+                    },
+                .ordered = [](size_t, const coordinator::ReportAnswer&) {}}) {
+  context.stores[key] = this;
   for (const auto& [record, slot] : disk->Records()) core_.Restore(record, slot);
+  stream_.OnFence([this](const RequestKey& request) {
+    core_.OnFence(request, Now());
+    Run();
+  });
+  Tick();
   reports_.Start();
 }
 
@@ -61,11 +72,13 @@ coordinator::NodeInfo SimStore::info() const {
 }
 
 KvFound SimStore::Find(const kv::BlockId& id) {
-  const kv::StoreCore::Found found = core_.Find(id, context_.world.now());
+  const kv::StoreCore::Found found = core_.Find(id, Now());
   Run();
   if (found.state == kv::StoreCore::Found::State::kMissing) return {};
   const bool ready = found.state == kv::StoreCore::Found::State::kReady;
-  if (ready && found.layers_ready == context_.model.layers) {
+  // Only an open tail has no checksums and no block id.
+  const bool tail = found.checksums.empty() && !context_.oracle.Knows(id);
+  if (ready && !tail && found.layers_ready == context_.model.layers) {
     const std::string wrong = context_.oracle.Check(id, found.first_position, SlotData(found.slot));
     if (!wrong.empty() && context_.mutation == Mutation::kNone) {
       context_.world.Fail(absl::StrCat(key_.name, " serves a wrong block: ", wrong));
@@ -78,11 +91,6 @@ KvFound SimStore::Find(const kv::BlockId& id) {
           .data = SlotData(found.slot),
           .checksums = found.checksums,
           .unpin = [this, pin = found.pin] { core_.Unpin(pin); }};
-}
-
-void SimStore::OnOffer(const kv::StoreCore::Offer& offer) {
-  core_.OnOffer(offer, context_.world.now());
-  Run();
 }
 
 void SimStore::Run() {
@@ -101,11 +109,13 @@ void SimStore::Run() {
       QueueDisk(std::get<kv::ForgetDisk>(command));
     }
   }
+  TellOwners();
 }
 
 void SimStore::StartFetch(const kv::StartStoreFetch& fetch) {
   KvFetch spec;
   spec.source = fetch.source;
+  spec.request = fetch.request;
   spec.subscribe = true;
   spec.timeout = fetch.timeout_ns;
   for (const auto& item : fetch.items) {
@@ -116,7 +126,7 @@ void SimStore::StartFetch(const kv::StartStoreFetch& fetch) {
     Run();
   };
   spec.done = [this, id = fetch.fetch](const std::vector<Status>& items) {
-    core_.OnFetchDone(id, items, context_.world.now());
+    core_.OnFetchDone(id, items, Now());
     Run();
   };
   stream_.Fetch(std::move(spec));
@@ -130,18 +140,36 @@ void SimStore::QueueDisk(DiskJob job) {
 }
 
 void SimStore::NextDiskJob() {
-  const TimeNs takes =
+  TimeNs takes =
       100 * kMicrosecond + static_cast<TimeNs>(context_.world.random().Below(5 * kMillisecond));
+  const bool blocks = context_.faults.disk_blocked && !context_.faults_stopped;
+  if (blocks && context_.world.random().Chance(0.05)) takes += 2 * kSecond;
   context_.world.After(takes, {"disk", pid_, pid_, disk_jobs_.front().index()},
                        [this] { EndDiskJob(); });
+}
+
+void SimStore::WriteDisk(const kv::WriteDisk& write) {
+  if (context_.faults.disk_full && !context_.faults_stopped &&
+      context_.world.random().Chance(0.5)) {
+    return core_.OnDiskWritten(write.record.id, absl::ResourceExhaustedError("disk full"));
+  }
+  kv::BlockRecord record = write.record;
+  const uint8_t* const data = SlotData(write.memory_slot);
+  // A block sealed from appended rows has no checksums yet.
+  for (auto layer = static_cast<uint32_t>(record.checksums.size()); layer < context_.model.layers;
+       ++layer) {
+    record.checksums.push_back(kv::SegmentChecksum(record.id, layer, record.first_position,
+                                                   data + layer * context_.segment_bytes(),
+                                                   context_.segment_bytes()));
+  }
+  disk_->Write(record, write.disk_slot, data, context_.block_bytes());
+  core_.OnDiskWritten(record.id, absl::OkStatus(), std::move(record.checksums));
 }
 
 void SimStore::EndDiskJob() {
   const DiskJob job = std::move(disk_jobs_.front());
   if (const auto* write = std::get_if<kv::WriteDisk>(&job)) {
-    disk_->Write(write->record, write->disk_slot, SlotData(write->memory_slot),
-                 context_.block_bytes());
-    core_.OnDiskWritten(write->record.id, absl::OkStatus());
+    WriteDisk(*write);
   } else if (const auto* load = std::get_if<kv::LoadDisk>(&job)) {
     core_.OnDiskLoaded(load->id, disk_->Read(load->id, load->disk_slot, SlotData(load->memory_slot),
                                              context_.model.layers));
@@ -160,14 +188,6 @@ void SimStore::CrashDisk(bool lying) {
   if (write != nullptr) disk_->Forget(write->disk_slot);
 }
 
-void SendOffer(Context& context, Pid from, SimStore& store, const kv::StoreCore::Offer& offer) {
-  Digest digest;
-  digest.Key(offer.request).U64(static_cast<uint64_t>(offer.first_position));
-  for (const int32_t token : offer.tokens) digest.U64(static_cast<uint64_t>(token));
-  context.network.Datagram({"offer", from, store.pid(), digest.value()},
-                           [&store, offer] { store.OnOffer(offer); });
-}
-
 // Checks -----------------------------------------------------------------------------------------
 
 void SimStore::Check() {
@@ -179,12 +199,22 @@ void SimStore::Check() {
 }
 
 void SimStore::CheckQuiet() {
+  const kv::ReplicaCounts replicas = core_.replicas();
   const bool quiet = core_.memory().quarantined == 0 && stream_.fetches() == 0 &&
-                     stream_.serving() == 0 && disk_jobs_.empty();
+                     stream_.serving() == 0 && disk_jobs_.empty() && incoming_.empty() &&
+                     replicas.requests == 0 && replicas.sequences == 0 &&
+                     replicas.leased_blocks == 0 && replicas.tail_rows == 0 &&
+                     replicas.stranded_slots == 0;
   if (!quiet) {
-    context_.world.Fail(absl::StrCat(key_.name, " is not quiet: ", Text(core_.memory()), ", ",
-                                     stream_.fetches(), " fetches, ", stream_.serving(),
-                                     " served, ", disk_jobs_.size(), " disk operations"));
+    context_.world.Fail(absl::StrCat(
+        key_.name, " is not quiet: ", Text(core_.memory()), ", ", stream_.fetches(), " fetches, ",
+        stream_.serving(), " served, ", disk_jobs_.size(), " disk operations, ", incoming_.size(),
+        " appends, replicas of ", replicas.requests, " requests, ", replicas.sequences,
+        " sequences, ", replicas.leased_blocks, " leased blocks, ", replicas.stranded_slots,
+        " stranded slots"));
+  }
+  if (const Status status = core_.Audit(); !status.ok()) {
+    context_.world.Fail(absl::StrCat(key_.name, ": ", status.message()));
   }
 }
 

@@ -8,6 +8,8 @@
 namespace reprise::sim {
 namespace {
 
+constexpr TimeNs kDrainDeadline = 3 * kSecond;
+
 worker::CoreSettings SettingsOf(const Context& context, const NodeKey& key,
                                 const WorkerSize& size) {
   worker::CoreSettings settings;
@@ -24,6 +26,12 @@ worker::CoreSettings SettingsOf(const Context& context, const NodeKey& key,
   settings.fetch_timeout_ns = 3 * kSecond;
   settings.leg_timeout_ns = 15 * kSecond;
   settings.leg_linger_ns = 5 * kSecond;
+  settings.failure_domain = key.name;
+  settings.row_bytes = static_cast<int64_t>(context.model.row_bytes) * context.model.layers;
+  // Small enough for a slow store to be felt.
+  settings.append_bytes_max = 24 * settings.row_bytes;
+  // As for a link worth using: the simulated prefill is slow.
+  settings.prefill_tokens_per_s = 200;
   return settings;
 }
 
@@ -39,32 +47,53 @@ SimWorker::SimWorker(Context& context, const NodeKey& key, const WorkerSize& siz
       peers_(peers),
       core_(SettingsOf(context, key, size)),
       pool_(static_cast<size_t>(size.pages) * context.block_bytes()),
-      reporter_(&events_),
+      reporters_(context.coordinators.size(), kv::EventReporter(&events_)),
       pins_(static_cast<size_t>(size.pages)),
       unlisted_(static_cast<size_t>(size.pages)),
       stream_(context, key, pid_, [this](const kv::BlockId& id) { return Find(id); }),
+      replicas_(
+          context, key, pid_,
+          [this](const NodeKey& store, std::vector<kv::HeldRows> held) {
+            OnHeld(store, std::move(held));
+          },
+          [this](const NodeKey& store, const Status& why) {
+            world_.Trace(key_.name, ": replica at ", store.name, " lost: ", why.message());
+            Handle(worker::ReplicaLost{store, why});
+          }),
       reports_(
           context, pid_, info(),
-          [this](coordinator::Report& report) {
-            const worker::PagePool::Counts& pages = core_.pages();
-            report.load.running = core_.running();
-            report.load.waiting = core_.waiting();
-            report.load.queued_prefill_tokens = core_.queued_prefill_tokens();
-            report.load.blocks_total = pages.total;
-            report.load.blocks_free = pages.free;
-            report.load.blocks_cached = pages.cached;
-            report.load.blocks_quarantined = pages.quarantined;
-            report.load.progress = progress_;
-            report.load.busy = core_.step_in_flight();
-            for (const RequestKey& request : core_.Decoding()) {
-              report.requests.push_back({request.id, request.attempt});
-            }
-            FillKv(reporter_.Prepare(), report);
-          },
-          [this](const coordinator::ReportAnswer& answer) {
-            reporter_.OnAnswer(KvAnswer(answer));
-            if (reporter_.behind()) reports_.Wake();
-          }) {
+          {.fill =
+               [this](size_t index, coordinator::Report& report) {
+                 const worker::PagePool::Counts& pages = core_.pages();
+                 report.load.running = core_.running();
+                 report.load.waiting = core_.waiting();
+                 report.load.queued_prefill_tokens = core_.queued_prefill_tokens();
+                 report.load.blocks_total = pages.total;
+                 report.load.blocks_free = pages.free;
+                 report.load.blocks_cached = pages.cached;
+                 report.load.blocks_quarantined = pages.quarantined;
+                 report.load.progress = progress_;
+                 report.load.busy = core_.step_in_flight();
+                 report.load.stranded_bytes =
+                     core_.stranded_pages() * static_cast<int64_t>(context_.block_bytes());
+                 report.leaving = core_.draining();
+                 for (const RequestKey& request : core_.Decoding()) {
+                   coordinator::RequestReport told{.request_id = request.id,
+                                                   .attempt = request.attempt};
+                   told.decoding = true;
+                   if (const auto digest = digests_.find(request.id); digest != digests_.end()) {
+                     told.handle_digest = digest->second;
+                   }
+                   report.requests.push_back(std::move(told));
+                 }
+                 FillKv(reporters_[index].Prepare(), report);
+               },
+           .answered =
+               [this](size_t index, const coordinator::ReportAnswer& answer) {
+                 reporters_[index].OnAnswer(KvAnswer(answer));
+                 return reporters_[index].behind();
+               },
+           .ordered = [this](size_t, const coordinator::ReportAnswer& answer) { Obey(answer); }}) {
   reports_.Start();
 }
 
@@ -86,7 +115,7 @@ coordinator::NodeInfo SimWorker::info() const {
 // Events and commands ----------------------------------------------------------------------------
 
 void SimWorker::Handle(worker::Event event) {
-  core_.Handle(std::move(event), world_.now());
+  core_.Handle(std::move(event), Now());
   Pump();
 }
 
@@ -96,7 +125,7 @@ bool SimWorker::RunCommands() {
     std::visit([this](const auto& typed) { Run(typed); }, command);
   }
   const std::vector<worker::PageId> quiet = std::exchange(quiet_, {});
-  for (const worker::PageId page : quiet) core_.Handle(worker::PageQuiet{page}, world_.now());
+  for (const worker::PageId page : quiet) core_.Handle(worker::PageQuiet{page}, Now());
   return !commands.empty() || !quiet.empty();
 }
 
@@ -105,7 +134,7 @@ void SimWorker::Pump() {
     while (RunCommands()) {
     }
     if (core_.step_in_flight()) break;
-    std::optional<worker::StepPlan> plan = core_.PlanStep(world_.now());
+    std::optional<worker::StepPlan> plan = core_.PlanStep(Now());
     const bool commands = RunCommands();
     if (plan) StartStep(*std::move(plan));
     if (!plan && !commands) break;
@@ -117,7 +146,7 @@ void SimWorker::ArmTick() {
   const std::optional<TimeNs> next = core_.NextTick();
   if (!next) return;
   const uint64_t tick = ++tick_;
-  const TimeNs delay = std::max<TimeNs>(0, *next - world_.now());
+  const TimeNs delay = std::max<TimeNs>(0, *next - Now());
   world_.After(delay, {"worker_tick", pid_, pid_, 0}, [this, tick] {
     if (tick == tick_) Handle(worker::Tick{});
   });
@@ -126,6 +155,7 @@ void SimWorker::ArmTick() {
 void SimWorker::Run(const worker::StartFetch& command) {
   KvFetch spec;
   spec.source = command.source.key;
+  spec.request = command.key;
   spec.subscribe = command.subscribe;
   spec.timeout = command.timeout_ns;
   for (const auto& item : command.items) {
@@ -164,7 +194,7 @@ void SimWorker::Run(const worker::CallPrefill& command) {
   legs_called_[leg] = call;
   int64_t deadline_ms = 0;
   if (command.leg.deadline_ns != 0) {
-    deadline_ms = std::max<int64_t>(1, (command.leg.deadline_ns - world_.now()) / kMillisecond);
+    deadline_ms = std::max<int64_t>(1, (command.leg.deadline_ns - Now()) / kMillisecond);
   }
   const Label back{"leg_answer", peer->pid_, pid_, Digest().Key(leg.first).value()};
   LegCaller caller;
@@ -186,7 +216,7 @@ void SimWorker::Run(const worker::CallPrefill& command) {
 }
 
 void SimWorker::OnPrefill(worker::SubmitPrefill leg, int64_t deadline_ms, LegCaller caller) {
-  leg.deadline_ns = deadline_ms == 0 ? 0 : world_.now() + NsFromMs(deadline_ms);
+  leg.deadline_ns = deadline_ms == 0 ? 0 : Now() + NsFromMs(deadline_ms);
   legs_served_[{leg.key, leg.leg}] = std::move(caller);
   Handle(std::move(leg));
 }
@@ -214,41 +244,47 @@ void SimWorker::Run(const worker::ReplyPrefill& command) {
   legs_served_.erase(found);
 }
 
-void SimWorker::Run(const worker::OfferBlocks& command) {
-  SimStore* const store = peers_.store(command.store.key);
-  if (store == nullptr) return;
-  kv::StoreCore::Offer offer;
-  offer.source = key_;
-  offer.request = command.key;
-  offer.parent = command.parent;
-  offer.first_position = command.first_position;
-  offer.tenant_salt = command.tenant;
-  offer.tokens = command.tokens;
-  SendOffer(context_, pid_, *store, offer);
-}
-
-void SimWorker::Run(const worker::AppendRows& command) {
-  world_.After(0, {"packed", pid_, pid_, command.append},
-               [this, append = command.append] { Handle(worker::RowsPacked{append}); });
-}
-
-void SimWorker::Run(const worker::QueryTails& command) {
-  world_.After(kMillisecond, {"tails", pid_, pid_, command.query}, [this, query = command.query] {
-    Handle(worker::TailsFound{query, absl::UnavailableError("no replicas here"), {}});
-  });
-}
-
-void SimWorker::Run(const worker::Emit& command) {
-  const auto link = link_of_.find(command.key);
-  if (link == link_of_.end()) return;
-  const auto deliver = links_.find(link->second);
-  if (deliver != links_.end()) deliver->second(command);
-  if (command.done) link_of_.erase(link);
-}
-
 // Requests ---------------------------------------------------------------------------------------
 
+void SimWorker::Run(const worker::Emit& command) {
+  const std::string& id = command.key.id;
+  if (command.stores) replica_sets_[id] = *command.stores;
+  const auto link = link_of_.find(command.key);
+  if (link != link_of_.end()) {
+    context_.on_emit(command, replica_sets_[id]);
+    worker::Emit told = command;
+    if (told.attached && told.attached->deadline_ns != 0) {
+      // What is left: clocks are each process's own.
+      told.attached->deadline_ns = std::max(kMillisecond, told.attached->deadline_ns - Now());
+    }
+    SendTo(link->second, std::move(told));
+  }
+  if (command.done) link_of_.erase(command.key);
+}
+
+void SimWorker::SendTo(StreamId link, std::optional<worker::Emit> emit) {
+  const auto deliver = links_.find(link);
+  if (deliver == links_.end()) return;
+  deliver->second({progress_, core_.step_in_flight(), std::move(emit)});
+}
+
 void SimWorker::OnLinkOpened(StreamId link, Deliver deliver) { links_[link] = std::move(deliver); }
+
+bool SimWorker::Serves(StreamId link) const {
+  return std::any_of(link_of_.begin(), link_of_.end(),
+                     [link](const auto& entry) { return entry.second == link; });
+}
+
+// While the stream has requests, something is heard of this worker.
+void SimWorker::Beat(StreamId link) {
+  if (!links_.contains(link) || !Serves(link)) {
+    beating_.erase(link);
+    return;
+  }
+  SendTo(link, std::nullopt);
+  world_.After(limits::kServeHeartbeatMs * kMillisecond, {"beat", pid_, pid_, link},
+               [this, link] { Beat(link); });
+}
 
 void SimWorker::OnLinkLost(StreamId link) {
   links_.erase(link);
@@ -256,16 +292,67 @@ void SimWorker::OnLinkLost(StreamId link) {
   for (const auto& [request, their_link] : link_of_) {
     if (their_link == link) orphans.push_back(request);
   }
-  for (const RequestKey& request : orphans) {
-    link_of_.erase(request);
-    Handle(worker::Cancel{request, worker::EndReason::kCancelled});
-  }
+  for (const RequestKey& request : orphans) OnDetach(request);
 }
 
-void SimWorker::OnSubmit(StreamId link, worker::Submit submit, int64_t deadline_ms) {
+void SimWorker::OnDetach(const RequestKey& request) {
+  link_of_.erase(request);
+  Handle(worker::Orphan{request});
+}
+
+// False: the order is of a leader long replaced.
+bool SimWorker::Obeys(StreamId link, const RequestKey& key, uint64_t epoch) {
+  if (reports_.SawEpoch(epoch)) return true;
+  worker::Emit emit;
+  emit.key = key;
+  emit.done = worker::Done{absl::UnavailableError("placed by a leader long replaced"), 0};
+  SendTo(link, std::move(emit));
+  return false;
+}
+
+void SimWorker::OnSubmit(StreamId link, worker::Submit submit, int64_t deadline_ms,
+                         uint64_t epoch) {
+  if (!Obeys(link, submit.key, epoch)) return;
+  context_.journal->Owned(submit.key, pid_);
   link_of_[submit.key] = link;
-  submit.deadline_ns = deadline_ms == 0 ? 0 : world_.now() + NsFromMs(deadline_ms);
+  if (beating_.insert(link).second) Beat(link);
+  replica_sets_[submit.key.id] = submit.stores;
+  digests_.erase(submit.key.id);
+  if (!submit.resume_handle.empty()) digests_[submit.key.id] = DigestOfHandle(submit.resume_handle);
+  if (context_.mutated(Mutation::kTailUnchecked)) submits_[submit.key.id] = submit;
+  stream_.NoteAttempt(submit.key);
+  submit.deadline_ns = deadline_ms == 0 ? 0 : Now() + NsFromMs(deadline_ms);
   Handle(std::move(submit));
+}
+
+void SimWorker::OnAttach(StreamId link, const worker::Attach& attach, uint64_t epoch) {
+  if (!Obeys(link, attach.key, epoch)) return;
+  context_.journal->Owned(attach.key, pid_);
+  link_of_[attach.key] = link;
+  if (beating_.insert(link).second) Beat(link);
+  Handle(attach);
+}
+
+void SimWorker::Drain(TimeNs deadline) {
+  if (core_.draining()) return;
+  world_.Trace(key_.name, " drains");
+  Handle(worker::Drain{Now() + deadline});
+}
+
+void SimWorker::Obey(const coordinator::ReportAnswer& answer) {
+  if (answer.drain)
+    Drain(answer.drain_deadline_ms == 0 ? kDrainDeadline : NsFromMs(answer.drain_deadline_ms));
+  if (answer.verdicts) {
+    for (const coordinator::Verdict& verdict : answer.verdicts->items) {
+      replicas_.GiveUp(verdict.node, absl::UnavailableError(verdict.reason));
+    }
+  }
+  if (!answer.stores) return;
+  worker::LiveStores live;
+  for (const coordinator::StoreInfo& store : answer.stores->items) {
+    live.stores.push_back({{store.ref.key, "", ""}, store.failure_domain});
+  }
+  Handle(std::move(live));
 }
 
 // Checks -----------------------------------------------------------------------------------------
@@ -281,7 +368,8 @@ void SimWorker::Check() {
 void SimWorker::CheckQuiet() {
   const worker::PagePool::Counts& pages = core_.pages();
   const bool quiet = core_.idle() && pages.used == 0 && pages.quarantined == 0 &&
-                     stream_.fetches() == 0 && stream_.serving() == 0 && fetches_.empty();
+                     stream_.fetches() == 0 && stream_.serving() == 0 && fetches_.empty() &&
+                     replica_orders_.empty() && core_.stranded_pages() == 0;
   if (quiet) return;
   world_.Fail(absl::StrCat(key_.name, " is not quiet: idle ", core_.idle(), ", pages used ",
                            pages.used, " quarantined ", pages.quarantined, ", ", stream_.fetches(),

@@ -43,6 +43,10 @@ TEST(Simulation, EverySeedKeepsEveryPromise) {
   EXPECT_GT(totals.worker_crashes, 0u);
   EXPECT_GT(totals.store_crashes, 0u);
   EXPECT_GT(totals.coordinator_restarts, 0u);
+  EXPECT_GT(totals.gateway_crashes, 0u);
+  EXPECT_GT(totals.drains, 0u);
+  EXPECT_GT(totals.clock_jumps, 0u);
+  EXPECT_GT(totals.partitions, 0u);
   EXPECT_GT(totals.freezes, 0u);
   EXPECT_GT(totals.streams_broken, 0u);
   EXPECT_GT(totals.dropped, 0u);
@@ -60,6 +64,22 @@ TEST(Simulation, EverySeedKeepsEveryPromise) {
   EXPECT_GT(totals.store_evictions, 0u);
   EXPECT_GT(totals.disk_loads, 0u);
   EXPECT_GT(totals.disk_failures, 0u);
+  EXPECT_GT(totals.links_failed, 0u);
+  EXPECT_GT(totals.resumes, 0u);
+  EXPECT_GT(totals.attaches, 0u);
+  EXPECT_GT(totals.orphaned, 0u);
+  EXPECT_GT(totals.windows_over, 0u);
+  EXPECT_GT(totals.elections, 0u);
+  EXPECT_GT(totals.stale_leader_refused, 0u);
+  EXPECT_GT(totals.appended_rows, 0u);
+  EXPECT_GT(totals.watermarks_checked, 10 * seeds);
+  EXPECT_GT(totals.replicas_lost, 0u);
+  EXPECT_GT(totals.rebuilds, 0u);
+  EXPECT_GT(totals.restored_rows, 0u);
+  EXPECT_GT(totals.blocks_sealed, 0u);
+  EXPECT_GT(totals.damaged_appends, 0u);
+  EXPECT_GT(totals.append_gaps, 0u);
+  EXPECT_GT(totals.stale_appends, 0u);
 }
 
 TEST(Simulation, TheSameSeedGivesTheSameHistory) {
@@ -104,7 +124,15 @@ INSTANTIATE_TEST_SUITE_P(
                 "an undisturbed run gives|changed while a transfer"},
         Planted{Mutation::kPublicationDropped, "PublicationDropped", "calm history"},
         Planted{Mutation::kLinkLossNotTold, "LinkLossNotTold", "streams still open"},
-        Planted{Mutation::kStorePinDropped, "StorePinDropped", "changed while a transfer"}),
+        Planted{Mutation::kStorePinDropped, "StorePinDropped", "changed while a transfer"},
+        Planted{Mutation::kFenceRemoved, "FenceRemoved", "the watermark says|is not quiet"},
+        Planted{Mutation::kPackedEarly, "PackedEarly", "changed while an append packed"},
+        Planted{Mutation::kWatermarkPlusOne, "WatermarkPlusOne", "the watermark says"},
+        Planted{Mutation::kTailUnchecked, "TailUnchecked",
+                "an undisturbed run gives|the watermark says"},
+        Planted{Mutation::kReleaseForgotten, "ReleaseForgotten", "is not quiet.*replicas of"},
+        Planted{Mutation::kStaleLeaderObeyed, "StaleLeaderObeyed", "long replaced was obeyed"},
+        Planted{Mutation::kGapAccepted, "GapAccepted", "the watermark says"}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

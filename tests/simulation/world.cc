@@ -22,7 +22,7 @@ Digest& Digest::Bytes(std::span<const uint8_t> bytes) {
 }
 
 Pid World::Spawn(std::string name) {
-  processes_.push_back({std::move(name), true, 0});
+  processes_.push_back({.name = std::move(name)});
   return static_cast<Pid>(processes_.size() - 1);
 }
 

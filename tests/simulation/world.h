@@ -70,6 +70,9 @@ class World {
   void Freeze(Pid pid, TimeNs until) {
     processes_[pid].frozen_until = std::max(processes_[pid].frozen_until, until);
   }
+  // What the process's own monotonic clock shows; it may jump ahead, never back.
+  TimeNs Clock(Pid pid) const { return now_ + processes_[pid].clock_ahead; }
+  void Jump(Pid pid, TimeNs ahead) { processes_[pid].clock_ahead += ahead; }
   const std::string& name(Pid pid) const { return processes_[pid].name; }
 
   void After(TimeNs delay, Label label, std::function<void()> work);
@@ -94,6 +97,7 @@ class World {
     std::string name;
     bool alive = true;
     TimeNs frozen_until = 0;
+    TimeNs clock_ahead = 0;
   };
   struct Event {
     Label label;
@@ -109,7 +113,7 @@ class World {
   uint64_t events_ = 0;
   Digest hash_;
   std::map<std::pair<TimeNs, uint64_t>, Event> queue_;
-  std::vector<Process> processes_ = {Process{"environment", true, 0}};
+  std::vector<Process> processes_ = {Process{"environment"}};
   std::function<void(Pid)> checker_;
   std::optional<std::string> failure_;
 };

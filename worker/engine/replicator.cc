@@ -57,7 +57,8 @@ void Replicator::Do(OfferBlocks& command) {
   kv::BlockOffer offer;
   offer.source = stream_->address();
   offer.fence = {command.key, 0};
-  offer.branch = command.branch;
+  // A leg ends without a word to the stores: they keep nothing on its behalf.
+  if (!command.leg) offer.branch = command.branch;
   offer.parent = command.parent;
   offer.first_position = command.first_position;
   offer.tenant_salt = std::move(command.tenant);

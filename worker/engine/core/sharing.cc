@@ -32,6 +32,7 @@ void WorkerCore::Offer(const Request& request, const Branch& chain_of, uint32_t 
   offer.store = store;
   offer.key = request.key;
   offer.branch = branch;
+  offer.leg = request.is_leg;
   offer.tenant = request.tenant;
   offer.tokens.assign(chain_of.tokens.begin(), chain_of.tokens.begin() + blocks * block_);
   commands_.push_back(std::move(offer));
@@ -46,9 +47,7 @@ void WorkerCore::OfferPrompt(Request& request, TimeNs now) {
   const int64_t blocks = Whole(request.trunk_len);
   if (blocks == 0) return;
   for (const NodeRef& store : request.leg_stores) {
-    for (int32_t b = 0; b < request.sampling.n; ++b) {
-      Offer(request, request.branches[0], static_cast<uint32_t>(b), store, blocks);
-    }
+    Offer(request, request.branches[0], 0, store, blocks);
   }
 }
 

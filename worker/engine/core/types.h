@@ -222,6 +222,7 @@ struct OfferBlocks {
   NodeRef store;
   RequestKey key;
   uint32_t branch = 0;
+  bool leg = false;  // of a prefill leg: for the cache, the decode worker has the replicas
   kv::BlockId parent;
   int64_t first_position = 0;
   std::string tenant;
