@@ -39,7 +39,7 @@ constexpr Setting kSettings[] = {
     // Only TCP can connect by address here; data then moves over the other lanes.
     {"SOCKADDR_TLS_PRIORITY", "tcp"},
     // The default of 20 s is how long a killed peer can go unnoticed over posix.
-    {"KEEPALIVE_INTERVAL", "200ms"},
+    {"KEEPALIVE_INTERVAL", "1s"},
     // The receiver pulls, so the sender's processor is free and the receiver decides.
     {"RNDV_SCHEME", "get_zcopy"},
     // A zero-copy message posted while the endpoint still connects aborts the process once the
