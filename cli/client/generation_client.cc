@@ -91,9 +91,14 @@ class GenerationClient::Stream final : public GenerationStream,
       stream->OnEvent(*this);
       StartRead(&event);
     }
+    // The context gives its channel back before the client may go: the last reference to a channel
+    // must not be dropped on one of gRPC's own threads.
     void OnDone(const grpc::Status& status) override {
-      const auto self = std::move(running);
-      stream->OnCallDone(status);
+      const std::shared_ptr<Stream> owner = stream;
+      const grpc::Status ended = status;
+      owner->DropCall();
+      running.reset();  // destroys this
+      owner->OnCallDone(ended);
     }
     const std::shared_ptr<Stream> stream;
     const v1::GenerateRequest request;
@@ -131,12 +136,16 @@ class GenerationClient::Stream final : public GenerationStream,
     if (*passed && broken_.ok() && callbacks_.on_event) callbacks_.on_event(call.event);
   }
 
+  void DropCall() {
+    MutexLock lock(mu_);
+    call_ = nullptr;
+  }
+
   void OnCallDone(const grpc::Status& status) {
     bool abandoned = false;
     bool overdue = false;
     {
       MutexLock lock(mu_);
-      call_ = nullptr;
       abandoned = abandoned_;
       overdue = overdue_;
     }
