@@ -1,8 +1,6 @@
 // Sealed blocks between two processes over the KV stream, verified by the receiver, against
 // ucx_perftest's active messages of the same size on the same transport in the same run. The
 // stream moves distinct buffers on both sides; ucx_perftest sends one buffer over and over.
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -15,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "bench/bench_main.h"
+#include "common/free_ports.h"
 #include "common/json.h"
 #include "common/percentile.h"
 #include "common/role.h"
@@ -52,25 +51,12 @@ StatusOr<std::string> OutputOf(const SubprocessOptions& options) {
   return text;
 }
 
-StatusOr<int> FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  const bool ok = bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
-                  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-  close(fd);
-  if (!ok) return absl::UnavailableError("no free TCP port");
-  return ntohs(address.sin_port);
-}
-
 // GB/s of ucp_am_bw. Shared memory alone cannot connect with -e (error mode PEER), so it runs there
 // in mode NONE.
 StatusOr<double> Perftest(bool shared_memory, const Size& size) {
-  ASSIGN_OR_RETURN(const int port, FreePort());
+  ASSIGN_OR_RETURN(const std::vector<uint16_t> ports, FreePorts(1));
   SubprocessOptions server;
-  server.argv = {"ucx_perftest", "-p", absl::StrCat(port)};
+  server.argv = {"ucx_perftest", "-p", absl::StrCat(ports[0])};
   server.extra_env = {{"UCX_TLS", shared_memory ? "posix,cma,self" : "tcp,self"},
                       {"UCX_NET_DEVICES", shared_memory ? "all" : "lo"}};
   if (!shared_memory) server.argv.push_back("-e");

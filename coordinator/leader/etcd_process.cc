@@ -1,38 +1,19 @@
 #include "coordinator/leader/etcd_process.h"
 
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
+#include "common/free_ports.h"
 #include "coordinator/leader/etcd_client.h"
 
 namespace reprise {
 namespace {
 
 constexpr TimeNs kStartNs = 30 * kSecond;
-
-// Two ports free a moment ago: etcd cannot choose them itself.
-std::pair<int, int> FreePorts() {
-  int ports[2] = {0, 0};
-  int sockets[2];
-  for (int i = 0; i < 2; ++i) {
-    sockets[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in at{};
-    at.sin_family = AF_INET;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof at;
-    if (bind(sockets[i], reinterpret_cast<sockaddr*>(&at), size) == 0 &&
-        getsockname(sockets[i], reinterpret_cast<sockaddr*>(&at), &size) == 0) {
-      ports[i] = ntohs(at.sin_port);
-    }
-  }
-  for (const int fd : sockets) close(fd);
-  return {ports[0], ports[1]};
-}
 
 }  // namespace
 
@@ -44,8 +25,8 @@ EtcdProcess::EtcdProcess(std::string folder, int client_port, int peer_port)
       peer_(absl::StrCat("http://127.0.0.1:", peer_port)) {}
 
 StatusOr<std::unique_ptr<EtcdProcess>> EtcdProcess::Start(const std::string& folder) {
-  const auto [client, peer] = FreePorts();
-  std::unique_ptr<EtcdProcess> process(new EtcdProcess(folder, client, peer));
+  ASSIGN_OR_RETURN(const std::vector<uint16_t> ports, FreePorts(2));
+  std::unique_ptr<EtcdProcess> process(new EtcdProcess(folder, ports[0], ports[1]));
   RETURN_IF_ERROR(process->Restart());
   return process;
 }

@@ -1,5 +1,5 @@
-// A real etcd of one member for tests, on free loopback ports and a folder of the test's own. Owned
-// by the test, on the thread that lives as long as it (see common/subprocess.h).
+// A real etcd of one member for tests and benchmarks, on free loopback ports and a folder of the
+// test's own. Owned by the test, on the thread that lives as long as it (see common/subprocess.h).
 #ifndef REPRISE_COORDINATOR_LEADER_ETCD_PROCESS_H_
 #define REPRISE_COORDINATOR_LEADER_ETCD_PROCESS_H_
 

@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "common/free_ports.h"
 #include "common/grpc_status.h"
 #include "common/rpc_server.h"
 
@@ -69,7 +70,7 @@ Status Cluster::AddCoordinator(const Flags& flags) {
 }
 
 Status Cluster::AddCoordinators(int count, const Flags& flags) {
-  ASSIGN_OR_RETURN(etcd_, Etcd::Start(dir_->path()));
+  ASSIGN_OR_RETURN(etcd_, EtcdProcess::Start(dir_->path()));
   ASSIGN_OR_RETURN(const std::vector<uint16_t> ports, FreePorts(count));
   std::vector<std::string> at;
   for (const uint16_t port : ports) at.push_back(absl::StrCat("127.0.0.1:", port));

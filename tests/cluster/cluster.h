@@ -20,8 +20,8 @@
 #include "cli/supervisor.h"
 #include "common/scrape.h"
 #include "common/status.h"
+#include "coordinator/leader/etcd_process.h"
 #include "reprise/v1/cluster.grpc.pb.h"
-#include "tests/cluster/etcd.h"
 #include "tests/cluster/scratch_dir.h"
 
 namespace reprise::harness {
@@ -56,7 +56,6 @@ class Cluster {
   }
   std::vector<std::string> names() const { return supervisor_->names(); }
   std::vector<std::string> gateways() const;  // their addresses, in the order they were added
-  Etcd* etcd() { return etcd_.get(); }        // null without a group
   // Name, incarnation and doors as the coordinator knows them; of a node that was live in WaitLive.
   StatusOr<v1::NodeRef> Ref(const std::string& name) const;
   // What the leading coordinator says now.
@@ -110,7 +109,7 @@ class Cluster {
 
   const Options options_;
   const std::unique_ptr<ScratchDir> dir_;
-  std::unique_ptr<Etcd> etcd_;
+  std::unique_ptr<EtcdProcess> etcd_;
   std::unique_ptr<cli::Supervisor> supervisor_;  // after dir_: its processes write there
   std::string coordinator_list_;                 // for --coordinator
   std::map<std::string, std::unique_ptr<v1::Coordinator::Stub>> coordinators_;  // by name

@@ -285,7 +285,7 @@ void SessionCore::AttachFailed(const Status& why, TimeNs now, Actions& actions) 
   }
 }
 
-// What the client has and no worker of this session told of.
+// What the client has and no worker has told this gateway of.
 void SessionCore::AdoptReceived(Actions& actions) {
   for (uint32_t b = 0; b < branches_.size(); ++b) {
     BranchState& branch = branches_[b];
