@@ -13,7 +13,7 @@
 namespace reprise {
 namespace {
 
-constexpr double kIdleCoreMax = 0.05;  // the aim is 0.03
+constexpr double kIdleCoreMax = 0.03;
 constexpr TimeNs kSettleNs = 3 * kSecond;
 constexpr TimeNs kWatchNs = 10 * kSecond;
 constexpr int kSpansMax = 4;
