@@ -72,7 +72,7 @@ void Reporter::PrepareRequest(bool leaving) {
   request_.set_leaving(leaving);
   request_.set_stores_version(stores_version_);
   request_.set_verdicts_version(verdicts_version_);
-  request_.set_leader_epoch(options_.leader_epoch ? options_.leader_epoch() : leader_epoch_);
+  if (options_.leader_epoch != nullptr) request_.set_leader_epoch(options_.leader_epoch->highest());
   fill_(&request_);
 }
 
@@ -98,9 +98,12 @@ bool Reporter::ReportOnce(bool leaving) {
     OnRefused(status);
     return false;
   }
+  if (response_.coordinator_incarnation() != coordinator_incarnation_) {
+    coordinator_incarnation_ = response_.coordinator_incarnation();
+    stores_version_ = verdicts_version_ = 0;  // equal to the former one's by chance, perhaps
+  }
   if (response_.stores_version() != 0) stores_version_ = response_.stores_version();
   if (response_.verdicts_version() != 0) verdicts_version_ = response_.verdicts_version();
-  leader_epoch_ = std::max(leader_epoch_, response_.leader_epoch());
   if (response_.report_interval_ms() > 0) {
     MutexLock lock(mu_);
     interval_ms_ = response_.report_interval_ms();

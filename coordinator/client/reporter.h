@@ -8,7 +8,7 @@
 // 1. One report is in flight at a time; sequence numbers rise.
 // 2. Stop sends one last report with `leaving` set, then nothing.
 // 3. A report names the versions of the lists this coordinator sent last, so an answer repeats
-// none.
+// none; a coordinator that was restarted sends them all.
 #ifndef REPRISE_COORDINATOR_CLIENT_REPORTER_H_
 #define REPRISE_COORDINATOR_CLIENT_REPORTER_H_
 
@@ -20,6 +20,7 @@
 #include "common/mutex.h"
 #include "common/status.h"
 #include "common/thread.h"
+#include "coordinator/client/leader_epoch.h"
 #include "kvstore/block/event_log.h"
 #include "reprise/v1/cluster.grpc.pb.h"
 
@@ -34,8 +35,8 @@ struct ReporterOptions {
   // the coordinator's refusal (ABORTED, STALE_INCARNATION), again with every refused report. The
   // role must stop serving: what it says counts no more.
   std::function<void(const Status&)> fenced = nullptr;
-  // The highest leader epoch the node has seen; null: only this coordinator's.
-  std::function<uint64_t()> leader_epoch = nullptr;
+  // Told to the coordinator; null: there is no group.
+  const LeaderEpoch* leader_epoch = nullptr;
 };
 
 class Reporter {
@@ -68,9 +69,9 @@ class Reporter {
 
   // Of the reporting thread. Messages are kept so that their memory is.
   uint64_t sequence_ = 0;
+  uint64_t coordinator_incarnation_ = 0;  // that sent the versions
   uint64_t stores_version_ = 0;
   uint64_t verdicts_version_ = 0;
-  uint64_t leader_epoch_ = 0;
   v1::ReportRequest request_;
   v1::ReportResponse response_;
 

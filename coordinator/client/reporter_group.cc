@@ -25,8 +25,9 @@ StatusOr<std::vector<std::string>> ParseCoordinators(const std::string& list) {
   return coordinators;
 }
 
-ReporterGroup::ReporterGroup(ReporterGroupOptions options, ReporterGroupHandlers handlers)
-    : handlers_(std::move(handlers)) {
+ReporterGroup::ReporterGroup(ReporterGroupOptions options, ReporterGroupHandlers handlers,
+                             LeaderEpoch& epoch)
+    : handlers_(std::move(handlers)), epoch_(epoch) {
   // Answers may come before the last reporter is made; they need none but epochs and the order.
   MutexLock lock(order_mu_);
   reporters_.reserve(options.coordinators.size());
@@ -37,7 +38,7 @@ ReporterGroup::ReporterGroup(ReporterGroupOptions options, ReporterGroupHandlers
     one.interval_ms = options.interval_ms;
     one.call_timeout_ms = options.call_timeout_ms;
     one.fenced = handlers_.fenced;
-    one.leader_epoch = [this] { return leader_epoch(); };
+    one.leader_epoch = &epoch;
     reporters_.push_back(std::make_unique<Reporter>(
         std::move(one), [this, i](v1::ReportRequest* request) { handlers_.fill(i, request); },
         [this, i](const v1::ReportResponse& response) { OnAnswered(i, response); }));
@@ -58,24 +59,15 @@ void ReporterGroup::Stop() {
 
 bool ReporterGroup::connected() const { return reporters_[leader()]->connected(); }
 
-bool ReporterGroup::SawEpoch(uint64_t epoch) {
-  uint64_t highest = epoch_.load(std::memory_order_acquire);
-  while (epoch > highest && !epoch_.compare_exchange_weak(highest, epoch)) {
-  }
-  if (epoch >= highest) return true;
-  stale_refused_.fetch_add(1, std::memory_order_relaxed);
-  return false;
-}
-
 void ReporterGroup::OnAnswered(size_t index, const v1::ReportResponse& response) {
   const bool again = handlers_.answered(index, response);
   MutexLock lock(order_mu_);
   if (again) reporters_[index]->Wake();
   if (response.standby()) {
-    if (response.leader_epoch() > leader_epoch()) SawEpoch(response.leader_epoch());
+    epoch_.Raise(response.leader_epoch());
     return;
   }
-  if (!SawEpoch(response.leader_epoch())) return;
+  if (!epoch_.Take(response.leader_epoch())) return;
   const size_t before = leader_.exchange(index, std::memory_order_acq_rel);
   if (std::exchange(heard_leader_, true) && before != index) {
     // What this one sent when it led before may have been overtaken by another's word.
@@ -83,14 +75,6 @@ void ReporterGroup::OnAnswered(size_t index, const v1::ReportResponse& response)
     reporters_[index]->Wake();
   }
   if (handlers_.ordered) handlers_.ordered(index, response);
-}
-
-void AddReporterMetrics(const ReporterGroup* group, MetricsRegistry* metrics) {
-  metrics->RegisterCallbackGauge("reprise_leader_epoch", "Highest leader epoch seen",
-                                 [group] { return static_cast<double>(group->leader_epoch()); });
-  metrics->RegisterCallbackCounter("reprise_stale_leader_refused_total",
-                                   "Words of coordinators that lead no more, refused",
-                                   [group] { return static_cast<double>(group->stale_refused()); });
 }
 
 }  // namespace reprise

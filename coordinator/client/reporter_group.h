@@ -6,8 +6,7 @@
 // Everything else may be called from any thread.
 //
 // Invariants:
-// 1. The highest leader epoch ever seen is kept. A word of a lower one reaches nobody; it is
-// counted.
+// 1. A word of a lower leader epoch than the highest seen reaches nobody; it is counted.
 // 2. After another coordinator began to lead, its first word carries every list whole.
 #ifndef REPRISE_COORDINATOR_CLIENT_REPORTER_GROUP_H_
 #define REPRISE_COORDINATOR_CLIENT_REPORTER_GROUP_H_
@@ -19,9 +18,9 @@
 #include <string>
 #include <vector>
 
-#include "common/metrics.h"
 #include "common/mutex.h"
 #include "common/status.h"
+#include "coordinator/client/leader_epoch.h"
 #include "coordinator/client/reporter.h"
 #include "reprise/v1/cluster.pb.h"
 
@@ -54,7 +53,8 @@ struct ReporterGroupHandlers {
 
 class ReporterGroup {
  public:
-  ReporterGroup(ReporterGroupOptions options, ReporterGroupHandlers handlers);
+  // `epoch` outlives this.
+  ReporterGroup(ReporterGroupOptions options, ReporterGroupHandlers handlers, LeaderEpoch& epoch);
   ~ReporterGroup();
 
   // Reports to all at once, or to one, e.g. because many events wait for it.
@@ -67,28 +67,17 @@ class ReporterGroup {
   bool connected() const;
   // Who led last, for calls only a leader answers; 0 while nobody is known.
   size_t leader() const { return leader_.load(std::memory_order_acquire); }
-  // The highest seen, in reports and by SawEpoch. Orders below it are to be refused.
-  uint64_t leader_epoch() const { return epoch_.load(std::memory_order_acquire); }
-  // An order of `epoch` came another way (a placement). False: it is of a leader long replaced, and
-  // was counted; refuse it.
-  bool SawEpoch(uint64_t epoch);
-  uint64_t stale_refused() const { return stale_refused_.load(std::memory_order_relaxed); }
 
  private:
   void OnAnswered(size_t index, const v1::ReportResponse& response);
 
   const ReporterGroupHandlers handlers_;
-  std::atomic<uint64_t> epoch_{0};
+  LeaderEpoch& epoch_;
   std::atomic<size_t> leader_{0};
-  std::atomic<uint64_t> stale_refused_{0};
   Mutex order_mu_;  // held while `ordered` runs, and while nothing else does: it is the order
   bool heard_leader_ GUARDED_BY(order_mu_) = false;
   std::vector<std::unique_ptr<Reporter>> reporters_;  // last: they call the above
 };
-
-// reprise_leader_epoch and reprise_stale_leader_refused_total of a node. The group outlives the
-// scrapes.
-void AddReporterMetrics(const ReporterGroup* group, MetricsRegistry* metrics);
 
 }  // namespace reprise
 

@@ -46,6 +46,10 @@ class FakeCoordinator final : public v1::Coordinator::CallbackService {
     answer_.set_standby(standby);
     answer_.set_stores_version(stores_version);
   }
+  void Restart() {
+    MutexLock lock(mu_);
+    answer_.set_coordinator_incarnation(answer_.coordinator_incarnation() + 1);
+  }
   void Refuse(grpc::Status status) {
     MutexLock lock(mu_);
     refusal_ = std::move(status);
@@ -94,17 +98,20 @@ class ReporterGroupTest : public ::testing::Test {
                   MutexLock lock(mu_);
                   fenced_ = status;
                   changed_.NotifyAll();
-                }});
+                }},
+        epoch_);
   }
   struct Word {
     size_t index;
     uint64_t epoch;
     uint64_t stores_version;
   };
-  Word AwaitWordOf(size_t index, uint64_t epoch, uint64_t stores_version) {
+  // The first one behind `skip` words.
+  Word AwaitWordOf(size_t index, uint64_t epoch, uint64_t stores_version, size_t skip = 0) {
     MutexLock lock(mu_);
     while (true) {
-      for (const Word& word : words_) {
+      for (size_t i = skip; i < words_.size(); ++i) {
+        const Word& word = words_[i];
         if (word.index == index && word.epoch == epoch && word.stores_version == stores_version) {
           return word;
         }
@@ -122,6 +129,7 @@ class ReporterGroupTest : public ::testing::Test {
   CondVar changed_;
   std::vector<Word> words_ GUARDED_BY(mu_);
   Status fenced_ GUARDED_BY(mu_);
+  LeaderEpoch epoch_;
   std::unique_ptr<ReporterGroup> group_;
 };
 
@@ -150,9 +158,9 @@ TEST_F(ReporterGroupTest, ALeaderThatWasReplacedIsCountedAndNotHeard) {
   b_.Answer(4, false, 22);
   AwaitWordOf(1, 4, 22);
   a_.AfterTwoMore();
-  EXPECT_EQ(group_->leader_epoch(), 4u);
+  EXPECT_EQ(epoch_.highest(), 4u);
   EXPECT_EQ(group_->leader(), 1u);
-  EXPECT_GT(group_->stale_refused(), 0u);
+  EXPECT_GT(epoch_.refused(), 0u);
   EXPECT_EQ(a_.AfterTwoMore().leader_epoch(), 4u);  // so it learns
   MutexLock lock(mu_);
   bool replaced = false;
@@ -170,7 +178,7 @@ TEST_F(ReporterGroupTest, AStandbysEpochCountsThoughItsWordDoesNot) {
   const size_t before = words();
   a_.AfterTwoMore();
   EXPECT_EQ(words(), before);
-  EXPECT_EQ(group_->leader_epoch(), 9u);
+  EXPECT_EQ(epoch_.highest(), 9u);
 }
 
 TEST_F(ReporterGroupTest, WhoeverLeadsAgainSendsItsListsAgain) {
@@ -200,9 +208,36 @@ TEST_F(ReporterGroupTest, PlacementsOfAReplacedLeaderAreRefused) {
   b_.Answer(3, true, 0);
   Start();
   AwaitWordOf(0, 3, 11);
-  EXPECT_TRUE(group_->SawEpoch(4));
-  EXPECT_FALSE(group_->SawEpoch(3));
-  EXPECT_EQ(group_->leader_epoch(), 4u);
+  EXPECT_TRUE(epoch_.Take(4));  // by a placement
+  b_.AfterTwoMore();
+  const uint64_t before = epoch_.refused();
+  a_.AfterTwoMore();
+  EXPECT_GT(epoch_.refused(), before);
+  EXPECT_EQ(a_.AfterTwoMore().leader_epoch(), 4u);
+}
+
+TEST_F(ReporterGroupTest, ARestartedCoordinatorIsNotTakenForTheFormerOne) {
+  a_.Answer(0, false, 11);
+  Start();
+  AwaitWordOf(0, 0, 11);
+  a_.AfterTwoMore();
+  const size_t before = words();
+  a_.Restart();  // its lists happen to have the same version
+  AwaitWordOf(0, 0, 11, before);
+}
+
+TEST(LeaderEpoch, ALowerOneIsRefusedAndCounted) {
+  LeaderEpoch epoch;
+  EXPECT_TRUE(epoch.Take(0)) << "a coordinator without a group";
+  EXPECT_TRUE(epoch.Take(4));
+  EXPECT_TRUE(epoch.Take(4));
+  EXPECT_FALSE(epoch.Take(3));
+  EXPECT_FALSE(epoch.Take(0));
+  EXPECT_EQ(epoch.refused(), 2u);
+  epoch.Raise(9);
+  epoch.Raise(5);
+  EXPECT_EQ(epoch.highest(), 9u);
+  EXPECT_EQ(epoch.refused(), 2u);
 }
 
 TEST(ParseCoordinators, TakesAListAndRefusesWhatIsNone) {

@@ -1,19 +1,14 @@
-// The gateway's side of the coordinators: placements, the served model, reports, and the verdicts
-// on workers. Reports go to every coordinator of the group, so that a standby is warm; placements
-// are asked of the one believed to lead. Owned by the gateway; any thread.
+// The gateway's membership: reports to every coordinator of the group, the model the cluster
+// serves, and the leader's verdicts on workers. Owned by the gateway; any thread.
 //
 // Invariants:
-// 1. Every call has a deadline, and its callback is called exactly once, on a gRPC thread, the
-// timer
-//    queue's or the caller's.
-// 2. A coordinator that is away changes nothing here but the answers to Place.
-// 3. An answer of a lower leader epoch than the highest seen is refused: who gave it leads no more.
+// 1. A coordinator that is away changes nothing here: the last model stays.
+// 2. A coordinator that has forgotten whom we serve is told in the next report.
 #ifndef REPRISE_GATEWAY_SERVER_COORDINATOR_LINK_H_
 #define REPRISE_GATEWAY_SERVER_COORDINATOR_LINK_H_
 
 #include <grpcpp/grpcpp.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,11 +16,10 @@
 #include "common/clock.h"
 #include "common/gate.h"
 #include "common/mutex.h"
-#include "coordinator/client/reporter.h"
+#include "coordinator/client/leader_epoch.h"
+#include "coordinator/client/reporter_group.h"
 #include "gateway/generation/request_validation.h"
-#include "gateway/server/gateway_metrics.h"
 #include "gateway/server/session_registry.h"
-#include "gateway/server/timer_queue.h"
 #include "gateway/server/worker_links.h"
 #include "kvstore/block/block_id.h"
 #include "reprise/v1/cluster.grpc.pb.h"
@@ -40,29 +34,22 @@ struct ModelSnapshot {
 };
 
 struct CoordinatorLinkOptions {
-  std::vector<std::string> addresses;  // host:port, at least one
-  std::string model;                   // empty: the only one
+  std::vector<std::string> coordinators;  // host:port, at least one
+  std::string model;                      // empty: the only one
   // From the model folder; `served` takes name and sizes from the coordinator.
   worker::GenerationDefaults defaults;
-  int32_t folder_vocab = 0;         // of the model folder, 0: there is none
-  int64_t place_timeout_ms = 5000;  // of a placement, over all tries
-  int64_t try_timeout_ms = 1000;    // of one try, where there are other coordinators to try
+  int32_t folder_vocab = 0;  // of the model folder, 0: there is none
 };
 
 class CoordinatorLink {
  public:
   // The others outlive this.
   CoordinatorLink(CoordinatorLinkOptions options, SessionRegistry& registry, WorkerLinks& links,
-                  TimerQueue& timers, GatewayMetrics& metrics);
+                  LeaderEpoch& leader_epoch);
   ~CoordinatorLink();
 
   // Reports as `self` from now on, and learns the model by it. Once.
   void Start(const v1::NodeInfo& self);
-
-  using Placed = std::function<void(const Status&, v1::PlaceResponse)>;
-  // UNAVAILABLE "coordinator unreachable" when no coordinator answered in time; the leader's own
-  // refusals as they are, retry hint included.
-  void Place(v1::PlaceRequest request, int64_t timeout_ms, Placed placed);
 
   // UNAVAILABLE (with the reason) until a coordinator has named a model we can serve.
   StatusOr<std::shared_ptr<const ModelSnapshot>> model() const;
@@ -71,48 +58,32 @@ class CoordinatorLink {
   void Stop();
 
  private:
-  // One coordinator of the group.
-  struct Door {
-    std::string address;
-    std::shared_ptr<grpc::Channel> channel;
+  // One coordinator of the group. Of its reporting thread.
+  struct Peer {
     std::unique_ptr<v1::Coordinator::Stub> stub;
-    // Of its reporting thread.
-    uint64_t incarnation = 0;     // that knows our requests
-    bool tell_requests = false;   // in the next report
-    uint64_t verdicts_known = 0;  // version
-    std::unique_ptr<Reporter> reporter;
+    uint64_t incarnation = 0;    // that knows our requests
+    bool tell_requests = false;  // in the next report
   };
-  struct Placing;
 
-  void Try(const std::shared_ptr<Placing>& placing);
-  void OnAnswer(const std::shared_ptr<Placing>& placing, const grpc::Status& status);
-  // Why the answer is not the leader's; OK when it is.
-  Status JudgeAnswer(const Placing& placing, const grpc::Status& status);
-  void TryNext(const std::shared_ptr<Placing>& placing, const Status& why);
-  size_t LeaderAfter(size_t door, absl::string_view refusal) const;
-  bool TakeEpoch(uint64_t epoch);
-
-  void FillReport(const Door& door, v1::ReportRequest* request);
-  void OnAnswered(Door& door, const v1::ReportResponse& response);
+  void FillReport(size_t index, v1::ReportRequest* request);
+  void OnAnswered(size_t index, const v1::ReportResponse& response);
   void TakeVerdict(const v1::Verdict& verdict);
-  void RefreshModel(const Door& door);
+  void RefreshModel(v1::Coordinator::Stub& coordinator);
   void TakeModel(const v1::ModelInfo& info);
 
   const CoordinatorLinkOptions options_;
   SessionRegistry& registry_;
   WorkerLinks& links_;
-  TimerQueue& timers_;
-  GatewayMetrics& metrics_;
-  std::vector<std::unique_ptr<Door>> doors_;  // as many as addresses, in their order
-  Gate gate_;                                 // entered by every call
+  LeaderEpoch& leader_epoch_;
+  std::vector<Peer> peers_;  // one a coordinator, in their order
+  Gate gate_;                // entered by every call
 
   mutable Mutex mu_;
   std::shared_ptr<const ModelSnapshot> model_ GUARDED_BY(mu_);
   Status no_model_ GUARDED_BY(mu_);
   TimeNs model_asked_ GUARDED_BY(mu_) = INT64_MIN;
-  size_t leader_ GUARDED_BY(mu_) = 0;          // door believed to lead
-  uint64_t leader_epoch_ GUARDED_BY(mu_) = 0;  // highest seen
-  bool stopping_ GUARDED_BY(mu_) = false;
+
+  std::unique_ptr<ReporterGroup> reports_;  // last: it calls the above
 };
 
 }  // namespace reprise::gateway

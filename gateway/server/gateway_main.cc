@@ -1,14 +1,17 @@
 #include "gateway/server/gateway_main.h"
 
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/str_split.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/random.h"
 #include "common/rpc_server.h"
+#include "coordinator/client/reporter_group.h"
 #include "gateway/server/generation_service.h"
+#include "gateway/server/placement_client.h"
 #include "gateway/text/tokenizer.h"
 #include "worker/model/model_config.h"
 
@@ -60,9 +63,13 @@ bool WaitForModel(const CoordinatorLink& coordinator, StopSignal* stop) {
 Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
   SetLogRole("gateway", options.name);
   const NodeKey self{options.name, RandomU64() | 1};
+  ASSIGN_OR_RETURN(const std::vector<std::string> coordinators,
+                   ParseCoordinators(options.coordinator));
   ASSIGN_OR_RETURN(const Folder folder, LoadFolder(options.model_dir));
   MetricsRegistry metrics_registry("gateway");
   GatewayMetrics metrics(metrics_registry);
+  LeaderEpoch leader_epoch;
+  AddLeaderEpochMetrics(&leader_epoch, &metrics_registry);
   std::unique_ptr<MetricsServer> metrics_door;
   if (!options.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics_door, ServeMetrics(metrics_registry, options.metrics_listen));
@@ -73,17 +80,19 @@ Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
   TimerQueue timers;
   SessionRegistry registry;
   WorkerLinks links(self, registry, timers, metrics);
-  CoordinatorLink coordinator({.addresses = absl::StrSplit(options.coordinator, ','),
+  PlacementClient placements({.coordinators = coordinators, .timeout_ms = options.place_timeout_ms},
+                             timers, leader_epoch);
+  CoordinatorLink coordinator({.coordinators = coordinators,
                                .model = options.model,
                                .defaults = folder.defaults,
-                               .folder_vocab = folder.vocab,
-                               .place_timeout_ms = options.place_timeout_ms},
-                              registry, links, timers, metrics);
+                               .folder_vocab = folder.vocab},
+                              registry, links, leader_epoch);
   GenerationService service(SessionContext{
       .registry = registry,
       .timers = timers,
       .links = links,
       .coordinator = coordinator,
+      .placements = placements,
       .metrics = metrics,
       .tokenizer = folder.tokenizer.get(),
       .slots = slots,
@@ -117,6 +126,7 @@ Status RunGateway(const GatewayOptions& options, const RoleControl& control) {
   // for.
   door->Shutdown(0);
   // Every Generate call is done; answers under way find ended requests.
+  placements.Stop();
   coordinator.Stop();
   links.Shutdown();
   return absl::OkStatus();

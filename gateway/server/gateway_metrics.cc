@@ -63,9 +63,7 @@ GatewayMetrics::GatewayMetrics(MetricsRegistry& r)
       recovery_resume_seconds(AddRecovery(r, "resume")),
       stale_refused(r.AddCounter("reprise_stale_refused_total",
                                  "Messages of a replaced attempt or incarnation, refused.",
-                                 {{"what", "event"}})),
-      stale_leader_refused(r.AddCounter("reprise_stale_leader_refused_total",
-                                        "Answers of a coordinator that leads no more, refused.")) {}
+                                 {{"what", "event"}})) {}
 
 void GatewayMetrics::CountResume(Resumed how) {
   switch (how) {

@@ -40,7 +40,6 @@ struct GatewayMetrics {
   Histogram& recovery_place_seconds;
   Histogram& recovery_resume_seconds;
   Counter& stale_refused;
-  Counter& stale_leader_refused;
 };
 
 }  // namespace reprise::gateway

@@ -30,6 +30,7 @@
 #include "gateway/generation/request_validation.h"
 #include "gateway/server/coordinator_link.h"
 #include "gateway/server/gateway_metrics.h"
+#include "gateway/server/placement_client.h"
 #include "gateway/server/request_sink.h"
 #include "gateway/server/session_messages.h"
 #include "gateway/server/session_registry.h"
@@ -48,6 +49,7 @@ struct SessionContext {
   TimerQueue& timers;
   WorkerLinks& links;
   CoordinatorLink& coordinator;
+  PlacementClient& placements;
   GatewayMetrics& metrics;
   const Tokenizer* tokenizer = nullptr;  // null: text deltas stay empty
   StreamSlots& slots;

@@ -94,7 +94,7 @@ void GenerateSession::ApplyCommands(TimeNs now) {
                         ask = actions_.place->ask,
                         timeout_ms = std::max<int64_t>(1, left / kMillisecond)]() mutable {
       Failpoint("gateway.place");
-      shared_.coordinator.Place(
+      shared_.placements.Place(
           std::move(place), timeout_ms,
           [self = std::move(self), ask](const Status& status, v1::PlaceResponse response) {
             self->OnPlaceAnswer(ask, status, std::move(response));

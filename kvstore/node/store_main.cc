@@ -60,6 +60,8 @@ Status RunStore(const StoreOptions& options, const RoleControl& control) {
   SetLogRole("kvstore", options.name);
   const NodeKey self{options.name, RandomU64() | 1};
   MetricsRegistry metrics("kvstore");
+  LeaderEpoch leader_epoch;
+  AddLeaderEpochMetrics(&leader_epoch, &metrics);
   ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {}));
   ASSIGN_OR_RETURN(const auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
   ASSIGN_OR_RETURN(const v1::ModelInfo model, WaitForModel(options, control.stop));
@@ -78,7 +80,7 @@ Status RunStore(const StoreOptions& options, const RoleControl& control) {
   handlers.answered = [&](size_t index, const v1::ReportResponse& answer) {
     return server->OnReportAnswer(answer, index);
   };
-  ReporterGroup reporter(std::move(reports), std::move(handlers));
+  ReporterGroup reporter(std::move(reports), std::move(handlers), leader_epoch);
   door->SetServing(true);
   LogInfo("store_ready",
           {{"grpc", addresses.grpc}, {"kv", addresses.kv}, {"incarnation", self.incarnation}});

@@ -135,11 +135,9 @@ void FillLoad(const Engine& engine, v1::Load* load) {
   for (const std::string& peer : engine.unreachable()) load->add_unreachable(peer);
 }
 
-// What the coordinator says beside its acknowledgement. A leader below the highest seen orders
-// nothing.
+// What the leader says beside its acknowledgement.
 void TakeOrders(const v1::ReportResponse& answer, int64_t drain_deadline_ms, Engine* engine,
-                WorkerService* service, StopSignal* drained) {
-  if (!service->SawLeader(answer.leader_epoch())) return;
+                StopSignal* drained) {
   if (answer.stores_version() != 0) static_cast<void>(engine->Post(ParseStores(answer)));
   for (const v1::Verdict& verdict : answer.verdicts()) {
     const NodeKey node{verdict.node().name(), verdict.node().incarnation()};
@@ -165,7 +163,8 @@ void TakeOrders(const v1::ReportResponse& answer, int64_t drain_deadline_ms, Eng
 // Reports until it goes; absent without a coordinator.
 StatusOr<std::unique_ptr<ReporterGroup>> StartReports(const WorkerOptions& options,
                                                       v1::NodeInfo node, Engine* engine,
-                                                      WorkerService* service, StopSignal* stop) {
+                                                      WorkerService* service,
+                                                      LeaderEpoch* leader_epoch, StopSignal* stop) {
   if (options.coordinator.empty()) return nullptr;
   ReporterGroupOptions reports;
   ASSIGN_OR_RETURN(reports.coordinators, ParseCoordinators(options.coordinator));
@@ -183,16 +182,16 @@ StatusOr<std::unique_ptr<ReporterGroup>> StartReports(const WorkerOptions& optio
   handlers.answered = [engine](size_t index, const v1::ReportResponse& answer) {
     return engine->OnEventsAnswer(index, KvAnswer(answer));
   };
-  handlers.ordered = [engine, service, stop, deadline_ms = options.drain_deadline_ms](
+  handlers.ordered = [engine, stop, deadline_ms = options.drain_deadline_ms](
                          size_t, const v1::ReportResponse& answer) {
-    TakeOrders(answer, deadline_ms, engine, service, stop);
+    TakeOrders(answer, deadline_ms, engine, stop);
   };
   // What a process says whose name another one has taken counts no more.
   handlers.fenced = [service, stop](const Status& why) {
     service->CloseStreams(why);
     stop->Stop();
   };
-  return std::make_unique<ReporterGroup>(std::move(reports), std::move(handlers));
+  return std::make_unique<ReporterGroup>(std::move(reports), std::move(handlers), *leader_epoch);
 }
 
 }  // namespace
@@ -226,14 +225,13 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
   ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, MakeExecutor(options));
   // Destroyed in the reverse order: the doors first, then the engine, then what it calls.
   MetricsRegistry metrics("worker");
-  WorkerService service(self);
+  LeaderEpoch leader_epoch;
+  AddLeaderEpochMetrics(&leader_epoch, &metrics);
+  WorkerService service(self, leader_epoch);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Engine> engine,
       Engine::Start(std::move(engine_options), std::move(executor), &service, &metrics));
   service.Attach(engine.get());
-  metrics.RegisterCallbackCounter(
-      "reprise_stale_refused_total", "What came from owners that are not the owner any more.",
-      [&service] { return static_cast<double>(service.stale_leaders()); }, {{"what", "leader"}});
   ASSIGN_OR_RETURN(auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
   ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {&service}));
   const kv::PeerAddress kv = engine->kv_address();
@@ -242,7 +240,7 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
                                 .metrics = metrics_door->address()};
   ASSIGN_OR_RETURN(const std::unique_ptr<ReporterGroup> reporter,
                    StartReports(options, DescribeNode(options, self, engine->info(), addresses),
-                                engine.get(), &service, control.stop));
+                                engine.get(), &service, &leader_epoch, control.stop));
   door->SetServing(true);
   LogInfo("worker_ready", {{"grpc", addresses.grpc},
                            {"kv", addresses.kv},

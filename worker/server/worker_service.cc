@@ -30,9 +30,10 @@ std::string DigestOf(const std::string& handle) {
 
 }  // namespace
 
-WorkerService::WorkerService(NodeKey self)
+WorkerService::WorkerService(NodeKey self, LeaderEpoch& leader_epoch)
     : self_(std::move(self)),
       client_([this](Event event) { static_cast<void>(Post(std::move(event))); }),
+      leader_epoch_(leader_epoch),
       thread_("worker_beat", [this] { Beat(); }) {}
 
 WorkerService::~WorkerService() {
@@ -104,22 +105,13 @@ void WorkerService::OnRequest(const Stream& stream, const v1::ServeRequest& requ
   stream->Close(absl::InvalidArgumentError("a Serve message without content"));
 }
 
-bool WorkerService::SawLeader(uint64_t epoch) {
-  uint64_t highest = leader_epoch_.load();
-  while (epoch > highest && !leader_epoch_.compare_exchange_weak(highest, epoch)) {
-  }
-  if (epoch == 0 || epoch >= highest) return true;
-  ++stale_leaders_;
-  return false;
-}
-
 template <typename Message>
 Status WorkerService::CheckOrder(const Message& message) {
   RETURN_IF_ERROR(CheckIncarnation(message.worker_incarnation()));
-  if (SawLeader(message.leader_epoch())) return absl::OkStatus();
+  if (leader_epoch_.Take(message.leader_epoch())) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat("the order is of leader epoch ",
                                                     message.leader_epoch(), ", the leader's is ",
-                                                    leader_epoch()));
+                                                    leader_epoch_.highest()));
 }
 
 void WorkerService::OnSubmit(const Stream& stream, const v1::Submit& message) {

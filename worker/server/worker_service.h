@@ -23,6 +23,7 @@
 
 #include "common/mutex.h"
 #include "common/thread.h"
+#include "coordinator/client/leader_epoch.h"
 #include "reprise/v1/cluster.grpc.pb.h"
 #include "worker/engine/engine.h"
 #include "worker/server/gateway_stream.h"
@@ -32,7 +33,8 @@ namespace reprise::worker {
 
 class WorkerService : public v1::Worker::CallbackService, public EngineSink {
  public:
-  explicit WorkerService(NodeKey self);
+  // `leader_epoch` outlives this.
+  WorkerService(NodeKey self, LeaderEpoch& leader_epoch);
   ~WorkerService() override;
 
   // Calls before this are refused as UNAVAILABLE. The engine outlives Detach.
@@ -45,12 +47,6 @@ class WorkerService : public v1::Worker::CallbackService, public EngineSink {
   // What this worker serves or keeps for whoever attaches, for a coordinator that has forgotten: at
   // most `max`.
   void FillRequests(v1::ReportRequest* report, int max);
-
-  // An order came from a leader of `epoch` (0: it says none). False, and counted, when it is below
-  // the highest seen.
-  bool SawLeader(uint64_t epoch);
-  uint64_t leader_epoch() const { return leader_epoch_.load(std::memory_order_relaxed); }
-  uint64_t stale_leaders() const { return stale_leaders_.load(std::memory_order_relaxed); }
 
   grpc::ServerBidiReactor<v1::ServeRequest, v1::ServeResponse>* Serve(
       grpc::CallbackServerContext* context) override;
@@ -105,8 +101,7 @@ class WorkerService : public v1::Worker::CallbackService, public EngineSink {
   mutable Mutex engine_mu_;  // held while posting, so that Detach waits; never with mu_
   Engine* engine_ GUARDED_BY(engine_mu_) = nullptr;
 
-  std::atomic<uint64_t> leader_epoch_{0};
-  std::atomic<uint64_t> stale_leaders_{0};
+  LeaderEpoch& leader_epoch_;
 
   mutable Mutex mu_;
   CondVar beat_;
