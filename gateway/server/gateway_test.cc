@@ -77,6 +77,8 @@ TEST_F(GatewayTest, AWorkerThatDiesMidStreamIsReplacedWithoutTheClientSeeingIt) 
   EXPECT_EQ(std::vector<int32_t>(submit.branches(0).emitted().begin(),
                                  submit.branches(0).emitted().end()),
             Truth(5, 0, 5));
+  ASSERT_EQ(submit.branches(0).logprobs_size(), 5);
+  EXPECT_EQ(submit.branches(0).logprobs(0), -0.5F);
   const auto places = coordinator_.places();
   ASSERT_THAT(places, SizeIs(2));
   EXPECT_EQ(places[1].previous().n(), 1u);

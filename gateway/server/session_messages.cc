@@ -1,6 +1,7 @@
 #include "gateway/server/session_messages.h"
 
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "common/grpc_status.h"
@@ -123,6 +124,9 @@ v1::ServeRequest SubmitMessage(const RequestFacts& facts, const SessionCore& cor
       v1::BranchTokens* emitted = out->add_branches();
       emitted->set_branch(static_cast<int32_t>(b));
       emitted->mutable_emitted()->Add(branch.tokens.begin(), branch.tokens.end());
+      for (const uint32_t bits : branch.logprob_bits) {
+        emitted->add_logprobs(std::bit_cast<float>(bits));
+      }
       emitted->set_finished(branch.ended());
     }
     // Who has only a transcript looks where the rule puts replicas: the placement's own stores.

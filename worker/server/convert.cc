@@ -161,6 +161,12 @@ StatusOr<std::vector<BranchResume>> ParseBranches(const v1::Submit& message, int
     }
     seen[index] = true;
     branches[index].emitted.assign(branch.emitted().begin(), branch.emitted().end());
+    if (branch.logprobs_size() != 0 && branch.logprobs_size() != branch.emitted_size()) {
+      return absl::InvalidArgumentError(absl::StrCat("branch ", index, " has ",
+                                                     branch.logprobs_size(), " logprobs for ",
+                                                     branch.emitted_size(), " emitted tokens"));
+    }
+    branches[index].logprobs.assign(branch.logprobs().begin(), branch.logprobs().end());
     branches[index].finished = branch.finished();
   }
   return branches;

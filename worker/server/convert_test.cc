@@ -85,6 +85,12 @@ TEST(Convert, EveryFieldOutOfRangeIsRefusedByName) {
       {"n is 9", [](v1::Submit& m) { m.mutable_sampling()->set_n(9); }},
       {"branches.branch", [](v1::Submit& m) { m.add_branches()->set_branch(2); }},
       {"branch 1 is given twice", [](v1::Submit& m) { m.add_branches()->set_branch(1); }},
+      {"branch 0 has 2 logprobs for 1",
+       [](v1::Submit& m) {
+         m.clear_branches();
+         m.add_branches()->add_emitted(1);
+         for (int i = 0; i < 2; ++i) m.mutable_branches(0)->add_logprobs(-1);
+       }},
       {"source.first_block", [](v1::Submit& m) { m.mutable_sources(0)->set_first_block(-1); }},
       {"node p has no incarnation", [](v1::Submit& m) { m.mutable_prefill()->set_incarnation(0); }},
       {"node name", [](v1::Submit& m) { m.mutable_stores(0)->set_name(""); }},

@@ -1,6 +1,7 @@
 #include "worker/engine/core/core.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace reprise::worker {
@@ -199,7 +200,11 @@ void WorkerCore::On(Submit& event, TimeNs now) {
     const BranchResume& resume = event.branches[b];
     branch.tokens.insert(branch.tokens.end(), resume.emitted.begin(), resume.emitted.end());
     if (added.resume_window_ns > 0) {
-      for (const int32_t id : resume.emitted) branch.given.push_back({.id = id});
+      for (size_t i = 0; i < resume.emitted.size(); ++i) {
+        const float logprob =
+            resume.logprobs.empty() ? std::numeric_limits<float>::quiet_NaN() : resume.logprobs[i];
+        branch.given.push_back({.id = resume.emitted[i], .logprob = logprob});
+      }
     }
     branch.live = !resume.finished;
     if (!branch.live) {

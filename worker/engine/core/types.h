@@ -34,6 +34,7 @@ struct PrefixSource {
 struct BranchResume {
   std::vector<int32_t> emitted;
   bool finished = false;
+  std::vector<float> logprobs = {};  // of each emitted, NaN where it is not known; or none at all
 };
 // A request to decode here.
 struct Submit {

@@ -79,6 +79,27 @@ TEST_F(WindowTest, LogprobsComeAgainToTheBit) {
   }
 }
 
+TEST_F(WindowTest, LogprobsOfEarlierAttemptsComeAgainToo) {
+  cluster_.AddWorker(cluster_.Settings("a"));
+  Submit request = Resumable("r", 10, 12);
+  const std::vector<SampledToken> expected =
+      ExpectedTimedTokens(cluster_.model(), request.prompt, request.sampling, 0);
+  request.branches.resize(1);
+  for (size_t i = 0; i < 5; ++i) {
+    request.branches[0].emitted.push_back(expected[i].id);
+    request.branches[0].logprobs.push_back(expected[i].logprob);
+  }
+  cluster_.Send("a", request);
+  ASSERT_TRUE(cluster_.RunUntil([&] { return Given(request.key).size() >= 2; }));
+  cluster_.Send("a", AttachTo(request));
+  cluster_.RunToEnd();
+  const auto& tokens = cluster_.outcome(AttachTo(request).key).tokens[0];
+  ASSERT_EQ(tokens.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(tokens[i].token.logprob, expected[i].logprob);
+  }
+}
+
 TEST_F(WindowTest, ARequestThatEndedUnheardIsToldWithinTheWindow) {
   cluster_.AddWorker(cluster_.Settings("a"));
   Submit request = Resumable("r", 10, 8);
