@@ -150,7 +150,7 @@ class Stage {
     free_at_ns_ = now_ns > end_ns + work.work_ns ? now_ns : end_ns;
     const RowKey key{work.space, work.sequence};
     for (const uint32_t row : rows_.Write(key, work.first, work.count)) {
-      stream_->Publish(RowId(key, row), 1);
+      stream_->Publish(RowId(key, row), 1, {});
     }
     work.verb = StageVerb::kDone;
     work.at_ns = free_at_ns_;

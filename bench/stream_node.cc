@@ -76,6 +76,7 @@ kv::SegmentSource::Block StreamNode::Find(const kv::BlockId& id) {
   block.layers_ready = format_.layers;
   block.first_position = found->second->first_position;
   block.data = found->second->bytes.data();
+  block.summed = true;
   block.checksums = found->second->checksums;
   block.pin = kv::SegmentPin([held = found->second] {});
   return block;

@@ -22,6 +22,29 @@ constexpr uint32_t PowerOfX(uint64_t n) {
   return power;
 }
 
+// The product modulo P, reflected.
+constexpr uint32_t Multiply(uint32_t a, uint32_t b) {
+  uint32_t product = 0;
+  for (; a != 0; a <<= 1) {
+    if ((a & 0x80000000) != 0) product ^= b;
+    b = (b >> 1) ^ ((b & 1) != 0 ? kPolynomial : 0);
+  }
+  return product;
+}
+
+// x^-n mod P: PowerOfX, each step undone.
+constexpr uint32_t InversePowerOfX(uint64_t n) {
+  uint32_t power = 0x80000000;
+  for (; n > 0; --n) {
+    power = (power & 0x80000000) != 0 ? ((power ^ kPolynomial) << 1) | 1 : power << 1;
+  }
+  return power;
+}
+constexpr uint32_t kX8 = PowerOfX(8);
+constexpr uint32_t kX33 = PowerOfX(33);
+constexpr uint32_t kInverseX33 = InversePowerOfX(33);
+static_assert(Multiply(kX33, kInverseX33) == PowerOfX(0));
+
 // The implementations work on the raw register; the inversions at both ends are done once, here.
 template <uint32_t (*kRaw)(uint8_t*, const uint8_t*, size_t, uint32_t)>
 uint32_t CrcOnly(const void* data, size_t n, uint32_t seed) {
@@ -73,6 +96,8 @@ uint32_t TableRaw(uint8_t* dst, const uint8_t* src, size_t n, uint32_t crc) {
   return crc;
 }
 
+uint32_t TableShift(uint32_t part, uint32_t power) { return Multiply(Multiply(part, power), kX33); }
+
 // ---- SSE4.2 with PCLMULQDQ: three streams of a fixed length, then combined. ----
 
 constexpr size_t kStreamBytes = 1024;  // three of them stay well inside the L1 cache
@@ -92,6 +117,10 @@ __attribute__((target("sse4.2,pclmul"))) inline uint32_t Shift(uint32_t crc, uin
   const __m128i product = _mm_clmulepi64_si128(_mm_cvtsi32_si128(static_cast<int>(crc)),
                                                _mm_cvtsi32_si128(static_cast<int>(power)), 0);
   return static_cast<uint32_t>(_mm_crc32_u64(0, static_cast<uint64_t>(_mm_cvtsi128_si64(product))));
+}
+
+__attribute__((target("sse4.2,pclmul"))) uint32_t SseShift(uint32_t part, uint32_t power) {
+  return Shift(part, power);
 }
 
 template <bool kCopy>
@@ -186,19 +215,20 @@ REPRISE_AVX512_TARGET uint32_t Avx512Raw(uint8_t* dst, const uint8_t* src, size_
 }
 
 template <uint32_t (*kCrc)(uint8_t*, const uint8_t*, size_t, uint32_t),
-          uint32_t (*kCopy)(uint8_t*, const uint8_t*, size_t, uint32_t)>
+          uint32_t (*kCopy)(uint8_t*, const uint8_t*, size_t, uint32_t),
+          uint32_t (*kShift)(uint32_t, uint32_t)>
 constexpr Crc32cImplementation Implementation(const char* name) {
-  return {name, CrcOnly<kCrc>, CrcAndCopy<kCopy>};
+  return {name, CrcOnly<kCrc>, CrcAndCopy<kCopy>, kShift};
 }
 
 std::vector<Crc32cImplementation> Supported() {
   std::vector<Crc32cImplementation> supported;
   const bool sse = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
   if (sse && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq")) {
-    supported.push_back(Implementation<Avx512Raw<false>, Avx512Raw<true>>("avx512"));
+    supported.push_back(Implementation<Avx512Raw<false>, Avx512Raw<true>, SseShift>("avx512"));
   }
-  if (sse) supported.push_back(Implementation<SseRaw<false>, SseRaw<true>>("sse4.2"));
-  supported.push_back(Implementation<TableRaw<false>, TableRaw<true>>("table"));
+  if (sse) supported.push_back(Implementation<SseRaw<false>, SseRaw<true>, SseShift>("sse4.2"));
+  supported.push_back(Implementation<TableRaw<false>, TableRaw<true>, TableShift>("table"));
   return supported;
 }
 
@@ -219,5 +249,15 @@ uint32_t Crc32c(const void* data, size_t n, uint32_t seed) { return Best().crc(d
 uint32_t Crc32cCopy(void* dst, const void* src, size_t n, uint32_t seed) {
   return Best().copy(dst, src, n, seed);
 }
+
+Crc32cShift::Crc32cShift(uint64_t bytes) : power_(kInverseX33) {
+  uint32_t square = kX8;
+  for (; bytes > 0; bytes >>= 1) {
+    if ((bytes & 1) != 0) power_ = Multiply(power_, square);
+    square = Multiply(square, square);
+  }
+}
+
+uint32_t Crc32cShift::operator()(uint32_t part) const { return Best().shift(part, power_); }
 
 }  // namespace reprise

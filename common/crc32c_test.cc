@@ -20,6 +20,12 @@ uint32_t BitByBit(const uint8_t* data, size_t n, uint32_t seed) {
   return ~crc;
 }
 
+// Of a polynomial modulo the CRC's, reflected.
+uint32_t BitByBitTimesX(uint32_t power, int n) {
+  for (; n > 0; --n) power = (power >> 1) ^ ((power & 1) != 0 ? 0x82f63b78u : 0);
+  return power;
+}
+
 std::vector<uint8_t> RandomBytes(SplitMix64& random, size_t n) {
   std::vector<uint8_t> bytes(n);
   for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.Next());
@@ -111,6 +117,18 @@ TEST_P(Crc32cTest, SeesEverySingleFlippedBit) {
   }
 }
 
+TEST_P(Crc32cTest, ShiftsByAnyPower) {
+  constexpr uint32_t kOne = 0x80000000;
+  EXPECT_EQ(GetParam().shift(kOne, kOne), BitByBitTimesX(kOne, 33));
+  SplitMix64 random(6);
+  for (int round = 0; round < 200; ++round) {
+    const auto part = static_cast<uint32_t>(random.Next());
+    const int n = static_cast<int>(random.Below(300));
+    EXPECT_EQ(GetParam().shift(part, BitByBitTimesX(kOne, n)), BitByBitTimesX(part, n + 33)) << n;
+    EXPECT_EQ(GetParam().shift(BitByBitTimesX(kOne, n), part), BitByBitTimesX(part, n + 33)) << n;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, Crc32cTest, testing::ValuesIn(Crc32cImplementations()),
                          [](const auto& info) {
                            std::string name = info.param.name;
@@ -127,6 +145,46 @@ TEST(Crc32c, TheDispatchedOnesAgreeWithTheTable) {
   EXPECT_EQ(Crc32c(bytes.data(), bytes.size(), 3), expected);
   EXPECT_EQ(Crc32cCopy(copy.data(), bytes.data(), bytes.size(), 3), expected);
   EXPECT_EQ(copy, bytes);
+}
+
+TEST(Crc32c, ChecksumsOfTwoPartsCombine) {
+  SplitMix64 random(7);
+  const std::vector<uint8_t> bytes = RandomBytes(random, 5'000);
+  for (size_t at : {0, 1, 7, 8, 63, 64, 1024, 4999, 5000}) {
+    EXPECT_EQ(Crc32cCombine(Crc32c(bytes.data(), at, 5), Crc32c(&bytes[at], bytes.size() - at),
+                            bytes.size() - at),
+              Crc32c(bytes.data(), bytes.size(), 5))
+        << at;
+  }
+}
+
+// Pieces of all lengths in a random order, some of zeros that nobody sums.
+TEST(Crc32c, AChecksumIsTheSumOfItsPartsInAnyOrder) {
+  SplitMix64 random(8);
+  for (int round = 0; round < 100; ++round) {
+    std::vector<uint8_t> whole;
+    std::vector<std::pair<size_t, size_t>> pieces;  // where, bytes
+    for (int i = 0; i < 20; ++i) {
+      std::vector<uint8_t> piece = RandomBytes(random, random.Below(300));
+      if (random.Chance(0.3)) {
+        piece.assign(piece.size(), 0);
+      } else {
+        pieces.insert(pieces.begin() + static_cast<std::ptrdiff_t>(random.Below(pieces.size() + 1)),
+                      {whole.size(), piece.size()});
+      }
+      whole.insert(whole.end(), piece.begin(), piece.end());
+    }
+    std::vector<uint8_t> copy(whole.size(), 0);
+    uint32_t parts = 0;
+    for (const auto& [at, n] : pieces) {
+      const uint32_t part = Crc32cPartCopy(copy.data() + at, whole.data() + at, n);
+      EXPECT_EQ(part, Crc32cPart(whole.data() + at, n));
+      parts ^= Crc32cShift(whole.size() - at - n)(part);
+    }
+    EXPECT_EQ(copy, whole);
+    EXPECT_EQ(Crc32cOfParts(parts, Crc32cShift(whole.size()), 99),
+              Crc32c(whole.data(), whole.size(), 99));
+  }
 }
 
 }  // namespace

@@ -28,6 +28,13 @@ inline uint32_t SegmentChecksum(const BlockId& id, uint32_t layer, int64_t first
   return Crc32c(payload, bytes, SegmentSeed(id, layer, first_position));
 }
 
+// The same from the parts of the segment's rows (crc32c.h), added up by exclusive or, each already
+// shifted to the row's place in the segment; `past` shifts by the segment's bytes. No byte is read.
+inline uint32_t SegmentChecksumOfParts(const BlockId& id, uint32_t layer, int64_t first_position,
+                                       uint32_t parts, const Crc32cShift& past) {
+  return Crc32cOfParts(parts, past, SegmentSeed(id, layer, first_position));
+}
+
 }  // namespace reprise::kv
 
 #endif  // REPRISE_KVSTORE_BLOCK_CHECKSUM_H_

@@ -32,6 +32,7 @@ struct OpenTail {
   std::string tenant_salt;
   std::string derivation;
   std::vector<int32_t> tokens;  // of the rows held, from the block's first
+  std::vector<uint32_t> parts;  // of all rows of the slot, held or not: [layer][row]
   Attempt attempt;              // that appended the last of them
   Slot slot = -1;
   uint64_t write = 0;  // rows are being written behind these; 0: none

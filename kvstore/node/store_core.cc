@@ -9,6 +9,7 @@ StoreCore::StoreCore(const StoreCoreOptions& options)
       chain_{.format_digest = options.format_digest,
              .block_tokens = options.block_tokens,
              .tenant_salt = {}},
+      past_segment_(options.segment_bytes),
       memory_(static_cast<size_t>(options.memory_slots)) {
   for (Slot s = options.memory_slots; s-- > 0;) memory_free_.push_back(s);
   for (Slot s = options.disk_slots; s-- > 0;) disk_free_.push_back(s);
@@ -201,7 +202,6 @@ bool StoreCore::AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids
       Block& block = blocks_[ids[i]];
       block.first_position = position;
       block.memory = Memory::kFetching;
-      block.checksums.assign(options_.layers, 0);
       GiveMemory(ids[i], block, *slot);
       fetch.items.push_back({ids[i], block.first_position, *slot});
     }
@@ -214,7 +214,7 @@ bool StoreCore::AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids
   }
   if (fetch.items.empty()) return whole;
   std::vector<FetchItem>& items = fetches_[next_fetch_++];
-  for (const auto& item : fetch.items) items.push_back({item.id, item.slot});
+  for (const auto& item : fetch.items) items.push_back({item.id, item.slot, 0, false, {}});
   commands_.push_back(std::move(fetch));
   return whole;
 }
@@ -225,12 +225,15 @@ void StoreCore::OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t ch
   FetchItem& fetched = it->second[item];
   if (layer != fetched.layers_ready) return;  // layers come in ascending order, once
   ++fetched.layers_ready;
-  if (!fetched.detached) {
-    Block& block = blocks_.at(fetched.id);
-    block.checksums[layer] = checksum;
-    block.layers_ready = fetched.layers_ready;
+  if (fetched.detached) {
+    fetched.checksums.push_back(checksum);
+    commands_.push_back(PublishBlock{fetched.id, fetched.layers_ready, fetched.checksums});
+    return;
   }
-  commands_.push_back(PublishBlock{fetched.id, fetched.layers_ready});
+  Block& block = blocks_.at(fetched.id);
+  block.checksums.push_back(checksum);
+  block.layers_ready = fetched.layers_ready;
+  commands_.push_back(PublishBlock{fetched.id, block.layers_ready, block.checksums});
 }
 
 void StoreCore::OnFetchDone(uint64_t fetch, const std::vector<Status>& items, TimeNs now) {
@@ -306,11 +309,9 @@ bool StoreCore::StartWrite(const BlockId& id) {
   return true;
 }
 
-void StoreCore::OnDiskWritten(const BlockId& id, const Status& status,
-                              std::vector<uint32_t> checksums) {
+void StoreCore::OnDiskWritten(const BlockId& id, const Status& status) {
   --disk_io_;
   Block& block = blocks_.at(id);  // a block being written is never dropped
-  if (block.checksums.empty()) block.checksums = std::move(checksums);
   if (status.ok()) {
     block.disk = Disk::kComplete;
     ++counters_.disk_writes;
@@ -336,7 +337,7 @@ void StoreCore::OnDiskLoaded(const BlockId& id, const Status& status) {
     block.layers_ready = options_.layers;
     ++counters_.disk_loads;
     Relist(id, block);
-    commands_.push_back(PublishBlock{id, options_.layers});
+    commands_.push_back(PublishBlock{id, options_.layers, block.checksums});
   } else {
     ++counters_.disk_failures;
     commands_.push_back(WithdrawBlock{id});
@@ -376,7 +377,7 @@ StoreCore::Found StoreCore::Find(const BlockId& id, TimeNs now) {
   found.state = ready ? Found::State::kReady : Found::State::kPending;
   found.layers_ready = block.layers_ready;
   found.first_position = block.first_position;
-  if (ready) found.checksums = block.checksums;
+  found.checksums.assign(block.checksums.begin(), block.checksums.begin() + block.layers_ready);
   return found;
 }
 

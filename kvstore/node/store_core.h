@@ -14,10 +14,14 @@
 // 5. A block leased by a live sequence is never evicted from memory and disk both. Every link of a
 //    chain is a block that exists and is leased by that sequence.
 // 6. Rows of a tail that somebody may be reading never change, nor do the bytes around them: rows
-// are
-//    written only into a slot without readers (a slot with readers is copied first), and a slot
+//    are written only into a slot without readers (a slot with readers is copied first), and a slot
 //    being written is not readable before the write has ended.
 // 7. Nothing of a lower attempt of a request is taken once a higher one was seen.
+// 8. Checksums are carried from where the bytes were verified: a fetched layer's from its arrival,
+//    a tail's and a sealed block's from the parts of its rows (crc32c.h) in their appends. No slot
+//    is ever summed, so bytes that change in one are refused by whoever reads them. The parts of a
+//    tail (4 bytes a layer and row; 8 KiB beside 8 MiB, say) describe every byte of its slot, which
+//    is zeroed when it becomes a tail: written once more, and not read again when it is full.
 #ifndef REPRISE_KVSTORE_NODE_STORE_CORE_H_
 #define REPRISE_KVSTORE_NODE_STORE_CORE_H_
 
@@ -31,6 +35,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/crc32c.h"
 #include "common/ids.h"
 #include "common/limits.h"
 #include "common/status.h"
@@ -46,6 +51,7 @@ struct StoreCoreOptions {
   Digest256 format_digest{};
   int block_tokens = 64;
   uint32_t layers = 0;
+  uint64_t segment_bytes = 0;  // of one layer of a block
   Slot memory_slots = 0;
   Slot disk_slots = 0;       // 0: no disk tier
   int32_t fetches_max = 64;  // running at once; offers beyond are dropped and counted
@@ -60,7 +66,7 @@ struct StoreCoreOptions {
 struct BlockRecord {
   BlockId id;
   int64_t first_position = 0;
-  std::vector<uint32_t> checksums;  // per layer; of a block to be written: empty when not known yet
+  std::vector<uint32_t> checksums;  // per layer
 };
 
 struct StoreCounters {
@@ -122,12 +128,13 @@ struct StartStoreFetch {
 struct PublishBlock {  // subscribers of a pending block may read its first layers
   BlockId id;
   uint32_t layers_ready = 0;
+  std::vector<uint32_t> checksums;  // of these layers
 };
 struct WithdrawBlock {
   BlockId id;
 };
 struct WriteDisk {
-  BlockRecord record;  // its checksums may be the writer's to compute
+  BlockRecord record;
   Slot memory_slot = 0;
   Slot disk_slot = 0;
 };
@@ -169,8 +176,7 @@ class StoreCore {
   void OnOffer(const Offer& offer, TimeNs now);
   void OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t checksum);
   void OnFetchDone(uint64_t fetch, const std::vector<Status>& items, TimeNs now);
-  // `checksums` when the command had none.
-  void OnDiskWritten(const BlockId& id, const Status& status, std::vector<uint32_t> checksums = {});
+  void OnDiskWritten(const BlockId& id, const Status& status);
   void OnDiskLoaded(const BlockId& id, const Status& status);
 
   // ---- Replicas. ----
@@ -182,14 +188,18 @@ class StoreCore {
     // Rows are to be written, then OnAppended called; 0: `held` is the answer.
     uint64_t write = 0;
     Slot copy_from = -1;  // this slot's bytes first, when there is one
+    bool clear = false;   // or zeros first, into all of the slot
     Slot slot = 0;
     uint32_t first_row = 0;  // of the first row written, in its block
     uint32_t skip = 0;       // of the entry's rows: held already
     HeldRows held;
   };
   AppendPlan OnAppend(const NodeKey& from, const TailEntry& entry, TimeNs now);
-  // The rows of a plan are written, or refused (DATA_LOSS).
-  HeldRows OnAppended(uint64_t write, const Status& status, TimeNs now);
+  // The rows of a plan are written, or refused. `parts` as TailUnpacker gives them: one per
+  // [layer][row written], zeros where damaged rows were cleared away; empty when nothing was
+  // written (then `status` is an error).
+  HeldRows OnAppended(uint64_t write, const Status& status, const std::vector<uint32_t>& parts,
+                      TimeNs now);
   void OnRelease(const RequestKey& request, TimeNs now);
   StatusOr<std::vector<TailState>> OnQuery(const NodeKey& from, const RequestKey& request,
                                            TimeNs now);
@@ -200,14 +210,15 @@ class StoreCore {
   void OnTick(TimeNs now);
 
   // What a peer may read. A found or pending block is pinned until Unpin(pin). A tail is found
-  // under its ReplicaTailId, without checksums and with unspecified bytes behind its rows.
+  // under its ReplicaTailId; what is behind its rows are zeros, or rows that were cut off.
   struct Found {
     enum class State { kReady, kPending, kMissing };
     State state = State::kMissing;
     Slot slot = 0;
     uint32_t layers_ready = 0;
     int64_t first_position = 0;
-    std::vector<uint32_t> checksums;  // per layer of a ready block
+    std::vector<uint32_t> checksums;  // of the layers that are ready
+    bool tail = false;
     uint64_t pin = 0;
   };
   Found Find(const BlockId& id, TimeNs now);
@@ -247,8 +258,8 @@ class StoreCore {
     Use use;
     bool in_memory_lru = false;
     bool in_disk_lru = false;
-    std::vector<uint32_t> checksums;
-    std::set<uint64_t> leases;  // sequences
+    std::vector<uint32_t> checksums;  // of its layers, those fetched so far while it is fetched
+    std::set<uint64_t> leases;        // sequences
     bool complete() const { return memory == Memory::kComplete || disk == Disk::kComplete; }
   };
   struct MemorySlot {
@@ -261,6 +272,7 @@ class StoreCore {
     Slot slot = 0;
     uint32_t layers_ready = 0;
     bool detached = false;  // the block became complete otherwise; the slot is only the fetch's
+    std::vector<uint32_t> checksums;  // when detached: of the layers in that slot
   };
   struct TailWrite {
     uint64_t sequence = 0;
@@ -269,8 +281,11 @@ class StoreCore {
     Slot slot = 0;
     Slot copy_from = -1;
     std::vector<int32_t> tokens;  // of the rows being written
-    bool awaited = false;         // a reader waits for its end
+    uint32_t first_row = 0;
+    bool awaited = false;  // a reader waits for its end
     BlockId tail_id;
+    int64_t block_position = 0;
+    std::vector<uint32_t> parts;  // of a tail that went away meanwhile
   };
 
   // ---- Blocks and slots (store_core.cc). ----
@@ -328,12 +343,17 @@ class StoreCore {
   void CountRefusal(const Status& status);
   BlockId TailIdOf(const Sequence& sequence) const;
   void DropTail(Sequence& sequence, bool ended);
+  void NoteParts(const TailWrite& write, const std::vector<uint32_t>& written,
+                 std::vector<uint32_t>& parts) const;
+  std::vector<uint32_t> SumParts(const BlockId& id, int64_t first_position,
+                                 const std::vector<uint32_t>& parts) const;
   void Seal(Sequence& sequence);
-  void AdoptSealed(const BlockId& id, Block& block, OpenTail& tail);
+  void AdoptSealed(const BlockId& id, Block& block, const OpenTail& tail);
   std::optional<Found> FindTail(const BlockId& id);
 
   const StoreCoreOptions options_;
   const ChainContext chain_;
+  const Crc32cShift past_segment_;
   std::map<BlockId, Block> blocks_;
   std::map<Use, BlockId> memory_lru_;
   std::map<Use, BlockId> disk_lru_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kvstore/block/checksum.h"
 #include "kvstore/node/store_core.h"
 
 namespace reprise::kv {
@@ -100,19 +101,25 @@ Status StoreCore::OpenTailAt(Sequence& sequence, const TailEntry& entry) {
     return absl::ResourceExhaustedError(
         absl::StrCat("all of ", options_.memory_slots, " memory slots are in use"));
   }
-  sequence.tail = OpenTail{.index = entry.first_position / options_.block_tokens,
-                           .parent = entry.parent,
-                           .tenant_salt = entry.tenant_salt,
-                           .derivation = entry.derivation,
-                           .tokens = {},
-                           .attempt = entry.request.attempt,
-                           .slot = *slot};
+  sequence.tail =
+      OpenTail{.index = entry.first_position / options_.block_tokens,
+               .parent = entry.parent,
+               .tenant_salt = entry.tenant_salt,
+               .derivation = entry.derivation,
+               .tokens = {},
+               .parts = std::vector<uint32_t>(size_t{options_.layers} *
+                                              static_cast<size_t>(options_.block_tokens)),
+               .attempt = entry.request.attempt,
+               .slot = *slot};
   tails_[TailIdOf(sequence)] = sequence.id;
   return absl::OkStatus();
 }
 
 Status StoreCore::PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPlan* plan) {
-  if (!sequence.tail.has_value()) RETURN_IF_ERROR(OpenTailAt(sequence, entry));
+  if (!sequence.tail.has_value()) {
+    RETURN_IF_ERROR(OpenTailAt(sequence, entry));
+    plan->clear = true;
+  }
   OpenTail& tail = *sequence.tail;
   if (memory_[static_cast<size_t>(tail.slot)].pins > 0) {
     // Somebody reads the slot: the rows go into a copy.
@@ -140,7 +147,10 @@ Status StoreCore::PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPl
                           .copy_from = plan->copy_from,
                           .tokens = {entry.tokens.begin() + static_cast<std::ptrdiff_t>(plan->skip),
                                      entry.tokens.end()},
-                          .tail_id = TailIdOf(sequence)};
+                          .first_row = plan->first_row,
+                          .tail_id = TailIdOf(sequence),
+                          .block_position = tail.index * options_.block_tokens,
+                          .parts = {}};
   return absl::OkStatus();
 }
 
@@ -176,14 +186,33 @@ StoreCore::AppendPlan StoreCore::OnAppend(const NodeKey& from, const TailEntry& 
   return plan;
 }
 
-HeldRows StoreCore::OnAppended(uint64_t id, const Status& status, TimeNs now) {
+void StoreCore::NoteParts(const TailWrite& write, const std::vector<uint32_t>& written,
+                          std::vector<uint32_t>& parts) const {
+  const size_t rows = write.tokens.size();
+  const auto block = static_cast<size_t>(options_.block_tokens);
+  if (written.size() != options_.layers * rows) return;  // nothing was written
+  for (uint32_t layer = 0; layer < options_.layers; ++layer) {
+    std::copy_n(written.begin() + static_cast<std::ptrdiff_t>(layer * rows), rows,
+                parts.begin() + static_cast<std::ptrdiff_t>(layer * block + write.first_row));
+  }
+}
+
+HeldRows StoreCore::OnAppended(uint64_t id, const Status& status,
+                               const std::vector<uint32_t>& parts, TimeNs now) {
   now_ = now;
-  const TailWrite write = std::move(writes_.extract(id).mapped());
+  TailWrite write = std::move(writes_.extract(id).mapped());
   UnpinSlot(write.slot);
   if (write.copy_from >= 0) UnpinSlot(write.copy_from);
-  // The bytes a reader waits for were there before the write began.
-  if (write.awaited) commands_.push_back(PublishBlock{write.tail_id, options_.layers});
   const auto found = sequences_.find(write.sequence);
+  const bool current = found != sequences_.end() && found->second.tail.has_value() &&
+                       found->second.tail->write == id;
+  std::vector<uint32_t>& slot_parts = current ? found->second.tail->parts : write.parts;
+  NoteParts(write, parts, slot_parts);
+  if (write.awaited) {
+    // The bytes a reader waits for were there before the write began.
+    commands_.push_back(PublishBlock{write.tail_id, options_.layers,
+                                     SumParts(write.tail_id, write.block_position, slot_parts)});
+  }
   if (found == sequences_.end()) {
     ++counters_.refused_released;
     return {.request = write.request,
@@ -191,9 +220,12 @@ HeldRows StoreCore::OnAppended(uint64_t id, const Status& status, TimeNs now) {
             .status = absl::NotFoundError("the request was released")};
   }
   Sequence& sequence = found->second;
-  const bool current = sequence.tail.has_value() && sequence.tail->write == id;
   if (current) sequence.tail->write = 0;
   Status taken = status;
+  if (taken.ok() && parts.size() != options_.layers * write.tokens.size()) {
+    taken = absl::InternalError(absl::StrCat(write.tokens.size(), " rows in ", options_.layers,
+                                             " layers came with ", parts.size(), " parts"));
+  }
   if (taken.ok() && sequence.request.attempt != write.request.attempt) {
     taken = absl::AbortedError("a later attempt of the request has begun");
   } else if (taken.ok() && current) {
@@ -220,7 +252,22 @@ BlockId StoreCore::TailIdOf(const Sequence& sequence) const {
                        sequence.tail->index * options_.block_tokens);
 }
 
+std::vector<uint32_t> StoreCore::SumParts(const BlockId& id, int64_t first_position,
+                                          const std::vector<uint32_t>& parts) const {
+  const auto rows = static_cast<size_t>(options_.block_tokens);
+  std::vector<uint32_t> checksums;
+  for (uint32_t layer = 0; layer < options_.layers; ++layer) {
+    uint32_t sum = 0;
+    for (size_t row = 0; row < rows; ++row) sum ^= parts[layer * rows + row];
+    checksums.push_back(SegmentChecksumOfParts(id, layer, first_position, sum, past_segment_));
+  }
+  return checksums;
+}
+
 void StoreCore::DropTail(Sequence& sequence, bool ended) {
+  // A reader may wait for the end of the write, whatever becomes of the tail.
+  const uint64_t write = sequence.tail->write;
+  if (write != 0) writes_.at(write).parts = std::move(sequence.tail->parts);
   tails_.erase(TailIdOf(sequence));
   DropMemory(sequence.tail->slot, ended);
   sequence.tail.reset();
@@ -254,20 +301,21 @@ void StoreCore::Seal(Sequence& sequence) {
   if (!there && block.complete()) CompleteBlock(id, block);
 }
 
-void StoreCore::AdoptSealed(const BlockId& id, Block& block, OpenTail& tail) {
+void StoreCore::AdoptSealed(const BlockId& id, Block& block, const OpenTail& tail) {
   if (block.memory == Memory::kFetching) {
     // Offered and still on its way: the fetch keeps the slot it writes to, and its readers.
     for (auto& [fetch, items] : fetches_) {
       for (FetchItem& item : items) {
         if (item.id != id || item.detached) continue;
         item.detached = true;
+        item.checksums = block.checksums;
         Pin(item.slot);
         DropMemory(item.slot, false);
       }
     }
   }
   block.memory = Memory::kComplete;
-  block.checksums.clear();  // of other bytes; computed when the block is sent or written
+  block.checksums = SumParts(id, block.first_position, tail.parts);
   GiveMemory(id, block, tail.slot);
   block.layers_ready = options_.layers;
 }
@@ -282,6 +330,8 @@ std::optional<StoreCore::Found> StoreCore::FindTail(const BlockId& id) {
   found.state = writing ? Found::State::kPending : Found::State::kReady;
   found.layers_ready = writing ? 0 : options_.layers;
   found.first_position = sequence.tail->index * options_.block_tokens;
+  found.tail = true;
+  if (!writing) found.checksums = SumParts(id, found.first_position, sequence.tail->parts);
   return found;
 }
 

@@ -7,7 +7,6 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "kvstore/node/store_server.h"
-#include "kvstore/stream/tail_pack.h"
 
 namespace reprise::kv {
 namespace {
@@ -33,7 +32,7 @@ std::vector<StoreServer::PlannedEntry> StoreServer::PlanEntries(const NodeKey& f
       if (plan.write == 0) {
         (*held)[*next] = std::move(plan.held);
       } else {
-        planned.push_back({*next, std::move(plan), absl::OkStatus()});
+        planned.push_back({*next, std::move(plan), absl::OkStatus(), {}});
       }
     }
     effects = TakeEffects();
@@ -42,18 +41,20 @@ std::vector<StoreServer::PlannedEntry> StoreServer::PlanEntries(const NodeKey& f
   return planned;
 }
 
-Status StoreServer::WriteRows(const StoreCore::AppendPlan& plan, const TailEntry& entry,
-                              std::span<const uint8_t> rows) {
+void StoreServer::WriteRows(const TailEntry& entry, std::span<const uint8_t> rows,
+                            PlannedEntry* planned) {
+  const StoreCore::AppendPlan& plan = planned->plan;
   if (plan.copy_from >= 0) {
     std::memcpy(SlotData(plan.slot), SlotData(plan.copy_from), format_.block_bytes());
+  } else if (plan.clear && entry.tokens.size() < format_.block_tokens) {  // else all is written
+    std::memset(SlotData(plan.slot), 0, format_.block_bytes());
   }
-  return UnpackTail(format_,
-                    {.packed = rows,
-                     .checksum = entry.checksum,
-                     .seed = TailSeed(entry),
-                     .rows = static_cast<uint32_t>(entry.tokens.size()),
-                     .skip = plan.skip},
-                    plan.first_row, SlotSpan(plan.slot));
+  planned->status = unpacker_.Unpack({.packed = rows,
+                                      .checksum = entry.checksum,
+                                      .seed = TailSeed(entry),
+                                      .rows = static_cast<uint32_t>(entry.tokens.size()),
+                                      .skip = plan.skip},
+                                     plan.first_row, SlotSpan(plan.slot), &planned->parts);
 }
 
 void StoreServer::TakeEntries(const std::vector<PlannedEntry>& planned,
@@ -65,7 +66,7 @@ void StoreServer::TakeEntries(const std::vector<PlannedEntry>& planned,
     const TimeNs now = RealClock().NowNs();
     const uint64_t before = core_->counters().blocks_sealed;
     for (const PlannedEntry& one : planned) {
-      (*held)[one.entry] = core_->OnAppended(one.plan.write, one.status, now);
+      (*held)[one.entry] = core_->OnAppended(one.plan.write, one.status, one.parts, now);
     }
     sealed = core_->counters().blocks_sealed != before;
     effects = TakeEffects();
@@ -87,8 +88,7 @@ std::vector<HeldRows> StoreServer::OnAppend(const NodeKey& from, std::span<const
     std::vector<PlannedEntry> planned = PlanEntries(from, entries, &next, &held);
     for (PlannedEntry& one : planned) {
       const size_t at = offsets[one.entry];
-      one.status =
-          WriteRows(one.plan, entries[one.entry], rows.subspan(at, offsets[one.entry + 1] - at));
+      WriteRows(entries[one.entry], rows.subspan(at, offsets[one.entry + 1] - at), &one);
     }
     if (!planned.empty()) {
       TakeEntries(planned, &held);

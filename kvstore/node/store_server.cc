@@ -10,7 +10,6 @@
 #include "common/bind_address.h"
 #include "common/failpoint.h"
 #include "common/log.h"
-#include "kvstore/block/checksum.h"
 #include "kvstore/stream/stream_metrics.h"
 
 namespace reprise::kv {
@@ -68,7 +67,7 @@ StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreOptions& op
 }
 
 StoreServer::StoreServer(const StoreOptions& options, const KvFormat& format)
-    : options_(options), format_(format), digest_(format.Digest()) {}
+    : options_(options), format_(format), digest_(format.Digest()), unpacker_(format) {}
 
 StoreServer::~StoreServer() {
   {
@@ -90,6 +89,7 @@ StoreCoreOptions StoreServer::CoreOptions() const {
   return {.format_digest = digest_,
           .block_tokens = static_cast<int>(format_.block_tokens),
           .layers = format_.layers,
+          .segment_bytes = format_.segment_bytes(),
           .memory_slots = slots(options_.memory_bytes),
           .disk_slots = options_.disk_path.empty() ? 0 : slots(options_.disk_bytes),
           .orphan_ns = options_.orphan_ns};
@@ -155,6 +155,8 @@ uint8_t* StoreServer::SlotData(Slot slot) const {
   return arena_->data + static_cast<size_t>(slot) * format_.block_bytes();
 }
 
+std::span<uint8_t> StoreServer::memory_for_testing() const { return {arena_->data, arena_->bytes}; }
+
 // Serving ----------------------------------------------------------------------------------------
 
 SegmentSource::Block StoreServer::Find(const BlockId& id) {
@@ -173,9 +175,9 @@ SegmentSource::Block StoreServer::Find(const BlockId& id) {
   block.layers_ready = found.layers_ready;
   block.first_position = found.first_position;
   block.data = SlotData(found.slot);
-  auto checksums = std::make_shared<const std::vector<uint32_t>>(std::move(found.checksums));
-  block.checksums = *checksums;  // lives in the pin
-  block.pin = SegmentPin([this, pin = found.pin, checksums] { Unpin(pin); });
+  block.summed = true;
+  block.checksums = std::move(found.checksums);
+  block.pin = SegmentPin([this, pin = found.pin] { Unpin(pin); });
   return block;
 }
 
@@ -241,8 +243,8 @@ void StoreServer::RunCommands(std::vector<StoreCommand> commands) {
   for (StoreCommand& command : commands) {
     if (const auto* fetch = std::get_if<StartStoreFetch>(&command)) {
       StartFetch(*fetch);
-    } else if (const auto* publish = std::get_if<PublishBlock>(&command)) {
-      stream_->Publish(publish->id, publish->layers_ready);
+    } else if (auto* publish = std::get_if<PublishBlock>(&command)) {
+      stream_->Publish(publish->id, publish->layers_ready, std::move(publish->checksums));
     } else if (const auto* withdraw = std::get_if<WithdrawBlock>(&command)) {
       stream_->Withdraw(withdraw->id);
     } else {
@@ -291,18 +293,9 @@ int64_t StoreServer::DiskAgeMs() const {
   return since_ns == 0 ? 0 : (RealClock().NowNs() - since_ns) / kMillisecond;
 }
 
-Status StoreServer::DoWrite(WriteDisk* write) {
+Status StoreServer::DoWrite(const WriteDisk& write) {
   Failpoint("store.disk.write");
-  BlockRecord& record = write->record;
-  const uint8_t* data = SlotData(write->memory_slot);
-  // A block sealed from appended rows has none yet.
-  for (uint32_t layer = static_cast<uint32_t>(record.checksums.size()); layer < format_.layers;
-       ++layer) {
-    record.checksums.push_back(SegmentChecksum(record.id, layer, record.first_position,
-                                               data + layer * format_.segment_bytes(),
-                                               format_.segment_bytes()));
-  }
-  return disk_->Write(record, write->disk_slot, data);
+  return disk_->Write(write.record, write.disk_slot, SlotData(write.memory_slot));
 }
 
 void StoreServer::DoDisk(DiskJob job) {
@@ -312,10 +305,10 @@ void StoreServer::DoDisk(DiskJob job) {
     if (!status.ok()) LogWarning("disk_forget_failed", {{"status", status}});
     return;
   }
-  auto* write = std::get_if<WriteDisk>(&job.work);
+  const auto* write = std::get_if<WriteDisk>(&job.work);
   const auto* load = std::get_if<LoadDisk>(&job.work);
   const Status status = write != nullptr
-                            ? DoWrite(write)
+                            ? DoWrite(*write)
                             : disk_->Read(load->id, load->disk_slot, SlotData(load->memory_slot));
   if (!status.ok()) {
     LogWarning(write != nullptr ? "disk_write_failed" : "disk_read_failed", {{"status", status}});
@@ -323,7 +316,7 @@ void StoreServer::DoDisk(DiskJob job) {
   {
     MutexLock lock(mu_);
     if (write != nullptr) {
-      core_->OnDiskWritten(write->record.id, status, std::move(write->record.checksums));
+      core_->OnDiskWritten(write->record.id, status);
     } else {
       core_->OnDiskLoaded(load->id, status);
     }

@@ -8,8 +8,7 @@
 //
 // Invariants:
 // 1. Bytes of a slot are touched only by the use StoreCore granted: one fetch, one write of
-// appended
-//    rows, pinned readers, or one disk operation.
+//    appended rows, pinned readers, or one disk operation.
 // 2. Ready means the model's format is known, the arena is mapped and a block has made the round
 //    trip through this node's own stream.
 #ifndef REPRISE_KVSTORE_NODE_STORE_SERVER_H_
@@ -19,6 +18,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,6 +30,7 @@
 #include "coordinator/client/reporter.h"
 #include "kvstore/node/store_core.h"
 #include "kvstore/stream/kv_stream.h"
+#include "kvstore/stream/tail_pack.h"
 #include "kvstore/tier/disk_file.h"
 
 namespace reprise::kv {
@@ -65,6 +66,9 @@ class StoreServer : public SegmentSource, public TailSink {
   void FillReport(v1::ReportRequest* request, size_t index = 0);
   // True: report to it again at once.
   bool OnReportAnswer(const v1::ReportResponse& response, size_t index = 0);
+
+  // Of all slots, for tests that damage it.
+  std::span<uint8_t> memory_for_testing() const;
 
   Block Find(const BlockId& id) override;
 
@@ -106,18 +110,18 @@ class StoreServer : public SegmentSource, public TailSink {
     size_t entry = 0;
     StoreCore::AppendPlan plan;
     Status status;
+    std::vector<uint32_t> parts;  // of the rows written
   };
   // Plans entries from `*next` on that can be written side by side; answers the others.
   std::vector<PlannedEntry> PlanEntries(const NodeKey& from, std::span<const TailEntry> entries,
                                         size_t* next, std::vector<HeldRows>* held);
-  Status WriteRows(const StoreCore::AppendPlan& plan, const TailEntry& entry,
-                   std::span<const uint8_t> rows);
+  void WriteRows(const TailEntry& entry, std::span<const uint8_t> rows, PlannedEntry* planned);
   void TakeEntries(const std::vector<PlannedEntry>& planned, std::vector<HeldRows>* held);
   void ReapLoop();
   void StartFetch(const StartStoreFetch& fetch);
   void DiskLoop();
   void DoDisk(DiskJob job);
-  Status DoWrite(WriteDisk* write);
+  Status DoWrite(const WriteDisk& write);
   int64_t DiskAgeMs() const;  // of the disk operation that runs
   uint8_t* SlotData(Slot slot) const;
   std::span<uint8_t> SlotSpan(Slot slot) const { return {SlotData(slot), format_.block_bytes()}; }
@@ -125,6 +129,7 @@ class StoreServer : public SegmentSource, public TailSink {
   const StoreOptions options_;
   const KvFormat format_;
   const Digest256 digest_;
+  const TailUnpacker unpacker_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<DiskFile> disk_;
   std::string disk_replaced_;

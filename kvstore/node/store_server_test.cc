@@ -5,196 +5,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
-#include <numeric>
 
-#include "common/random.h"
-#include "kvstore/block/checksum.h"
-#include "kvstore/stream/tail_pack.h"
+#include "kvstore/node/store_test_peer.h"
 
 namespace reprise::kv {
 namespace {
 
+using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr TimeNs kPatience = 20 * kSecond;
-
-KvFormat TestFormat() {
-  KvFormat format;
-  format.fields = {{"k", 2, 16, true}, {"v", 2, 16, false}};
-  format.layers = 4;
-  format.block_tokens = 8;
-  return format;
-}
-
-v1::ModelInfo TestModel() {
-  const KvFormat format = TestFormat();
-  const Digest256 digest = format.Digest();
-  v1::ModelInfo model;
-  model.set_format_text(format.CanonicalText());
-  model.set_format_digest(digest.data(), digest.size());
-  return model;
-}
-
-std::vector<int32_t> Tokens(int count) {
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  std::iota(tokens.begin(), tokens.end(), 100);
-  return tokens;
-}
-
-// A worker's end: serves blocks whose bytes follow from their id, and fetches.
-class Peer : public SegmentSource {
- public:
-  explicit Peer(const std::string& name) {
-    auto stream = KvStream::Create({.self = {name, RandomU64() | 1}, .format = TestFormat()}, this);
-    EXPECT_TRUE(stream.ok()) << stream.status();
-    stream_ = *std::move(stream);
-  }
-  ~Peer() override { stream_ = nullptr; }
-
-  static std::vector<uint8_t> BytesOf(const BlockId& id) {
-    uint64_t seed;
-    std::memcpy(&seed, id.bytes.data(), 8);
-    SplitMix64 random(seed);
-    std::vector<uint8_t> bytes(TestFormat().block_bytes());
-    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.Next());
-    return bytes;
-  }
-
-  void Add(const BlockId& id, int64_t first_position) {
-    MutexLock lock(mu_);
-    blocks_[id] = {first_position, BytesOf(id)};
-  }
-
-  Block Find(const BlockId& id) override {
-    MutexLock lock(mu_);
-    const auto it = blocks_.find(id);
-    if (it == blocks_.end()) return {};
-    Block block;
-    block.state = State::kReady;
-    block.layers_ready = TestFormat().layers;
-    block.first_position = it->second.first;
-    block.data = it->second.second.data();
-    return block;
-  }
-
-  // The statuses of fetching `ids` from `source`; bytes into `out`.
-  std::vector<Status> Fetch(const PeerAddress& source, const std::vector<BlockId>& ids,
-                            std::vector<std::vector<uint8_t>>* out, const RequestKey& request = {},
-                            int64_t first_block = 0) {
-    struct Listener : FetchListener {
-      void OnLayer(size_t, uint32_t, uint32_t) override {}
-      void OnDone(const std::vector<Status>& items) override {
-        MutexLock lock(mu);
-        statuses = items;
-        done = true;
-        changed.NotifyAll();
-      }
-      Mutex mu;
-      CondVar changed;
-      bool done GUARDED_BY(mu) = false;
-      std::vector<Status> statuses GUARDED_BY(mu);
-    };
-    out->assign(ids.size(), std::vector<uint8_t>(TestFormat().block_bytes()));
-    FetchSpec spec{.source = source,
-                   .fence = {request, 0},
-                   .items = {},
-                   .subscribe = true,
-                   .timeout_ns = kPatience};
-    for (size_t i = 0; i < ids.size(); ++i) {
-      spec.items.push_back({ids[i], (first_block + static_cast<int64_t>(i)) * 8, (*out)[i].data()});
-    }
-    auto listener = std::make_shared<Listener>();
-    EXPECT_TRUE(stream_->Fetch(std::move(spec), listener).ok());
-    MutexLock lock(listener->mu);
-    while (!listener->done) listener->changed.Wait(listener->mu);
-    return listener->statuses;
-  }
-
-  KvStream& stream() { return *stream_; }
-
-  // A worker's replication: appends rows of one sequence whose bytes follow from the tokens.
-  void Listen() {
-    stream_->OnHeld([this](const NodeKey&, std::vector<HeldRows> held) {
-      MutexLock lock(mu_);
-      for (const HeldRows& one : held) {
-        held_ = one.rows;
-        codes_.push_back(one.status.code());
-      }
-      changed_.NotifyAll();
-    });
-    stream_->OnReplicaLost([this](const NodeKey&, const Status&) {
-      MutexLock lock(mu_);
-      held_ = -1;
-      changed_.NotifyAll();
-    });
-  }
-  static std::vector<uint8_t> RowsBlock(int64_t index) {
-    return BytesOf(TailId({"rows", {}}, 0, index));
-  }
-  void Append(const PeerAddress& store, const std::vector<int32_t>& tokens, int64_t first,
-              uint32_t rows, const Attempt& attempt = {1, 1}) {
-    const KvFormat format = TestFormat();
-    const int64_t index = first / 8;
-    TailEntry entry{.request = {"r", attempt}, .parent = {}, .first_position = first};
-    entry.tokens.assign(tokens.begin() + first, tokens.begin() + first + rows);
-    const auto ids =
-        ChainIds({.format_digest = format.Digest(), .block_tokens = 8, .tenant_salt = {}}, tokens);
-    if (index > 0) entry.parent = ids[static_cast<size_t>(index) - 1];
-    auto packed = std::make_shared<PackedRows>(PackedBytes(format, rows));
-    entry.checksum = *PackTail(format, RowsBlock(index), {static_cast<uint32_t>(first % 8), rows},
-                               TailSeed(entry), packed->writable());
-    TailAppend append;
-    append.entries.push_back(std::move(entry));
-    append.rows = packed;
-    stream_->Append(store, std::move(append));
-  }
-  // Whether the store came to say that it holds `rows`.
-  bool AwaitHeld(int64_t rows) {
-    MutexLock lock(mu_);
-    const TimeNs until = RealClock().NowNs() + kPatience;
-    while (held_ != rows && RealClock().NowNs() < until) {
-      changed_.WaitFor(mu_, std::chrono::milliseconds(100));
-    }
-    return held_ == rows;
-  }
-  absl::StatusCode AwaitCode(size_t answer) {
-    MutexLock lock(mu_);
-    const TimeNs until = RealClock().NowNs() + kPatience;
-    while (codes_.size() <= answer && RealClock().NowNs() < until) {
-      changed_.WaitFor(mu_, std::chrono::milliseconds(100));
-    }
-    return codes_.size() > answer ? codes_[answer] : absl::StatusCode::kUnknown;
-  }
-  std::vector<TailState> Query(const PeerAddress& store, const Attempt& attempt) {
-    struct Answer {
-      Mutex mu;
-      CondVar came;
-      bool done GUARDED_BY(mu) = false;
-      std::vector<TailState> states GUARDED_BY(mu);
-    };
-    const auto answer = std::make_shared<Answer>();
-    stream_->QueryTails(store, {"r", attempt}, kPatience,
-                        [answer](const Status& status, std::vector<TailState> states) {
-                          EXPECT_TRUE(status.ok()) << status;
-                          MutexLock lock(answer->mu);
-                          answer->states = std::move(states);
-                          answer->done = true;
-                          answer->came.NotifyAll();
-                        });
-    MutexLock lock(answer->mu);
-    while (!answer->done) answer->came.Wait(answer->mu);
-    return answer->states;
-  }
-
- private:
-  CondVar changed_;
-  int64_t held_ GUARDED_BY(mu_) = 0;
-  std::vector<absl::StatusCode> codes_ GUARDED_BY(mu_);
-  Mutex mu_;
-  std::map<BlockId, std::pair<int64_t, std::vector<uint8_t>>> blocks_ GUARDED_BY(mu_);
-  std::unique_ptr<KvStream> stream_;
-};
+MATCHER(IsOk, "") { return arg.ok(); }
 
 class StoreServerTest : public testing::Test {
  protected:
@@ -248,41 +71,25 @@ class StoreServerTest : public testing::Test {
 
 TEST_F(StoreServerTest, TakesOffersServesThemAndKeepsThemOverARestart) {
   const std::vector<int32_t> tokens = Tokens(40);
-  const std::vector<BlockId> ids = ChainIds(
-      {.format_digest = TestFormat().Digest(), .block_tokens = 8, .tenant_salt = {}}, tokens);
+  const std::vector<BlockId> ids = TestIds(tokens);
   std::vector<std::vector<uint8_t>> bytes;
   {
     MetricsRegistry metrics;
     const auto store = StartStore(&metrics);
     Peer worker("w1");
-    for (size_t i = 0; i < ids.size(); ++i) worker.Add(ids[i], static_cast<int64_t>(i) * 8);
-    worker.stream().Offer(store->kv_address(), {.source = worker.stream().address(),
-                                                .fence = {{"r", {1, 1}}, 0},
-                                                .parent = {},
-                                                .first_position = 0,
-                                                .tenant_salt = {},
-                                                .derivation = {},
-                                                .tokens = tokens});
+    worker.Offer(store->kv_address(), tokens, std::nullopt);
     ASSERT_EQ(WaitForBlocks(*store, ids.size()), ids.size());
     Peer reader("w2");
-    for (const Status& status : reader.Fetch(store->kv_address(), ids, &bytes)) {
-      EXPECT_TRUE(status.ok()) << status;
-    }
+    EXPECT_THAT(reader.Fetch(store->kv_address(), ids, &bytes), Each(IsOk()));
     for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(bytes[i], Peer::BytesOf(ids[i])) << i;
     // The disk copy is behind: wait until it is complete.
-    const TimeNs until = RealClock().NowNs() + kPatience;
-    while (RealClock().NowNs() < until &&
-           metrics.Serialize().find("reprise_store_disk_writes_total 5") == std::string::npos) {
-      std::this_thread::yield();
-    }
+    EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_disk_writes_total 5"));
   }
   MetricsRegistry metrics;
   const auto store = StartStore(&metrics);
   ASSERT_EQ(WaitForBlocks(*store, ids.size()), ids.size());
   Peer reader("w3");
-  for (const Status& status : reader.Fetch(store->kv_address(), ids, &bytes)) {
-    EXPECT_TRUE(status.ok()) << status;
-  }
+  EXPECT_THAT(reader.Fetch(store->kv_address(), ids, &bytes), Each(IsOk()));
   for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(bytes[i], Peer::BytesOf(ids[i])) << i;
 }
 
@@ -291,8 +98,7 @@ TEST_F(StoreServerTest, AnotherWorkerRestoresWhatOneAppended) {
   MetricsRegistry metrics;
   const auto store = StartStore(&metrics);
   const auto tokens = Tokens(40);
-  const std::vector<BlockId> ids = ChainIds(
-      {.format_digest = TestFormat().Digest(), .block_tokens = 8, .tenant_salt = {}}, tokens);
+  const std::vector<BlockId> ids = TestIds(tokens);
   {
     Peer worker("w1");
     worker.Listen();
@@ -308,9 +114,7 @@ TEST_F(StoreServerTest, AnotherWorkerRestoresWhatOneAppended) {
   EXPECT_EQ(states[0].parent, ids[1]);
   EXPECT_EQ(states[0].tokens, std::vector<int32_t>(tokens.begin() + 16, tokens.begin() + 21));
   std::vector<std::vector<uint8_t>> bytes;
-  for (const Status& status : heir.Fetch(store->kv_address(), {ids[0], ids[1]}, &bytes)) {
-    EXPECT_TRUE(status.ok()) << status;
-  }
+  EXPECT_THAT(heir.Fetch(store->kv_address(), {ids[0], ids[1]}, &bytes), Each(IsOk()));
   EXPECT_EQ(bytes[0], Peer::RowsBlock(0));
   EXPECT_EQ(bytes[1], Peer::RowsBlock(1));
   const auto tail =
@@ -336,8 +140,7 @@ TEST_F(StoreServerTest, AnotherWorkerRestoresWhatOneAppended) {
 
 TEST_F(StoreServerTest, SealedRowsSurviveARestartOnDisk) {
   const auto tokens = Tokens(40);
-  const std::vector<BlockId> ids = ChainIds(
-      {.format_digest = TestFormat().Digest(), .block_tokens = 8, .tenant_salt = {}}, tokens);
+  const std::vector<BlockId> ids = TestIds(tokens);
   {
     MetricsRegistry metrics;
     const auto store = StartStore(&metrics);
@@ -345,37 +148,73 @@ TEST_F(StoreServerTest, SealedRowsSurviveARestartOnDisk) {
     worker.Listen();
     for (int64_t at = 0; at < 24; at += 8) worker.Append(store->kv_address(), tokens, at, 8);
     ASSERT_TRUE(worker.AwaitHeld(24));
-    AwaitMetric(metrics, "reprise_store_disk_writes_total 3");
+    EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_disk_writes_total 3"));
   }
   MetricsRegistry metrics;
   const auto store = StartStore(&metrics);
   Peer reader("w2");
   std::vector<std::vector<uint8_t>> bytes;
-  for (const Status& status : reader.Fetch(store->kv_address(), {ids[0], ids[1], ids[2]}, &bytes)) {
-    EXPECT_TRUE(status.ok()) << status;
-  }
+  EXPECT_THAT(reader.Fetch(store->kv_address(), {ids[0], ids[1], ids[2]}, &bytes), Each(IsOk()));
   for (int64_t i = 0; i < 3; ++i) {
     EXPECT_EQ(bytes[static_cast<size_t>(i)], Peer::RowsBlock(i)) << i;
   }
+}
+
+// One byte of a row, wherever it lies.
+void Damage(const StoreServer& store, int64_t position) {
+  const std::vector<uint8_t> block = Peer::RowsBlock(position / 8);
+  const size_t piece = 16 * ElementBytes(TestFormat().codec);  // of one head
+  const auto row = block.begin() + static_cast<std::ptrdiff_t>(piece) * (position % 8);
+  const std::span<uint8_t> memory = store.memory_for_testing();
+  const auto found =
+      std::search(memory.begin(), memory.end(), row, row + static_cast<std::ptrdiff_t>(piece));
+  ASSERT_NE(found, memory.end()) << "the row at " << position << " is not in the store's memory";
+  *found ^= 0x40;
+}
+
+TEST_F(StoreServerTest, WhatChangesInItsMemoryIsRefusedByWhoFetchesIt) {
+  options_.disk_path.clear();
+  MetricsRegistry metrics;
+  const auto store = StartStore(&metrics);
+  const auto tokens = Tokens(40);
+  const std::vector<BlockId> ids = TestIds(tokens);
+  Peer worker("w1");
+  worker.Listen();
+  worker.Append(store->kv_address(), tokens, 0, 5);
+  ASSERT_TRUE(worker.AwaitHeld(5));
+  Damage(*store, 2);  // before the seal
+  worker.Append(store->kv_address(), tokens, 5, 3);
+  worker.Append(store->kv_address(), tokens, 8, 8);
+  worker.Append(store->kv_address(), tokens, 16, 8);
+  worker.Append(store->kv_address(), tokens, 24, 3);
+  ASSERT_TRUE(worker.AwaitHeld(27));
+  std::vector<std::vector<uint8_t>> bytes;
+  Peer reader("w2");
+  const auto codes = [&](const std::vector<BlockId>& which, int64_t first_block) {
+    std::vector<absl::StatusCode> found;
+    for (const Status& status :
+         reader.Fetch(store->kv_address(), which, &bytes, {"r", {1, 2}}, first_block)) {
+      found.push_back(status.code());
+    }
+    return found;
+  };
+  constexpr auto kOk = absl::StatusCode::kOk;
+  constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
+  EXPECT_THAT(codes({ids[0], ids[1], ids[2], ReplicaTailId("r", 0, 24)}, 0),
+              ElementsAre(kDataLoss, kOk, kOk, kOk));
+  Damage(*store, 15);  // after the seal
+  Damage(*store, 26);  // of the open tail
+  EXPECT_THAT(codes({ids[1], ids[2], ReplicaTailId("r", 0, 24)}, 1),
+              ElementsAre(kDataLoss, kOk, kDataLoss));
 }
 
 TEST_F(StoreServerTest, OfferedBlocksAreToldAsTheyArriveAndTheTailFollows) {
   MetricsRegistry metrics;
   const auto store = StartStore(&metrics);
   const auto tokens = Tokens(24);
-  const std::vector<BlockId> ids = ChainIds(
-      {.format_digest = TestFormat().Digest(), .block_tokens = 8, .tenant_salt = {}}, tokens);
   Peer worker("w1");
   worker.Listen();
-  for (size_t i = 0; i < 2; ++i) worker.Add(ids[i], static_cast<int64_t>(i) * 8);
-  worker.stream().Offer(store->kv_address(), {.source = worker.stream().address(),
-                                              .fence = {{"r", {1, 1}}, 0},
-                                              .parent = {},
-                                              .first_position = 0,
-                                              .tenant_salt = {},
-                                              .derivation = {},
-                                              .tokens = {tokens.begin(), tokens.begin() + 16},
-                                              .branch = 0});
+  worker.Offer(store->kv_address(), {tokens.begin(), tokens.begin() + 16}, 0);
   worker.Append(store->kv_address(), tokens, 16, 3);
   EXPECT_TRUE(worker.AwaitHeld(19));
 }

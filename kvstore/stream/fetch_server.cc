@@ -15,6 +15,12 @@ constexpr TimeNs kDeadlineGraceNs = 5 * kSecond;
 // Runs of about this size stay in the second-level cache between transfer and verification.
 constexpr size_t kRunBytesMax = size_t{1} << 20;
 
+// Of the layers that are ready, those that may be sent.
+uint32_t Sendable(const SegmentSource::Block& block, uint32_t layers_ready) {
+  if (!block.summed) return layers_ready;
+  return static_cast<uint32_t>(std::min<size_t>(layers_ready, block.checksums.size()));
+}
+
 }  // namespace
 
 FetchServer::FetchServer(const LaneContext& context, const FetchServerOptions& options,
@@ -232,7 +238,8 @@ void FetchServer::Open(Fetch& fetch) {
     item.block = FindBlock(item.id);
     using State = SegmentSource::State;
     if (item.block.state == State::kReady) item.block.layers_ready = context_.layers;
-    item.block.layers_ready = std::min(item.block.layers_ready, context_.layers);
+    item.block.layers_ready =
+        Sendable(item.block, std::min(item.block.layers_ready, context_.layers));
     const bool complete = item.block.layers_ready == context_.layers;
     const bool usable = item.block.state != State::kMissing &&
                         item.block.first_position == fetch.message.items[i].first_position &&
@@ -252,16 +259,23 @@ void FetchServer::Open(Fetch& fetch) {
   FinishIfQuiet(fetch);
 }
 
-void FetchServer::Publish(const BlockId& id, uint32_t layers_ready) {
+void FetchServer::Publish(const BlockId& id, uint32_t layers_ready,
+                          const std::vector<uint32_t>& checksums) {
   const auto found = subscribers_.find(id);
   if (found == subscribers_.end()) return;
   for (const auto& [key, index] : found->second) {
     Fetch& fetch = *fetches_.at(key);  // subscriptions end with their fetch
     SegmentSource::Block& block = fetch.items[index].block;
-    block.layers_ready = std::max(block.layers_ready, std::min(layers_ready, context_.layers));
+    if (checksums.size() > block.checksums.size()) block.checksums = checksums;
+    const auto ready = std::max(block.layers_ready, std::min(layers_ready, context_.layers));
+    block.layers_ready = Sendable(block, ready);
     Enqueue(fetch, index);
   }
-  if (layers_ready >= context_.layers) subscribers_.erase(found);
+  std::erase_if(found->second, [&](const auto& subscriber) {
+    const Item& item = fetches_.at(subscriber.first)->items[subscriber.second];
+    return item.block.layers_ready == context_.layers;
+  });
+  if (found->second.empty()) subscribers_.erase(found);
   Pump();
 }
 

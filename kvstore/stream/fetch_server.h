@@ -5,7 +5,8 @@
 // 1. A pin is released when its item is over and none of its payloads is posted. A connection that
 //    is not known dead is never closed while payloads are posted on it: the peer could still read.
 // 2. Runs of one item are posted in layer order; fetches take turns, one run each.
-// 3. Posted bytes stay below the limits, except that every peer may have one run posted, so that a
+// 3. Layers of a `summed` block are sent under the checksums its source gave, never under new ones.
+// 4. Posted bytes stay below the limits, except that every peer may have one run posted, so that a
 //    peer that stopped reading never starves the others.
 #ifndef REPRISE_KVSTORE_STREAM_FETCH_SERVER_H_
 #define REPRISE_KVSTORE_STREAM_FETCH_SERVER_H_
@@ -38,7 +39,7 @@ class FetchServer {
   FetchServer(const LaneContext& context, const FetchServerOptions& options, SegmentSource* source,
               TailSink* tails);
 
-  void Publish(const BlockId& id, uint32_t layers_ready);
+  void Publish(const BlockId& id, uint32_t layers_ready, const std::vector<uint32_t>& checksums);
   void Withdraw(const BlockId& id);
   void FenceRequest(const RequestKey& request) { NoteAttempt(request); }
   void SetOfferHandler(std::function<void(BlockOffer)> handler) { on_offer_ = std::move(handler); }
@@ -115,6 +116,7 @@ class FetchServer {
   bool MayPost(const Connection& connection, size_t bytes) const;
   void Pump();
   void Post(const Run& run);
+  uint32_t ChecksumOf(const Item& item, uint32_t layer) const;
   void OnPosted(const Run& run, const Status& status);
   void CloseItem(Fetch& fetch, Item& item);
   void EndFetch(Fetch& fetch);

@@ -91,6 +91,12 @@ void FetchServer::Pump() {
   }
 }
 
+uint32_t FetchServer::ChecksumOf(const Item& item, uint32_t layer) const {
+  if (item.block.summed) return item.block.checksums[layer];
+  return SegmentChecksum(item.id, layer, item.block.first_position,
+                         item.block.data + layer * context_.segment_bytes, context_.segment_bytes);
+}
+
 void FetchServer::Post(const Run& run) {
   Fetch& fetch = *fetches_.at(run.fetch);  // present while a run is posted
   if (fetch.ended) {
@@ -102,11 +108,7 @@ void FetchServer::Post(const Run& run) {
   const uint8_t* data = item.block.data + run.first_layer * segment_bytes;
   std::vector<uint32_t> checksums(run.layers);
   for (uint32_t i = 0; i < run.layers; ++i) {
-    const uint32_t layer = run.first_layer + i;
-    checksums[i] = item.block.checksums.size() > layer
-                       ? item.block.checksums[layer]
-                       : SegmentChecksum(item.id, layer, item.block.first_position,
-                                         data + i * segment_bytes, segment_bytes);
+    checksums[i] = ChecksumOf(item, run.first_layer + i);
   }
   wire::Bulk bulk{.fetch_id = fetch.message.fetch_id,
                   .receiver_incarnation = fetch.connection->peer.incarnation,

@@ -65,7 +65,7 @@ class KvStreamImpl final : public KvStream {
   Status Register(void* base, size_t bytes) override;
   StatusOr<FetchHandle> Fetch(FetchSpec spec, std::shared_ptr<FetchListener> listener) override;
   void CancelFetch(FetchHandle fetch) override;
-  void Publish(const BlockId& id, uint32_t layers_ready) override;
+  void Publish(const BlockId& id, uint32_t layers_ready, std::vector<uint32_t> checksums) override;
   void Withdraw(const BlockId& id) override;
   void Offer(const PeerAddress& peer, BlockOffer offer) override;
   void OnOffer(std::function<void(BlockOffer)> handler) override;
@@ -205,8 +205,11 @@ void KvStreamImpl::OnServer(std::function<void(FetchServer&)> function) {
       [logic = lane.logic.get(), function = std::move(function)] { function(*logic->server()); });
 }
 
-void KvStreamImpl::Publish(const BlockId& id, uint32_t layers_ready) {
-  OnServer([=](FetchServer& server) { server.Publish(id, layers_ready); });
+void KvStreamImpl::Publish(const BlockId& id, uint32_t layers_ready,
+                           std::vector<uint32_t> checksums) {
+  OnServer([id, layers_ready, checksums = std::move(checksums)](FetchServer& server) {
+    server.Publish(id, layers_ready, checksums);
+  });
 }
 
 void KvStreamImpl::Withdraw(const BlockId& id) {

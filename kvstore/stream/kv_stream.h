@@ -78,10 +78,14 @@ class SegmentSource {
   enum class State { kReady, kPending, kMissing };
   struct Block {
     State state = State::kMissing;
-    uint32_t layers_ready = 0;            // of a pending block: its first layers, readable now
-    int64_t first_position = 0;           // of the block's first row in its sequence
-    const uint8_t* data = nullptr;        // layers * segment_bytes, valid while `pin` lives
-    std::span<const uint32_t> checksums;  // per layer, or empty: computed when sent
+    uint32_t layers_ready = 0;      // of a pending block: its first layers, readable now
+    int64_t first_position = 0;     // of the block's first row in its sequence
+    const uint8_t* data = nullptr;  // layers * segment_bytes, valid while `pin` lives
+    // The layers were summed when they came, and are never summed here again: `checksums` has those
+    // of the layers that are ready, Publish brings more. Unset: summed when sent, which is right
+    // only where the bytes were made.
+    bool summed = false;
+    std::vector<uint32_t> checksums;
     SegmentPin pin;
   };
   virtual ~SegmentSource() = default;
@@ -189,8 +193,10 @@ class KvStream {
   // No effect on an unknown or ended fetch.
   virtual void CancelFetch(FetchHandle fetch) = 0;
 
-  // The source's first `layers_ready` layers of a pending block are complete.
-  virtual void Publish(const BlockId& id, uint32_t layers_ready) = 0;
+  // The source's first `layers_ready` layers of a pending block are complete. `checksums` are
+  // theirs when the block is `summed`, else empty.
+  virtual void Publish(const BlockId& id, uint32_t layers_ready,
+                       std::vector<uint32_t> checksums) = 0;
   // A pending block will never be complete: subscribers get NOT_FOUND.
   virtual void Withdraw(const BlockId& id) = 0;
 

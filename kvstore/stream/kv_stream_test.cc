@@ -31,6 +31,7 @@ class FakeSource : public SegmentSource {
             .layers_ready = entry.layers_ready,
             .first_position = entry.first_position,
             .data = entry.data.data(),
+            .summed = !entry.checksums.empty(),
             .checksums = entry.checksums,
             .pin = SegmentPin([this] { --pins; })};
   }
@@ -146,7 +147,7 @@ TEST_F(KvStreamTest, DeliversEveryLayerWhenItIsPublished) {
   const auto fetch = FetchNow({a_});
   for (uint32_t layer = 1; layer <= 4; ++layer) {
     EXPECT_FALSE(fetch->ended());
-    source_stream_->Publish(a_, layer);
+    source_stream_->Publish(a_, layer, {});
     network_.RunUntilIdle();
     EXPECT_EQ(fetch->listener->layers(0).size(), layer);
   }
@@ -157,7 +158,7 @@ TEST_F(KvStreamTest, DeliversEveryLayerWhenItIsPublished) {
 TEST_F(KvStreamTest, TwoItemsMayNameOneBlock) {
   source_.Add(a_, true);
   const auto fetch = FetchNow({a_, a_});
-  source_stream_->Publish(a_, 4);
+  source_stream_->Publish(a_, 4, {});
   network_.RunUntilIdle();
   EXPECT_THAT(fetch->codes(), ElementsAre(kOk, kOk));
   EXPECT_EQ(fetch->memory[1], TestBlock(a_));
@@ -217,7 +218,7 @@ TEST_F(KvStreamTest, AFlippedBitInALaterLayerKeepsTheEarlierOnes) {
   source_.Add(a_, true).layers_ready = 1;
   const auto fetch = FetchNow({a_});
   network_.CorruptBulk(1);
-  source_stream_->Publish(a_, 2);
+  source_stream_->Publish(a_, 2, {});
   network_.RunUntilIdle();
   EXPECT_THAT(fetch->codes(), ElementsAre(kDataLoss));
   EXPECT_THAT(fetch->listener->layers(0), ElementsAre(0));
@@ -233,11 +234,40 @@ TEST_F(KvStreamTest, ASwappedBlockNeverVerifies) {
   EXPECT_THAT(FetchNow({a_})->codes(), ElementsAre(kDataLoss));
 }
 
+// A source that passes on what it received has its sums from there, and gives them with each layer.
+TEST_F(KvStreamTest, LayersOfASummedBlockAreSentUnderTheSumsTheyWerePublishedWith) {
+  const auto sums_of = [](const FakeSource::Entry& entry, const BlockId& id, uint32_t layers) {
+    const size_t n = TestFormat().segment_bytes();
+    std::vector<uint32_t> sums;
+    for (uint32_t layer = 0; layer < layers; ++layer) {
+      sums.push_back(SegmentChecksum(id, layer, 0, entry.data.data() + layer * n, n));
+    }
+    return sums;
+  };
+  for (const bool damaged : {false, true}) {
+    const BlockId& id = damaged ? b_ : a_;
+    FakeSource::Entry& entry = source_.Add(id, true);
+    entry.layers_ready = 1;
+    entry.checksums = sums_of(entry, id, 1);
+    const std::vector<uint32_t> sums = sums_of(entry, id, 4);
+    const auto fetch = FetchNow({id});
+    EXPECT_THAT(fetch->listener->layers(0), ElementsAre(0));
+    source_stream_->Publish(id, 4, {sums.begin(), sums.begin() + 2});
+    network_.RunUntilIdle();
+    EXPECT_THAT(fetch->listener->layers(0), ElementsAre(0, 1))
+        << "a layer without a sum is not sent";
+    if (damaged) entry.data.back() ^= 1;  // of the last layer
+    source_stream_->Publish(id, 4, sums);
+    network_.RunUntilIdle();
+    EXPECT_THAT(fetch->codes(), ElementsAre(damaged ? kDataLoss : kOk));
+  }
+}
+
 TEST_F(KvStreamTest, AnAnnouncementThatComesTwiceIsRefused) {
   source_.Add(a_, true);
   const auto fetch = FetchNow({a_});
   network_.DuplicateBulk(true);
-  source_stream_->Publish(a_, 2);
+  source_stream_->Publish(a_, 2, {});
   network_.RunUntilIdle();
   EXPECT_THAT(fetch->codes(), ElementsAre(kUnavailable));
   EXPECT_EQ(sink_->stats().malformed_refused, 1u);

@@ -5,37 +5,11 @@
 #include <vector>
 
 #include "common/crc32c.h"
+#include "kvstore/stream/pack_test_blocks.h"
 #include "kvstore/stream/plan.h"
 
 namespace reprise::kv {
 namespace {
-
-KvFormat GqaFormat() {
-  KvFormat format;
-  format.fields = {{.name = "k", .heads = 3, .elements = 8, .position_bearing = true},
-                   {.name = "v", .heads = 3, .elements = 8}};
-  format.layers = 2;
-  format.block_tokens = 16;
-  format.codec = ElementCodec::kBF16;
-  return format;
-}
-
-KvFormat MlaFormat() {
-  KvFormat format;
-  format.fields = {{.name = "c_kv", .heads = 1, .elements = 512},
-                   {.name = "k_rope", .heads = 1, .elements = 64, .position_bearing = true}};
-  format.layers = 1;
-  format.block_tokens = 64;
-  format.codec = ElementCodec::kBF16;
-  return format;
-}
-
-std::vector<uint8_t> Numbered(size_t n) {
-  std::vector<uint8_t> bytes(n);
-  uint32_t state = 1;
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>((state = state * 1664525u + 7) >> 24);
-  return bytes;
-}
 
 TEST(PackTest, PacksRowsFieldByFieldAndHeadByHead) {
   const KvFormat format = GqaFormat();

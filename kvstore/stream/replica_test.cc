@@ -32,12 +32,12 @@ class FakeSink : public TailSink {
     for (const TailEntry& entry : entries) {
       const size_t bytes = PackedBytes(TestFormat(), entry.tokens.size());
       std::vector<uint8_t> slot(TestFormat().block_bytes());
-      const Status status = UnpackTail(TestFormat(),
-                                       {.packed = rows.subspan(at, bytes),
-                                        .checksum = entry.checksum,
-                                        .seed = TailSeed(entry),
-                                        .rows = static_cast<uint32_t>(entry.tokens.size())},
-                                       0, slot);
+      std::vector<uint32_t> parts;
+      const Status status = unpacker_.Unpack({.packed = rows.subspan(at, bytes),
+                                              .checksum = entry.checksum,
+                                              .seed = TailSeed(entry),
+                                              .rows = static_cast<uint32_t>(entry.tokens.size())},
+                                             0, slot, &parts);
       at += bytes;
       if (status.ok()) taken[entry.request.id] += static_cast<int64_t>(entry.tokens.size());
       held.push_back({entry.request, entry.branch, taken[entry.request.id], status});
@@ -63,6 +63,9 @@ class FakeSink : public TailSink {
   std::map<std::string, int64_t> taken;
   std::vector<std::string> peers, released, lost;
   std::vector<RequestKey> fenced;
+
+ private:
+  const TailUnpacker unpacker_{TestFormat()};
 };
 
 class ReplicaTest : public testing::Test {

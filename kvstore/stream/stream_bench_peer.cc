@@ -122,7 +122,9 @@ class Sealed : public SegmentSource {
             .layers_ready = layers_,
             .first_position = 0,
             .data = Data(block),
-            .checksums = std::span(checksums_).subspan(block * layers_, layers_),
+            .summed = true,
+            .checksums = {checksums_.begin() + static_cast<ptrdiff_t>(block * layers_),
+                          checksums_.begin() + static_cast<ptrdiff_t>((block + 1) * layers_)},
             .pin = SegmentPin()};
   }
 
@@ -149,19 +151,18 @@ StreamOptions MakeStreamOptions(const Options& options, NodeKey self) {
 class AppendSink : public TailSink {
  public:
   AppendSink(const Options& options, uint8_t* memory)
-      : options_(options), format_(MakeFormat(options)), memory_(memory) {}
+      : options_(options), format_(MakeFormat(options)), unpacker_(format_), memory_(memory) {}
   std::vector<HeldRows> OnAppend(const NodeKey&, std::span<const TailEntry> entries,
                                  std::span<const uint8_t> rows) override {
     std::vector<HeldRows> held;
     for (const TailEntry& entry : entries) {
       const size_t bytes = PackedBytes(format_, entry.tokens.size());
       uint8_t* block = memory_ + next_++ % options_.blocks() * format_.block_bytes();
-      const Status status = UnpackTail(format_,
-                                       {.packed = rows.first(bytes),
-                                        .checksum = entry.checksum,
-                                        .seed = TailSeed(entry),
-                                        .rows = static_cast<uint32_t>(entry.tokens.size())},
-                                       0, {block, format_.block_bytes()});
+      const Status status = unpacker_.Unpack({.packed = rows.first(bytes),
+                                              .checksum = entry.checksum,
+                                              .seed = TailSeed(entry),
+                                              .rows = static_cast<uint32_t>(entry.tokens.size())},
+                                             0, {block, format_.block_bytes()}, &parts_);
       rows = rows.subspan(bytes);
       held.push_back({entry.request, entry.branch, static_cast<int64_t>(next_), status});
     }
@@ -178,7 +179,9 @@ class AppendSink : public TailSink {
  private:
   const Options& options_;
   const KvFormat format_;
+  const TailUnpacker unpacker_;
   uint8_t* const memory_;
+  std::vector<uint32_t> parts_;
   size_t next_ = 0;
 };
 

@@ -66,12 +66,13 @@ class TestSink : public TailSink {
     std::vector<HeldRows> held;
     for (const TailEntry& entry : entries) {
       const size_t bytes = PackedBytes(format, entry.tokens.size());
-      const Status status = UnpackTail(format,
-                                       {.packed = rows.first(bytes),
-                                        .checksum = entry.checksum,
-                                        .seed = TailSeed(entry),
-                                        .rows = static_cast<uint32_t>(entry.tokens.size())},
-                                       0, slot_);
+      std::vector<uint32_t> parts;
+      const Status status =
+          TailUnpacker(format).Unpack({.packed = rows.first(bytes),
+                                       .checksum = entry.checksum,
+                                       .seed = TailSeed(entry),
+                                       .rows = static_cast<uint32_t>(entry.tokens.size())},
+                                      0, slot_, &parts);
       rows = rows.subspan(bytes);
       int64_t& taken = taken_[entry.request.id];
       if (status.ok()) taken += static_cast<int64_t>(entry.tokens.size());
@@ -98,7 +99,7 @@ void Obey(KvStream* stream, TestSource* source, int commands) {
   while (in != nullptr && fscanf(in, " %c %u", &command, &layers) == 2) {
     if (command == 'p') source->SetPublished(layers);
     for (const BlockId& id : source->Pending()) {
-      if (command == 'p') stream->Publish(id, layers);
+      if (command == 'p') stream->Publish(id, layers, {});
       if (command == 'w') stream->Withdraw(id);
     }
   }

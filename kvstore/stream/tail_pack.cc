@@ -1,6 +1,8 @@
 #include "kvstore/stream/tail_pack.h"
 
-#include "common/crc32c.h"
+#include <cstring>
+
+#include "common/bytes.h"
 
 namespace reprise::kv {
 namespace {
@@ -20,13 +22,13 @@ Status CheckBlock(const KvFormat& format, size_t block_bytes, size_t rows, size_
 
 }  // namespace
 
-uint32_t TailSeed(absl::string_view request_id, uint32_t branch, int64_t first_position) {
-  uint8_t place[12];
-  for (int i = 0; i < 4; ++i) place[i] = static_cast<uint8_t>(branch >> (8 * i));
-  for (int i = 0; i < 8; ++i) {
-    place[4 + i] = static_cast<uint8_t>(static_cast<uint64_t>(first_position) >> (8 * i));
-  }
-  return Crc32c(place, sizeof place, Crc32c(request_id.data(), request_id.size()));
+uint32_t TailSeed(const TailEntry& entry) {
+  std::string fields;
+  ByteWriter<std::string> out(fields);
+  out.PrefixedText(entry.request.id).U32(entry.branch).PrefixedText(entry.tenant_salt);
+  out.PrefixedText(entry.derivation).Bytes(entry.parent.bytes).I64(entry.first_position);
+  for (const int32_t token : entry.tokens) out.I32(token);
+  return Crc32c(fields.data(), fields.size());
 }
 
 StatusOr<uint32_t> PackTail(const KvFormat& format, std::span<const uint8_t> block,
@@ -42,27 +44,73 @@ StatusOr<uint32_t> PackTail(const KvFormat& format, std::span<const uint8_t> blo
   return crc;
 }
 
-Status UnpackTail(const KvFormat& format, const TailRows& rows, uint32_t first_row,
-                  std::span<uint8_t> block) {
-  RETURN_IF_ERROR(CheckBlock(format, block.size(), rows.rows, rows.packed.size()));
+// ---- Unpacking. ----
+
+TailUnpacker::TailUnpacker(const KvFormat& format)
+    : format_(format), segment_bytes_(format.segment_bytes()) {
+  size_t at = 0;
+  for (const RowField& field : format.fields) {
+    const size_t row_bytes = field.elements * ElementBytes(format.codec);
+    for (uint32_t head = 0; head < field.heads; ++head) {
+      Lane lane{
+          .at = at, .row_bytes = row_bytes, .past_row = Crc32cShift(row_bytes), .to_place = {}};
+      for (uint32_t row = 0; row < format.block_tokens; ++row) {
+        lane.to_place.emplace_back(segment_bytes_ - at - (row + 1) * row_bytes);
+      }
+      at += format.block_tokens * row_bytes;
+      lanes_.push_back(std::move(lane));
+    }
+  }
+}
+
+uint32_t TailUnpacker::TakeRow(const uint8_t* packed, uint32_t layer, uint32_t row,
+                               std::span<uint8_t> block, uint32_t* crc) const {
+  uint32_t parts = 0;
+  for (const Lane& lane : lanes_) {
+    const uint32_t part = Crc32cPartCopy(Place(block, layer, lane, row), packed, lane.row_bytes);
+    *crc = Crc32cOfParts(part, lane.past_row, *crc);
+    parts ^= lane.to_place[row](part);
+    packed += lane.row_bytes;
+  }
+  return parts;
+}
+
+void TailUnpacker::Clear(const RowRange& range, std::span<uint8_t> block) const {
+  for (uint32_t layer = 0; layer < format_.layers; ++layer) {
+    for (const Lane& lane : lanes_) {
+      std::memset(Place(block, layer, lane, range.first_row), 0, range.rows * lane.row_bytes);
+    }
+  }
+}
+
+Status TailUnpacker::Unpack(const TailRows& rows, uint32_t first_row, std::span<uint8_t> block,
+                            std::vector<uint32_t>* parts) const {
+  parts->clear();
+  RETURN_IF_ERROR(CheckBlock(format_, block.size(), rows.rows, rows.packed.size()));
   if (rows.skip > rows.rows) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot skip ", rows.skip, " of ", rows.rows, " rows"));
   }
   const RowRange range{.first_row = first_row, .rows = rows.rows - rows.skip};
-  const size_t skipped_bytes = rows.skip * format.row_bytes();
-  const size_t written_bytes = range.rows * format.row_bytes();
+  if (first_row > format_.block_tokens || range.rows > format_.block_tokens - first_row) {
+    return absl::InvalidArgumentError(absl::StrCat("rows ", first_row, " + ", range.rows,
+                                                   " of a block of ", format_.block_tokens));
+  }
+  const size_t row_bytes = format_.row_bytes();
   const uint8_t* packed = rows.packed.data();
   uint32_t crc = rows.seed;
-  for (uint32_t layer = 0; layer < format.layers; ++layer) {
-    crc = Crc32c(packed, skipped_bytes, crc);
-    packed += skipped_bytes;
-    ASSIGN_OR_RETURN(
-        crc, Scatter(format, {packed, written_bytes}, range,
-                     block.subspan(layer * format.segment_bytes(), format.segment_bytes()), crc));
-    packed += written_bytes;
+  parts->reserve(size_t{format_.layers} * range.rows);
+  for (uint32_t layer = 0; layer < format_.layers; ++layer) {
+    crc = Crc32c(packed, rows.skip * row_bytes, crc);
+    packed += rows.skip * row_bytes;
+    for (uint32_t row = first_row; row < first_row + range.rows; ++row) {
+      parts->push_back(TakeRow(packed, layer, row, block, &crc));
+      packed += row_bytes;
+    }
   }
   if (crc == rows.checksum) return absl::OkStatus();
+  Clear(range, block);
+  parts->assign(parts->size(), 0);
   return absl::DataLossError(absl::StrCat(rows.rows, " packed rows: checksum mismatch"));
 }
 

@@ -1,10 +1,17 @@
 // Rows of one block in all layers, to and from the packed form in which they are appended to a
-// replica: one pass over the bytes, checksum included. Both sides of replication use it. Stateless;
-// any thread.
+// replica: one pass over the bytes, checksum included. Both sides of replication use it. Any
+// thread.
 //
 // Packed layout: [layer][row][field][head][elements], that is Gather of each layer (pack.h). The
-// checksum is the CRC-32C of the packed bytes seeded by whose rows they are and where, so rows of
-// another sequence or position never verify.
+// checksum is the CRC-32C of the packed bytes seeded by whose rows they are, where, and of which
+// tokens, so rows of another sequence, position or text never verify, nor does an entry of which
+// one of these arrived damaged.
+//
+// Who unpacks learns the *part* of every row in its segment's checksum (crc32c.h): from the parts
+// follows the checksum of an open or full block without another look at its memory, so bytes that
+// change in that memory are found where they are read. The checksum that is verified is made of
+// the very sums that give the parts. The price: two multiplications of 32 bits a head's row, and 4
+// bytes kept a layer and row.
 #ifndef REPRISE_KVSTORE_STREAM_TAIL_PACK_H_
 #define REPRISE_KVSTORE_STREAM_TAIL_PACK_H_
 
@@ -12,8 +19,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
-#include "absl/strings/string_view.h"
+#include "common/crc32c.h"
 #include "common/status.h"
 #include "kvstore/block/kv_format.h"
 #include "kvstore/stream/pack.h"
@@ -26,10 +34,8 @@ inline size_t PackedBytes(const KvFormat& format, size_t rows) {
   return rows * format.row_bytes() * format.layers;
 }
 
-uint32_t TailSeed(absl::string_view request_id, uint32_t branch, int64_t first_position);
-inline uint32_t TailSeed(const TailEntry& entry) {
-  return TailSeed(entry.request.id, entry.branch, entry.first_position);
-}
+// Of all fields but the checksum and the attempt: rows stay right when a later attempt takes them.
+uint32_t TailSeed(const TailEntry& entry);
 
 // Memory for packed rows, not initialized.
 class PackedRows final : public TailPayload {
@@ -56,11 +62,39 @@ struct TailRows {
   uint32_t rows = 0;  // packed
   uint32_t skip = 0;  // of these, not to be written: they are there already
 };
-// Verifies the packed rows and writes those behind `skip` from row `first_row` of `block` on (the
-// place of the first one written). DATA_LOSS when the checksum differs: what the rows' places hold
-// is then unspecified, every other row is as it was. INVALID_ARGUMENT as above.
-Status UnpackTail(const KvFormat& format, const TailRows& rows, uint32_t first_row,
-                  std::span<uint8_t> block);
+
+class TailUnpacker {
+ public:
+  explicit TailUnpacker(const KvFormat& format);
+
+  // Verifies the packed rows and writes those behind `skip` from row `first_row` of `block` on (the
+  // place of the first one written). `parts`: one per [layer][row written], shifted to its place in
+  // the segment. DATA_LOSS when the checksum differs: the rows' places are then zeros, and so are
+  // the parts; every other row is as it was. INVALID_ARGUMENT as above: nothing is written, and
+  // `parts` is empty.
+  Status Unpack(const TailRows& rows, uint32_t first_row, std::span<uint8_t> block,
+                std::vector<uint32_t>* parts) const;
+
+ private:
+  // The rows of one head of one field, one after the other in a segment.
+  struct Lane {
+    size_t at = 0;  // in the segment
+    size_t row_bytes = 0;
+    Crc32cShift past_row;
+    std::vector<Crc32cShift> to_place;  // by row
+  };
+  uint8_t* Place(std::span<uint8_t> block, uint32_t layer, const Lane& lane, uint32_t row) const {
+    return block.data() + layer * segment_bytes_ + lane.at + row * lane.row_bytes;
+  }
+  // The row's part; carries `crc` over its bytes.
+  uint32_t TakeRow(const uint8_t* packed, uint32_t layer, uint32_t row, std::span<uint8_t> block,
+                   uint32_t* crc) const;
+  void Clear(const RowRange& range, std::span<uint8_t> block) const;
+
+  const KvFormat format_;
+  const size_t segment_bytes_;
+  std::vector<Lane> lanes_;  // in packed order
+};
 
 }  // namespace reprise::kv
 

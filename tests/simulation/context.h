@@ -31,7 +31,6 @@ class Oracle {
   explicit Oracle(const worker::TimedModel& model);
   // All blocks of `tokens`.
   void Learn(const kv::ChainContext& chain, std::span<const int32_t> tokens);
-  bool Knows(const kv::BlockId& id) const { return blocks_.contains(id); }
   // Empty when `data` (a whole block) is what `id` names; otherwise what is wrong.
   std::string Check(const kv::BlockId& id, int64_t first_position, const uint8_t* data) const;
   // The same of the first rows of a block.

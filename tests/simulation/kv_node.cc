@@ -179,6 +179,7 @@ void KvNode::OnFetch(StreamId stream, uint64_t fetch, KvNode* client, const KvFe
     item.id = spec.items[i].id;
     item.first_position = found.first_position;
     item.data = found.data;
+    item.summed = found.summed;
     item.checksums = std::move(found.checksums);
     item.ready = found.layers_ready;
     item.unpin = std::move(found.unpin);
@@ -209,9 +210,9 @@ void KvNode::SendLayer(Served& served, size_t index, uint32_t layer) {
   segment.item = index;
   segment.layer = layer;
   segment.bytes.assign(from, from + bytes);
-  segment.checksum = item.checksums.empty()
-                         ? kv::SegmentChecksum(item.id, layer, item.first_position, from, bytes)
-                         : item.checksums[layer];
+  segment.checksum = item.summed
+                         ? item.checksums.at(layer)
+                         : kv::SegmentChecksum(item.id, layer, item.first_position, from, bytes);
   segment.destination =
       served.client->fetches_.contains(served.fetch)
           ? served.client->fetches_.at(served.fetch).spec.items[index].destination + layer * bytes
@@ -286,12 +287,14 @@ void KvNode::OnClientLost(StreamId stream) {
   for (const ServedKey& key : theirs) served_.erase(key);
 }
 
-void KvNode::Publish(const kv::BlockId& id, uint32_t layers_ready) {
+void KvNode::Publish(const kv::BlockId& id, uint32_t layers_ready,
+                     const std::vector<uint32_t>& checksums) {
   for (auto& [key, served] : served_) {
     for (size_t i = 0; i < served.items.size(); ++i) {
       ServedItem& item = served.items[i];
       if (item.id != id || item.closed || layers_ready <= item.ready) continue;
       item.ready = layers_ready;
+      item.checksums = checksums;
       SendReady(served, i);
     }
   }

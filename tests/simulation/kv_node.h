@@ -30,7 +30,8 @@ struct KvFound {
   uint32_t layers_ready = 0;
   int64_t first_position = 0;
   const uint8_t* data = nullptr;
-  std::vector<uint32_t> checksums;  // per layer, or empty: computed when sent
+  bool summed = false;  // layers come with checksums; else they are summed when sent
+  std::vector<uint32_t> checksums;
   std::function<void()> unpin;
 };
 
@@ -66,7 +67,8 @@ class KvNode {
 
   uint64_t Fetch(KvFetch fetch);
   void Cancel(uint64_t fetch);
-  void Publish(const kv::BlockId& id, uint32_t layers_ready);
+  void Publish(const kv::BlockId& id, uint32_t layers_ready,
+               const std::vector<uint32_t>& checksums);
   // An attempt has shown itself here; ends what lower ones fetch. False: it is stale.
   bool NoteAttempt(const RequestKey& request);
   // Told of the attempt of every fetch that is let in.
@@ -94,6 +96,7 @@ class KvNode {
     kv::BlockId id;
     int64_t first_position = 0;
     const uint8_t* data = nullptr;
+    bool summed = false;
     std::vector<uint32_t> checksums;
     uint32_t ready = 0;
     uint32_t sent = 0;

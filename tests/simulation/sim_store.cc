@@ -10,6 +10,7 @@ kv::StoreCoreOptions OptionsOf(const Context& context, const StoreSize& size) {
   options.format_digest = context.chain.format_digest;
   options.block_tokens = context.chain.block_tokens;
   options.layers = context.model.layers;
+  options.segment_bytes = context.segment_bytes();
   options.memory_slots = size.memory_slots;
   options.disk_slots = size.disk_slots;
   options.fetch_timeout_ns = 10 * kSecond;
@@ -29,6 +30,7 @@ SimStore::SimStore(Context& context, const NodeKey& key, const StoreSize& size, 
       key_(key),
       pid_(context.world.Spawn(key.name)),
       core_(OptionsOf(context, size)),
+      unpacker_(context.format),
       reporters_(context.coordinators.size(), kv::EventReporter(&core_.events())),
       arena_(static_cast<size_t>(size.memory_slots) * context.block_bytes()),
       disk_(disk),
@@ -76,9 +78,7 @@ KvFound SimStore::Find(const kv::BlockId& id) {
   Run();
   if (found.state == kv::StoreCore::Found::State::kMissing) return {};
   const bool ready = found.state == kv::StoreCore::Found::State::kReady;
-  // Only an open tail has no checksums and no block id.
-  const bool tail = found.checksums.empty() && !context_.oracle.Knows(id);
-  if (ready && !tail && found.layers_ready == context_.model.layers) {
+  if (ready && !found.tail && found.layers_ready == context_.model.layers) {
     const std::string wrong = context_.oracle.Check(id, found.first_position, SlotData(found.slot));
     if (!wrong.empty() && context_.mutation == Mutation::kNone) {
       context_.world.Fail(absl::StrCat(key_.name, " serves a wrong block: ", wrong));
@@ -89,6 +89,7 @@ KvFound SimStore::Find(const kv::BlockId& id) {
           .layers_ready = found.layers_ready,
           .first_position = found.first_position,
           .data = SlotData(found.slot),
+          .summed = true,
           .checksums = found.checksums,
           .unpin = [this, pin = found.pin] { core_.Unpin(pin); }};
 }
@@ -98,7 +99,7 @@ void SimStore::Run() {
     if (const auto* fetch = std::get_if<kv::StartStoreFetch>(&command)) {
       StartFetch(*fetch);
     } else if (const auto* publish = std::get_if<kv::PublishBlock>(&command)) {
-      stream_.Publish(publish->id, publish->layers_ready);
+      stream_.Publish(publish->id, publish->layers_ready, publish->checksums);
     } else if (const auto* withdraw = std::get_if<kv::WithdrawBlock>(&command)) {
       stream_.Withdraw(withdraw->id);
     } else if (auto* write = std::get_if<kv::WriteDisk>(&command)) {
@@ -153,17 +154,8 @@ void SimStore::WriteDisk(const kv::WriteDisk& write) {
       context_.world.random().Chance(0.5)) {
     return core_.OnDiskWritten(write.record.id, absl::ResourceExhaustedError("disk full"));
   }
-  kv::BlockRecord record = write.record;
-  const uint8_t* const data = SlotData(write.memory_slot);
-  // A block sealed from appended rows has no checksums yet.
-  for (auto layer = static_cast<uint32_t>(record.checksums.size()); layer < context_.model.layers;
-       ++layer) {
-    record.checksums.push_back(kv::SegmentChecksum(record.id, layer, record.first_position,
-                                                   data + layer * context_.segment_bytes(),
-                                                   context_.segment_bytes()));
-  }
-  disk_->Write(record, write.disk_slot, data, context_.block_bytes());
-  core_.OnDiskWritten(record.id, absl::OkStatus(), std::move(record.checksums));
+  disk_->Write(write.record, write.disk_slot, SlotData(write.memory_slot), context_.block_bytes());
+  core_.OnDiskWritten(write.record.id, absl::OkStatus());
 }
 
 void SimStore::EndDiskJob() {

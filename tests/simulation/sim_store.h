@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kvstore/node/store_core.h"
+#include "kvstore/stream/tail_pack.h"
 #include "tests/simulation/kv_node.h"
 #include "tests/simulation/report_loop.h"
 #include "tests/simulation/sim_disk.h"
@@ -103,6 +104,7 @@ class SimStore {
   const NodeKey key_;
   const Pid pid_;
   kv::StoreCore core_;
+  const kv::TailUnpacker unpacker_;
   std::vector<kv::EventReporter> reporters_;  // by coordinator
   std::vector<uint8_t> arena_;
   SimDisk* const disk_;

@@ -103,19 +103,21 @@ void SimStore::WritePlanned() {
     uint8_t* const block = SlotData(one.plan.slot);
     if (one.plan.copy_from >= 0) {
       std::memcpy(block, SlotData(one.plan.copy_from), context_.block_bytes());
+    } else if (one.plan.clear) {
+      std::memset(block, 0, context_.block_bytes());
     }
     const size_t at = front.offsets[one.entry];
-    const Status status = kv::UnpackTail(
-        context_.format,
+    std::vector<uint32_t> parts;
+    const Status status = unpacker_.Unpack(
         {.packed =
              std::span<const uint8_t>(front.rows).subspan(at, front.offsets[one.entry + 1] - at),
          .checksum = entry.checksum,
          .seed = kv::TailSeed(entry),
          .rows = static_cast<uint32_t>(entry.tokens.size()),
          .skip = one.plan.skip},
-        one.plan.first_row, {block, context_.block_bytes()});
+        one.plan.first_row, {block, context_.block_bytes()}, &parts);
     if (!status.ok()) ++damaged_appends_;
-    front.held[one.entry] = core_.OnAppended(one.plan.write, status, Now());
+    front.held[one.entry] = core_.OnAppended(one.plan.write, status, parts, Now());
   }
   Run();
   NextAppend();

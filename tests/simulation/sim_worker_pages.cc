@@ -48,7 +48,7 @@ void SimWorker::PublishCompleted(uint32_t layer) {
       continue;
     }
     found->second.layers_ready = layer + 1;
-    stream_.Publish(id, layer + 1);
+    stream_.Publish(id, layer + 1, {});
   }
 }
 
@@ -100,7 +100,7 @@ void SimWorker::Run(const worker::ListBlock& command) {
     events_.Added(command.id);
   }
   if (!context_.mutated(Mutation::kPublicationDropped)) {
-    stream_.Publish(command.id, context_.model.layers);
+    stream_.Publish(command.id, context_.model.layers, {});
   }
 }
 

@@ -273,7 +273,7 @@ void Engine::OnLayer(const StepPlan& plan, uint32_t layer) {
   if (options_.publish_layers) {
     for (const StepPlan::Completed& block : plan.completes) {
       directory_->SetReady(block.id, layer + 1);
-      stream_->Publish(block.id, layer + 1);
+      stream_->Publish(block.id, layer + 1, {});
     }
     if (!plan.completes.empty()) Failpoint("worker.leg.layer");
   }
@@ -357,7 +357,7 @@ void Engine::Do(const CancelFetch& command) {
 }
 
 void Engine::Do(const ListBlock& command) {
-  if (directory_->List(command)) stream_->Publish(command.id, info().kv_format.layers);
+  if (directory_->List(command)) stream_->Publish(command.id, info().kv_format.layers, {});
   if (command.state != ListBlock::State::kSealed) return;
   Failpoint("worker.seal");
   MutexLock lock(events_mu_);

@@ -219,7 +219,8 @@ class CheckingStore : public kv::TailSink {
       kv::TailRows tail{rows.first(bytes), entry.checksum, kv::TailSeed(entry),
                         static_cast<uint32_t>(entry.tokens.size()), 0};
       rows = rows.subspan(bytes);
-      Status status = kv::UnpackTail(format, tail, first, block);
+      std::vector<uint32_t> parts;
+      Status status = kv::TailUnpacker(format).Unpack(tail, first, block, &parts);
       if (status.ok() && !RowsMatch(entry, first, block)) status = absl::DataLossError("rows");
       MutexLock lock(mu_);
       if (!status.ok()) ++wrong_;
