@@ -8,8 +8,11 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "absl/strings/str_join.h"
 #include "cli/command.h"
 #include "cli/supervisor.h"
+#include "common/free_ports.h"
+#include "common/limits.h"
 
 namespace reprise::cli {
 namespace {
@@ -21,6 +24,11 @@ struct UpOptions {
   int32_t prefill_workers = 1;
   int32_t decode_workers = 2;
   int32_t stores = 2;
+  int32_t gateways = 1;
+  int32_t coordinators = 1;
+  std::string etcd;
+  int32_t replica_stores = 1;
+  bool elastic_roles = false;
   int32_t threads = 1;
   int32_t block_tokens = 64;
   int32_t remote_prefill_min_tokens = 256;
@@ -38,6 +46,14 @@ void Declare(FlagSet& flags, UpOptions& o) {
   flags.AddRange("prefill-workers", &o.prefill_workers, 0, 64, "workers that only prefill");
   flags.AddRange("decode-workers", &o.decode_workers, 1, 64, "workers that decode and prefill");
   flags.AddRange("stores", &o.stores, 0, 64, "KV store nodes");
+  flags.AddRange("gateways", &o.gateways, 1, 64, "gateways; the second and later take free ports");
+  flags.AddRange("coordinators", &o.coordinators, 1, limits::kCoordinatorsMax,
+                 "coordinators; more than one need --etcd");
+  flags.Add("etcd", &o.etcd, "etcd's addresses (host:port,..), where coordinators elect a leader");
+  flags.AddRange("replica-stores", &o.replica_stores, 0, limits::kReplicaStoresMax,
+                 "stores that keep a request's replica");
+  flags.Add("elastic-roles", &o.elastic_roles,
+            "move decode workers between prefill and decode by their load");
   flags.AddRange("threads", &o.threads, 1, 256, "compute threads per worker");
   flags.AddRange("block-tokens", &o.block_tokens, 1, 1024, "tokens per KV block");
   flags.AddRange("remote-prefill-min-tokens", &o.remote_prefill_min_tokens, 0, 1 << 20,
@@ -89,12 +105,46 @@ std::vector<std::string> WorkerArgs(const UpOptions& o, const std::string& name,
   return args;
 }
 
-Status StartAll(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
-  RETURN_IF_ERROR(cluster.Start({"coordinator",
-                                 {"coordinator", absl::StrCat("--remote-prefill-min-tokens=",
-                                                              o.remote_prefill_min_tokens)}}));
+// Of the nth of `count` alike: the only one has no number.
+std::string NameOf(const std::string& role, int n, int count) {
+  return count == 1 ? role : absl::StrCat(role, "-", n);
+}
+
+// Members of a group know each other before they start. The answer: all addresses, with commas.
+StatusOr<std::string> StartCoordinators(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
+  if (o.coordinators > 1 && o.etcd.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(o.coordinators, " coordinators need --etcd to elect a leader"));
+  }
+  std::vector<std::string> listen = {"127.0.0.1:0"};
+  if (o.coordinators > 1) {
+    ASSIGN_OR_RETURN(const std::vector<uint16_t> ports, FreePorts(o.coordinators));
+    listen.clear();
+    for (const uint16_t port : ports) listen.push_back(absl::StrCat("127.0.0.1:", port));
+  }
+  for (int i = 0; i < o.coordinators; ++i) {
+    const std::string name = NameOf("coordinator", i, o.coordinators);
+    std::vector<std::string> args = {
+        "coordinator", "--name=" + name,
+        absl::StrCat("--remote-prefill-min-tokens=", o.remote_prefill_min_tokens),
+        absl::StrCat("--replica-stores=", o.replica_stores)};
+    if (o.elastic_roles) args.push_back("--elastic-roles");
+    if (!o.etcd.empty()) args.push_back("--etcd=" + o.etcd);
+    std::vector<std::string> peers = listen;
+    peers.erase(peers.begin() + i);
+    if (!peers.empty()) args.push_back("--peers=" + absl::StrJoin(peers, ","));
+    RETURN_IF_ERROR(cluster.Start({name, args, listen[static_cast<size_t>(i)]}));
+  }
   RETURN_IF_ERROR(cluster.WaitReady(stop));
-  const std::string coordinator = cluster.addresses("coordinator").grpc;
+  std::vector<std::string> addresses;
+  for (int i = 0; i < o.coordinators; ++i) {
+    addresses.push_back(cluster.addresses(NameOf("coordinator", i, o.coordinators)).grpc);
+  }
+  return absl::StrJoin(addresses, ",");
+}
+
+Status StartAll(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
+  ASSIGN_OR_RETURN(const std::string coordinator, StartCoordinators(o, cluster, stop));
   for (int i = 0; i < o.prefill_workers; ++i) {
     const std::string name = absl::StrCat("prefill-", i);
     RETURN_IF_ERROR(cluster.Start({name, WorkerArgs(o, name, coordinator, true)}));
@@ -113,11 +163,23 @@ Status StartAll(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
     }
     RETURN_IF_ERROR(cluster.Start({name, args}));
   }
-  RETURN_IF_ERROR(cluster.Start(
-      {"gateway",
-       {"gateway", "--name=gateway", "--coordinator=" + coordinator, "--model=" + o.model},
-       o.listen}));
+  for (int i = 0; i < o.gateways; ++i) {
+    const std::string name = NameOf("gateway", i, o.gateways);
+    RETURN_IF_ERROR(cluster.Start(
+        {name,
+         {"gateway", "--name=" + name, "--coordinator=" + coordinator, "--model=" + o.model},
+         i == 0 ? o.listen : "127.0.0.1:0"}));
+  }
   return cluster.WaitReady(stop);
+}
+
+// For --gateway of the clients.
+std::string Gateways(const UpOptions& o, const Supervisor& cluster) {
+  std::vector<std::string> addresses;
+  for (int i = 0; i < o.gateways; ++i) {
+    addresses.push_back(cluster.addresses(NameOf("gateway", i, o.gateways)).grpc);
+  }
+  return absl::StrJoin(addresses, ",");
 }
 
 void PrintDoors(const Supervisor& cluster, const std::string& state_dir) {
@@ -156,7 +218,7 @@ int RunUp(const Args& args) {
   }
   PrintDoors(cluster, options.state_dir);
   std::printf("serving %s on %s; Ctrl-C stops it\n", options.model.c_str(),
-              cluster.addresses("gateway").grpc.c_str());
+              Gateways(options, cluster).c_str());
   std::fflush(stdout);
   const Status status = cluster.Watch(&stop, [](const std::string& event) {
     std::printf("%s\n", event.c_str());

@@ -1,5 +1,5 @@
 // Loopback ports for processes that cannot choose their own, or must know each other's before they
-// start: free a moment ago, which is all one can know. For tests and benchmarks. Any thread.
+// start: free a moment ago, which is all one can know. For clusters on one machine. Any thread.
 #ifndef REPRISE_COMMON_FREE_PORTS_H_
 #define REPRISE_COMMON_FREE_PORTS_H_
 

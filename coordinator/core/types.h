@@ -172,6 +172,7 @@ struct Placement {
   std::optional<NodeRef> prefill;
   std::vector<PrefixSource> sources;
   std::vector<NodeRef> stores;
+  int32_t replica_stores = 0;  // wanted; `stores` are as many as live
   // Of an attach to a request that runs: whom to send it to. Then only attempt and leader_epoch
   // are set beside it.
   std::optional<NodeRef> running;

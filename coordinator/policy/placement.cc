@@ -246,6 +246,7 @@ class Chooser {
                                           static_cast<int32_t>(range.blocks)});
     }
     choice.placement.stores = Stores(decode);
+    choice.placement.replica_stores = StoresWanted();
     return choice;
   }
 

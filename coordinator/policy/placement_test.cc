@@ -420,6 +420,9 @@ TEST_F(PlacementTest, ARequestMayChooseHowManyStoresKeepIt) {
   for (const char* name : {"s1", "s2", "s3"}) Store(name);
   query_.replica_stores = 3;
   EXPECT_THAT(Place().stores, SizeIs(3));
+  EXPECT_EQ(Place().replica_stores, 3);
+  query_.replica_stores = 8;
+  EXPECT_EQ(Place().replica_stores, 8) << "more than live: others join as they come";
   query_.replica_stores = -1;
   query_.replicas = {{"s1", 1}};
   EXPECT_THAT(Place().stores, IsEmpty());

@@ -365,6 +365,7 @@ void Fill(const Placement& placement, v1::PlaceResponse* message) {
     out->set_blocks(source.blocks);
   }
   for (const NodeRef& store : placement.stores) Fill(store, message->add_stores());
+  message->set_replica_stores(placement.replica_stores);
 }
 
 void Fill(const ModelInfo& model, v1::ModelInfo* message) {

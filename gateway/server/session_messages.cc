@@ -135,6 +135,7 @@ v1::ServeRequest SubmitMessage(const RequestFacts& facts, const SessionCore& cor
   if (placed.has_prefill()) *out->mutable_prefill() = placed.prefill();
   *out->mutable_sources() = placed.sources();
   *out->mutable_stores() = placed.stores();
+  out->set_replica_stores(placed.replica_stores());
   out->set_deadline_ms(submit.remaining_ms);
   if (core.spec().resumable) {
     out->set_resume_handle(facts.handle);

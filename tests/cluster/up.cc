@@ -3,25 +3,22 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "cli/command.h"
-#include "common/grpc_status.h"
-#include "common/rpc_server.h"
-#include "reprise/v1/cluster.grpc.pb.h"
+#include "cli/coordinators.h"
 
 namespace reprise::harness {
 namespace {
 
 constexpr TimeNs kReadyTimeoutNs = 180 * kSecond;
 constexpr TimeNs kPollNs = 20 * kMillisecond;
-constexpr int kNodes = 5;  // workers and stores
 
 std::string ReadAll(const std::string& path) {
   std::ifstream in(path);
@@ -31,7 +28,8 @@ std::string ReadAll(const std::string& path) {
 }  // namespace
 
 StatusOr<std::unique_ptr<Up>> Up::Start(const std::string& program, const std::string& model,
-                                        const std::vector<std::string>& flags) {
+                                        const std::vector<std::string>& flags,
+                                        const std::vector<std::string>& names) {
   std::unique_ptr<Up> up(new Up());
   ASSIGN_OR_RETURN(up->dir_, ScratchDir::Create());
   up->state_dir_ = up->dir_->path() + "/state";
@@ -41,10 +39,24 @@ StatusOr<std::unique_ptr<Up>> Up::Start(const std::string& program, const std::s
   run.out = SubprocessOutput::File(up->dir_->path() + "/up.log");
   run.err = run.out;
   ASSIGN_OR_RETURN(up->process_, Subprocess::Spawn(run));
-  RETURN_IF_ERROR(up->WaitReady(
-      {"coordinator", "prefill-0", "decode-0", "decode-1", "store-0", "store-1", "gateway"}));
-  RETURN_IF_ERROR(up->WaitLive(kNodes));
+  RETURN_IF_ERROR(up->WaitReady(names));
+  const auto nodes = std::count_if(names.begin(), names.end(), [](const std::string& name) {
+    return !absl::StartsWith(name, "coordinator") && !absl::StartsWith(name, "gateway");
+  });
+  RETURN_IF_ERROR(up->WaitLive(static_cast<int>(nodes)));
   return up;
+}
+
+std::vector<std::string> Up::DefaultNames() {
+  return {"coordinator", "prefill-0", "decode-0", "decode-1", "store-0", "store-1", "gateway"};
+}
+
+std::string Up::Doors(const std::string& role) const {
+  std::vector<std::string> doors;
+  for (const auto& [name, at] : addresses_) {
+    if (absl::StartsWith(name, role)) doors.push_back(at.grpc);
+  }
+  return absl::StrJoin(doors, ",");
 }
 
 Status Up::WaitReady(const std::vector<std::string>& names) {
@@ -71,13 +83,8 @@ Up::~Up() {
 }
 
 StatusOr<v1::ClusterStatus> Up::QueryStatus() const {
-  const auto stub = v1::Coordinator::NewStub(ClusterChannel(addresses_.at("coordinator").grpc));
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
-  v1::ClusterStatus status;
-  const grpc::Status result = stub->GetStatus(&context, v1::GetStatusRequest(), &status);
-  if (!result.ok()) return FromGrpc(result);
-  return status;
+  ASSIGN_OR_RETURN(cli::Coordinators group, cli::Coordinators::Connect(Doors("coordinator")));
+  return group.GetStatus();
 }
 
 Status Up::WaitLive(int nodes) const {

@@ -20,17 +20,23 @@ namespace reprise::harness {
 
 class Up {
  public:
-  // Returns when every process is ready and every worker and store counts as live. The cluster has
-  // one prefill worker, two decode workers and two stores unless `flags` say otherwise.
-  static StatusOr<std::unique_ptr<Up>> Start(const std::string& program, const std::string& model,
-                                             const std::vector<std::string>& flags = {});
+  // The processes of a cluster that no flag changes.
+  static std::vector<std::string> DefaultNames();
+
+  // Returns when every process is ready and every worker and store counts as live. `names` are the
+  // processes that `flags` make.
+  static StatusOr<std::unique_ptr<Up>> Start(
+      const std::string& program, const std::string& model,
+      const std::vector<std::string>& flags = {},
+      const std::vector<std::string>& names = DefaultNames());
   ~Up();  // stops it
 
   const std::string& state_dir() const { return state_dir_; }
-  std::string gateway() const { return addresses_.at("gateway").grpc; }
+  // Of all of them, with commas between.
+  std::string gateway() const { return Doors("gateway"); }
   // By name, as they were when the cluster became ready.
   const std::map<std::string, RoleAddresses>& addresses() const { return addresses_; }
-  // What the coordinator says now.
+  // What the coordinator, of several the leader, says now.
   StatusOr<v1::ClusterStatus> QueryStatus() const;
   // Until `nodes` workers and stores are live.
   Status WaitLive(int nodes) const;
@@ -47,6 +53,7 @@ class Up {
  private:
   Up() = default;
   Status WaitReady(const std::vector<std::string>& names);
+  std::string Doors(const std::string& role) const;
 
   std::unique_ptr<ScratchDir> dir_;
   std::string state_dir_;

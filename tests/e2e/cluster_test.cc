@@ -5,6 +5,14 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "cli/client/generation_client.h"
 #include "common/scrape.h"
 #include "common/subprocess.h"
@@ -153,6 +161,53 @@ TEST_F(ClusterTest, EveryProcessHasAMetricsDoor) {
     const auto page = ScrapeMetrics(node.node().metrics_address());
     EXPECT_TRUE(page.ok()) << node.node().ref().name() << ": " << page.status();
   }
+}
+
+// The families of an exposition text that are ours.
+std::set<std::string> FamiliesOf(const std::string& page) {
+  constexpr absl::string_view kType = "# TYPE ";
+  std::set<std::string> families;
+  for (absl::string_view line : absl::StrSplit(page, '\n')) {
+    if (!absl::ConsumePrefix(&line, kType) || !absl::StartsWith(line, "reprise_")) continue;
+    families.emplace(line.substr(0, line.find(' ')));
+  }
+  return families;
+}
+
+// The names in the tables of docs/metrics.md.
+std::set<std::string> FamiliesOnThePage() {
+  constexpr absl::string_view kRow = "| `";
+  std::ifstream file(ProjectFile("docs/metrics.md"));
+  std::set<std::string> families;
+  for (std::string line; std::getline(file, line);) {
+    absl::string_view rest = line;
+    if (!absl::ConsumePrefix(&rest, kRow)) continue;
+    families.emplace(rest.substr(0, rest.find_first_of("`{")));
+  }
+  return families;
+}
+
+std::set<std::string> Without(std::set<std::string> all, const std::set<std::string>& some) {
+  for (const std::string& one : some) all.erase(one);
+  return all;
+}
+
+TEST_F(ClusterTest, EverySeriesIsOnTheMetricsPageAndTheOtherWayRound) {
+  std::set<std::string> served;
+  const auto status = up_->QueryStatus();
+  ASSERT_TRUE(status.ok()) << status.status();
+  std::vector<std::string> doors = {up_->addresses().at("coordinator").metrics};
+  for (const v1::NodeStatus& node : status->nodes()) {
+    if (node.state() == "live") doors.push_back(node.node().metrics_address());
+  }
+  for (const std::string& door : doors) {
+    const auto page = ScrapeMetrics(door);
+    ASSERT_TRUE(page.ok()) << door << ": " << page.status();
+    served.merge(FamiliesOf(*page));
+  }
+  const std::set<std::string> page = FamiliesOnThePage();
+  EXPECT_THAT(Without(served, page), testing::IsEmpty()) << "served, and not on the page";
+  EXPECT_THAT(Without(page, served), testing::IsEmpty()) << "on the page, and not served";
 }
 
 }  // namespace

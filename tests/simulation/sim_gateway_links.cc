@@ -105,6 +105,7 @@ void SimGateway::Submit(Session& session, const gateway::SubmitAttempt& submit) 
   }
   message.stores = RefsOf(placement.stores);
   message.alone = placement.alone;
+  message.replica_stores = placement.replica_stores;
   if (session.core->spec().resumable) {
     message.resume_handle = session.call.handle;
     message.resume_window_ns = request.resume_window;

@@ -225,6 +225,9 @@ StatusOr<Submit> ParseSubmit(const v1::Submit& message, TimeNs now) {
     submit.resume_window_ns = NsFromMs(message.resume_window_ms());
   }
   submit.alone = message.alone();
+  RETURN_IF_ERROR(
+      CheckRange("replica_stores", message.replica_stores(), 0, limits::kReplicaStoresMax));
+  submit.replica_stores = message.replica_stores();
   submit.prompt.assign(message.prompt().begin(), message.prompt().end());
   submit.tenant = message.tenant();
   return submit;

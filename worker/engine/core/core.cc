@@ -190,7 +190,7 @@ void WorkerCore::On(Submit& event, TimeNs now) {
   request->resume_handle = std::move(event.resume_handle);
   request->resume_window_ns = event.resume_window_ns;
   request->branches.resize(static_cast<size_t>(request->sampling.n));
-  SetReplicas(*request, event.stores);
+  SetReplicas(*request, event.stores, event.replica_stores);
   Request& added = Add(std::move(request), new_work, now);
   fence->decode = &added;
   for (size_t b = 0; b < added.branches.size(); ++b) {

@@ -171,7 +171,7 @@ class WorkerCore {
 
   // replica_set.cc: which stores a request has
   void On(LiveStores& event, TimeNs now);
-  void SetReplicas(Request& request, const std::vector<NodeRef>& stores);
+  void SetReplicas(Request& request, const std::vector<NodeRef>& stores, int32_t wanted);
   void DropReplica(Request& request, const NodeKey& store);
   void LoseStore(const NodeKey& store, TimeNs now);
   void FillReplicaSets(TimeNs now);

@@ -7,7 +7,7 @@
 
 namespace reprise::worker {
 
-void WorkerCore::SetReplicas(Request& request, const std::vector<NodeRef>& stores) {
+void WorkerCore::SetReplicas(Request& request, const std::vector<NodeRef>& stores, int32_t wanted) {
   for (const NodeRef& store : stores) {
     Replica replica;
     replica.store = store;
@@ -15,7 +15,8 @@ void WorkerCore::SetReplicas(Request& request, const std::vector<NodeRef>& store
     request.replicas.push_back(std::move(replica));
     links_.try_emplace(store.key);
   }
-  request.replicas_wanted = request.replicas.size();
+  request.replicas_wanted =
+      std::max(request.replicas.size(), static_cast<size_t>(std::max(0, wanted)));
 }
 
 void WorkerCore::DropReplica(Request& request, const NodeKey& store) {

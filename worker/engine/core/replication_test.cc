@@ -195,6 +195,23 @@ TEST_F(ReplicationTest, WithTooFewStoresTheSetShrinksAndGrowsAgain) {
   ExpectServed(request);
 }
 
+TEST_F(ReplicationTest, ASetThatWasTooSmallAtPlacementGrows) {
+  cluster_.AddWorker(cluster_.Settings("a"));
+  cluster_.AddStore("s");
+  cluster_.TellStores();
+  Submit request = Request("r", 10, 60);
+  request.stores = {cluster_.StoreNode("s")};
+  request.replica_stores = 2;
+  cluster_.Send("a", request);
+  ASSERT_TRUE(RunTo(request.key, 20));
+  cluster_.AddStore("t");
+  cluster_.TellStores();
+  ASSERT_TRUE(RunTo(request.key, 50));
+  EXPECT_GE(cluster_.store("t").Held("r", 0).value_or(0), 50);
+  cluster_.RunToEnd();
+  ExpectServed(request);
+}
+
 TEST_F(ReplicationTest, OnlySoManyReplicasAreBegunAnewAtATime) {
   CoreSettings settings = cluster_.Settings("a");
   settings.rebuilds_max = 2;

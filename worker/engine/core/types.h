@@ -45,6 +45,7 @@ struct Submit {
   std::optional<NodeRef> prefill;
   std::vector<PrefixSource> sources;
   std::vector<NodeRef> stores;
+  int32_t replica_stores = 0;     // wanted, should it be more than `stores`
   std::vector<NodeRef> replicas;  // stores that may hold rows of earlier attempts
   TimeNs deadline_ns = 0;         // an instant; 0: none
   std::string tenant;
