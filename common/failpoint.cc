@@ -1,7 +1,6 @@
 #include "common/failpoint.h"
 
 #include <signal.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -26,6 +25,7 @@ struct Point {
 
 struct Table {
   Mutex mu;
+  CondVar armed;  // anew
   std::array<Point, kCount> points GUARDED_BY(mu);
 };
 
@@ -55,10 +55,13 @@ void HitFailpoint(const char* name) {
     MutexLock lock(table.mu);
     Point& point = table.points[index];
     if (++point.hits == point.due) action = point.action;
+    if (action == FailpointAction::kHang) {
+      // For ever, or until a test arms the point anew.
+      for (const int64_t due = point.due; point.due == due;) table.armed.Wait(table.mu);
+    }
   }
   if (action == FailpointAction::kKill) raise(SIGKILL);
   if (action == FailpointAction::kStop) raise(SIGSTOP);
-  while (action == FailpointAction::kHang) pause();
 }
 
 }  // namespace internal
@@ -73,6 +76,7 @@ Status ArmFailpoint(absl::string_view name, FailpointAction action, int64_t nth)
     Point& point = table.points[index];
     point.action = action;
     point.due = point.hits + nth;
+    table.armed.NotifyAll();
   }
   internal::failpoints_armed.store(true, std::memory_order_relaxed);
   return absl::OkStatus();

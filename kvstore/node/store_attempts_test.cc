@@ -7,6 +7,7 @@
 namespace reprise::kv {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 // ---- Attempts. ----
@@ -183,6 +184,55 @@ TEST(StoreAttempts, ARowBeingWrittenAfterTheEndIsAnsweredAndFreed) {
   EXPECT_EQ(store.End(plan).status.code(), kNotFound);
   EXPECT_EQ(store.core.replicas().stranded_slots, 0);
   EXPECT_EQ(store.core.memory().free, 2);
+}
+
+TEST(StoreAttempts, BlocksOnTheirWayMayArriveForASecondAfterTheEnd) {
+  Store store(4);
+  const auto tokens = Numbers(0, 8);
+  store.Offer(tokens);
+  store.Release();
+  store.Tick(kSecond - 1);
+  EXPECT_THAT(store.cancelled, IsEmpty());
+  store.Tick(kSecond);
+  EXPECT_THAT(store.cancelled, ElementsAre(store.fetches[0].fetch));
+  store.Tick(2 * kSecond);
+  EXPECT_EQ(store.cancelled.size(), 1u) << "once";
+  store.EndFetch(0, absl::CancelledError("cancelled"));
+  EXPECT_EQ(store.core.memory().free, 4);
+  EXPECT_EQ(store.core.counters().fetches_cancelled, 1u);
+}
+
+TEST(StoreAttempts, OfferedForTheCacheAloneTheyEndWithTheRequestToo) {
+  Store store(4);
+  store.core.OnOffer({.source = kWorker,
+                      .request = {"r", {1, 1}},
+                      .parent = {},
+                      .first_position = 0,
+                      .tenant_salt = {},
+                      .derivation = {},
+                      .tokens = Numbers(0, 4)},
+                     0);
+  store.Collect();
+  EXPECT_EQ(store.core.replicas().requests, 0);
+  store.Release();
+  store.Tick(kSecond);
+  EXPECT_EQ(store.cancelled.size(), 1u);
+}
+
+TEST(StoreAttempts, BlocksOnTheirWayThatOthersWantAreNotCancelled) {
+  Store store(4);
+  const auto tokens = Numbers(0, 8);
+  store.Offer(tokens, "r");
+  store.Offer({tokens.begin(), tokens.begin() + 4}, "s");
+  const auto reader = store.Find(Ids(tokens)[1]);
+  store.Release({1, 1}, "r");
+  store.Tick(kMinute);
+  store.Release({1, 1}, "s");
+  store.Tick(2 * kMinute);
+  EXPECT_THAT(store.cancelled, IsEmpty()) << "somebody reads the second";
+  store.core.Unpin(reader.pin);
+  store.Tick(3 * kMinute);
+  EXPECT_EQ(store.cancelled.size(), 1u);
 }
 
 TEST(StoreAttempts, OrphansAreReleasedUnlessSomebodyTakesThemOver) {

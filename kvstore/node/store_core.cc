@@ -213,16 +213,17 @@ bool StoreCore::AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids
     }
   }
   if (fetch.items.empty()) return whole;
-  std::vector<FetchItem>& items = fetches_[next_fetch_++];
-  for (const auto& item : fetch.items) items.push_back({item.id, item.slot, 0, false, {}});
+  Fetch& started = fetches_[next_fetch_++];
+  started.request = offer.request.id;
+  for (const auto& item : fetch.items) started.items.push_back({item.id, item.slot, 0, false, {}});
   commands_.push_back(std::move(fetch));
   return whole;
 }
 
 void StoreCore::OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t checksum) {
   const auto it = fetches_.find(fetch);
-  if (it == fetches_.end() || item >= it->second.size() || layer >= options_.layers) return;
-  FetchItem& fetched = it->second[item];
+  if (it == fetches_.end() || item >= it->second.items.size() || layer >= options_.layers) return;
+  FetchItem& fetched = it->second.items[item];
   if (layer != fetched.layers_ready) return;  // layers come in ascending order, once
   ++fetched.layers_ready;
   if (fetched.detached) {
@@ -240,7 +241,7 @@ void StoreCore::OnFetchDone(uint64_t fetch, const std::vector<Status>& items, Ti
   now_ = now;
   const auto it = fetches_.find(fetch);
   if (it == fetches_.end()) return;
-  const std::vector<FetchItem> fetched = std::move(it->second);
+  const std::vector<FetchItem> fetched = std::move(it->second.items);
   fetches_.erase(it);
   for (size_t i = 0; i < fetched.size(); ++i) {
     FinishItem(fetched[i], i < items.size() ? items[i] : absl::InternalError("no status"));
@@ -267,6 +268,28 @@ void StoreCore::FinishItem(const FetchItem& item, const Status& status) {
   }
   ReleaseMemory(block);
   EraseIfGone(item.id);
+}
+
+void StoreCore::EndFetchesOf(const std::string& request) {
+  for (auto& [id, fetch] : fetches_) {
+    if (fetch.request == request) fetch.cancel_at = now_ + options_.ended_fetch_ns;
+  }
+}
+
+bool StoreCore::Wanted(const Fetch& fetch) const {
+  return std::any_of(fetch.items.begin(), fetch.items.end(), [this](const FetchItem& item) {
+    if (memory_[static_cast<size_t>(item.slot)].pins > (item.detached ? 1 : 0)) return true;
+    return !item.detached && !blocks_.at(item.id).leases.empty();
+  });
+}
+
+void StoreCore::CancelEndedFetches() {
+  for (auto& [id, fetch] : fetches_) {
+    if (!fetch.cancel_at.has_value() || now_ < *fetch.cancel_at || Wanted(fetch)) continue;
+    fetch.cancel_at.reset();  // once
+    ++counters_.fetches_cancelled;
+    commands_.push_back(CancelStoreFetch{id});
+  }
 }
 
 void StoreCore::CompleteBlock(const BlockId& id, Block& block) {

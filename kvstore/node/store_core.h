@@ -60,6 +60,9 @@ struct StoreCoreOptions {
   int32_t disk_io_max = 4;
   // A request whose owner's connection is gone and that nobody took over is released after this.
   TimeNs orphan_ns = 30 * kSecond;
+  // Blocks of a request that has ended may still arrive, as cache, for this long; then their fetch
+  // is cancelled, unless somebody else leases or reads one of them.
+  TimeNs ended_fetch_ns = kSecond;
 };
 
 // A block's record: everything a restart needs besides the bytes.
@@ -74,6 +77,7 @@ struct StoreCounters {
   uint64_t offers_dropped = 0;  // over fetches_max, or no room
   uint64_t blocks_stored = 0;
   uint64_t fetch_items_failed = 0;
+  uint64_t fetches_cancelled = 0;  // because their request had ended
   uint64_t hits = 0;
   uint64_t misses = 0;
   uint64_t memory_evictions = 0;
@@ -125,6 +129,9 @@ struct StartStoreFetch {
   std::vector<Item> items;
   TimeNs timeout_ns = 0;
 };
+struct CancelStoreFetch {
+  uint64_t fetch = 0;
+};
 struct PublishBlock {  // subscribers of a pending block may read its first layers
   BlockId id;
   uint32_t layers_ready = 0;
@@ -146,8 +153,8 @@ struct LoadDisk {
 struct ForgetDisk {  // invalidate the record of an evicted disk slot
   Slot disk_slot = 0;
 };
-using StoreCommand =
-    std::variant<StartStoreFetch, PublishBlock, WithdrawBlock, WriteDisk, LoadDisk, ForgetDisk>;
+using StoreCommand = std::variant<StartStoreFetch, CancelStoreFetch, PublishBlock, WithdrawBlock,
+                                  WriteDisk, LoadDisk, ForgetDisk>;
 
 // What to tell the owner of a sequence by itself; the answers to appends are returned.
 struct ToldHeld {
@@ -176,6 +183,7 @@ class StoreCore {
   void OnOffer(const Offer& offer, TimeNs now);
   void OnLayer(uint64_t fetch, size_t item, uint32_t layer, uint32_t checksum);
   void OnFetchDone(uint64_t fetch, const std::vector<Status>& items, TimeNs now);
+  bool Fetching(uint64_t fetch) const { return fetches_.contains(fetch); }
   void OnDiskWritten(const BlockId& id, const Status& status);
   void OnDiskLoaded(const BlockId& id, const Status& status);
 
@@ -206,7 +214,7 @@ class StoreCore {
   // An attempt of the request has shown itself.
   void OnFence(const RequestKey& request, TimeNs now);
   void OnPeerLost(const NodeKey& peer, TimeNs now);
-  // Releases orphans; call it now and then.
+  // Releases orphans and cancels what nobody waits for; call it now and then.
   void OnTick(TimeNs now);
 
   // What a peer may read. A found or pending block is pinned until Unpin(pin). A tail is found
@@ -274,6 +282,11 @@ class StoreCore {
     bool detached = false;  // the block became complete otherwise; the slot is only the fetch's
     std::vector<uint32_t> checksums;  // when detached: of the layers in that slot
   };
+  struct Fetch {
+    std::string request;  // that its blocks were offered for
+    std::vector<FetchItem> items;
+    std::optional<TimeNs> cancel_at;  // the request has ended
+  };
   struct TailWrite {
     uint64_t sequence = 0;
     RequestKey request;
@@ -307,6 +320,9 @@ class StoreCore {
   // False when there was no room for all of it.
   bool AdmitOffered(const Offer& offer, const std::vector<BlockId>& ids, Sequence* sequence);
   void FinishItem(const FetchItem& item, const Status& status);
+  void EndFetchesOf(const std::string& request);
+  void CancelEndedFetches();
+  bool Wanted(const Fetch& fetch) const;
   void CompleteBlock(const BlockId& id, Block& block);
   Found FoundAt(Slot slot);
   void StartDiskIo();
@@ -361,7 +377,7 @@ class StoreCore {
   std::vector<Slot> memory_free_;
   std::vector<Slot> disk_free_;
   Slot disk_used_ = 0;
-  std::map<uint64_t, std::vector<FetchItem>> fetches_;
+  std::map<uint64_t, Fetch> fetches_;
   std::map<uint64_t, Slot> pins_;
   std::deque<BlockId> write_queue_;
   std::deque<BlockId> load_queue_;

@@ -70,6 +70,7 @@ StatusOr<Sequence*> StoreCore::OpenSequence(const NodeKey& from, const RequestKe
 }
 
 void StoreCore::EndRequest(const std::string& id) {
+  EndFetchesOf(id);
   auto ended = requests_.extract(id);
   ReplicaRequest& request = ended.mapped();
   if (request.orphan_until.has_value()) orphans_.erase({*request.orphan_until, id});
@@ -90,7 +91,11 @@ void StoreCore::OnRelease(const RequestKey& key, TimeNs now) {
   }
   ++counters_.releases;
   fences_.End(key);
-  if (requests_.contains(key.id)) EndRequest(key.id);
+  if (requests_.contains(key.id)) {
+    EndRequest(key.id);
+  } else {
+    EndFetchesOf(key.id);  // offered for the cache only
+  }
 }
 
 void StoreCore::OnFence(const RequestKey& key, TimeNs now) {
@@ -112,6 +117,7 @@ void StoreCore::OnTick(TimeNs now) {
     ++counters_.orphans_released;
     EndRequest(id);
   }
+  CancelEndedFetches();
 }
 
 // Chains ---------------------------------------------------------------------------------------

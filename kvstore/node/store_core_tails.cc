@@ -304,8 +304,8 @@ void StoreCore::Seal(Sequence& sequence) {
 void StoreCore::AdoptSealed(const BlockId& id, Block& block, const OpenTail& tail) {
   if (block.memory == Memory::kFetching) {
     // Offered and still on its way: the fetch keeps the slot it writes to, and its readers.
-    for (auto& [fetch, items] : fetches_) {
-      for (FetchItem& item : items) {
+    for (auto& [number, fetch] : fetches_) {
+      for (FetchItem& item : fetch.items) {
         if (item.id != id || item.detached) continue;
         item.detached = true;
         item.checksums = block.checksums;

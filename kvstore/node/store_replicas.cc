@@ -25,7 +25,7 @@ std::vector<StoreServer::PlannedEntry> StoreServer::PlanEntries(const NodeKey& f
   Effects effects;
   {
     MutexLock lock(mu_);
-    const TimeNs now = RealClock().NowNs();
+    const TimeNs now = clock_.NowNs();
     for (; *next < entries.size(); ++*next) {
       StoreCore::AppendPlan plan = core_->OnAppend(from, entries[*next], now);
       if (plan.busy) break;
@@ -63,7 +63,7 @@ void StoreServer::TakeEntries(const std::vector<PlannedEntry>& planned,
   bool sealed = false;
   {
     MutexLock lock(mu_);
-    const TimeNs now = RealClock().NowNs();
+    const TimeNs now = clock_.NowNs();
     const uint64_t before = core_->counters().blocks_sealed;
     for (const PlannedEntry& one : planned) {
       (*held)[one.entry] = core_->OnAppended(one.plan.write, one.status, one.parts, now);
@@ -111,7 +111,7 @@ void StoreServer::OnRelease(const NodeKey&, const RequestKey& request) {
   Effects effects;
   {
     MutexLock lock(mu_);
-    core_->OnRelease(request, RealClock().NowNs());
+    core_->OnRelease(request, clock_.NowNs());
     effects = TakeEffects();
   }
   Run(std::move(effects));
@@ -121,17 +121,17 @@ StatusOr<std::vector<TailState>> StoreServer::OnQuery(const NodeKey& from,
                                                       const RequestKey& request) {
   Failpoint("store.query");
   MutexLock lock(mu_);
-  return core_->OnQuery(from, request, RealClock().NowNs());
+  return core_->OnQuery(from, request, clock_.NowNs());
 }
 
 void StoreServer::OnFence(const RequestKey& request) {
   MutexLock lock(mu_);
-  core_->OnFence(request, RealClock().NowNs());
+  core_->OnFence(request, clock_.NowNs());
 }
 
 void StoreServer::OnPeerLost(const NodeKey& peer) {
   MutexLock lock(mu_);
-  core_->OnPeerLost(peer, RealClock().NowNs());
+  core_->OnPeerLost(peer, clock_.NowNs());
 }
 
 void StoreServer::TellOwners(std::vector<ToldHeld> told) {
@@ -148,7 +148,7 @@ void StoreServer::ReapLoop() {
       if (stopping_) return;
       stop_.WaitFor(mu_, kReapInterval);
       if (stopping_) return;
-      core_->OnTick(RealClock().NowNs());
+      core_->OnTick(clock_.NowNs());
       effects = TakeEffects();
     }
     Run(std::move(effects));

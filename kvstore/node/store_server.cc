@@ -52,13 +52,14 @@ class StoreServer::Listener : public FetchListener {
 StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreOptions& options,
                                                           const NodeKey& self,
                                                           const v1::ModelInfo& model,
-                                                          MetricsRegistry* metrics) {
+                                                          MetricsRegistry* metrics,
+                                                          const Clock& clock) {
   ASSIGN_OR_RETURN(const KvFormat format, ParseFormat(model.format_text()));
   if (absl::string_view(model.format_digest()) !=
       absl::string_view(reinterpret_cast<const char*>(format.Digest().data()), 32)) {
     return absl::FailedPreconditionError("the cluster's format digest is not that of its format");
   }
-  std::unique_ptr<StoreServer> server(new StoreServer(options, format));
+  std::unique_ptr<StoreServer> server(new StoreServer(options, format, clock));
   RETURN_IF_ERROR(server->OpenTiers());
   RETURN_IF_ERROR(server->OpenStream(options, self));
   server->AddMetrics(metrics);
@@ -66,8 +67,12 @@ StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreOptions& op
   return server;
 }
 
-StoreServer::StoreServer(const StoreOptions& options, const KvFormat& format)
-    : options_(options), format_(format), digest_(format.Digest()), unpacker_(format) {}
+StoreServer::StoreServer(const StoreOptions& options, const KvFormat& format, const Clock& clock)
+    : options_(options),
+      format_(format),
+      digest_(format.Digest()),
+      unpacker_(format),
+      clock_(clock) {}
 
 StoreServer::~StoreServer() {
   {
@@ -164,7 +169,7 @@ SegmentSource::Block StoreServer::Find(const BlockId& id) {
   StoreCore::Found found;
   {
     MutexLock lock(mu_);
-    found = core_->Find(id, RealClock().NowNs());
+    found = core_->Find(id, clock_.NowNs());
     effects = TakeEffects();
   }
   Run(std::move(effects));
@@ -203,7 +208,7 @@ void StoreServer::OnOffer(BlockOffer offer) {
                     .derivation = std::move(offer.derivation),
                     .tokens = std::move(offer.tokens),
                     .branch = offer.branch},
-                   RealClock().NowNs());
+                   clock_.NowNs());
     effects = TakeEffects();
   }
   Run(std::move(effects));
@@ -224,7 +229,8 @@ void StoreServer::OnFetchDone(uint64_t fetch, const std::vector<Status>& items) 
   Effects effects;
   {
     MutexLock lock(mu_);
-    core_->OnFetchDone(fetch, items, RealClock().NowNs());
+    running_.erase(fetch);
+    core_->OnFetchDone(fetch, items, clock_.NowNs());
     effects = TakeEffects();
   }
   Run(std::move(effects));
@@ -243,6 +249,8 @@ void StoreServer::RunCommands(std::vector<StoreCommand> commands) {
   for (StoreCommand& command : commands) {
     if (const auto* fetch = std::get_if<StartStoreFetch>(&command)) {
       StartFetch(*fetch);
+    } else if (const auto* cancel = std::get_if<CancelStoreFetch>(&command)) {
+      CancelFetch(*cancel);
     } else if (auto* publish = std::get_if<PublishBlock>(&command)) {
       stream_->Publish(publish->id, publish->layers_ready, std::move(publish->checksums));
     } else if (const auto* withdraw = std::get_if<WithdrawBlock>(&command)) {
@@ -275,14 +283,27 @@ void StoreServer::StartFetch(const StartStoreFetch& fetch) {
       stream_->Fetch(std::move(spec), std::make_shared<Listener>(this, fetch.fetch));
   if (!started.ok()) {
     OnFetchDone(fetch.fetch, std::vector<Status>(fetch.items.size(), started.status()));
+    return;
   }
+  MutexLock lock(mu_);
+  if (core_->Fetching(fetch.fetch)) running_[fetch.fetch] = *started;  // else it is over already
+}
+
+void StoreServer::CancelFetch(const CancelStoreFetch& cancel) {
+  std::optional<FetchHandle> handle;
+  {
+    MutexLock lock(mu_);
+    const auto found = running_.find(cancel.fetch);
+    if (found != running_.end()) handle = found->second;
+  }
+  if (handle.has_value()) stream_->CancelFetch(*handle);
 }
 
 // Disk -------------------------------------------------------------------------------------------
 
 void StoreServer::DiskLoop() {
   while (std::optional<DiskJob> job = disk_jobs_->Pop()) {
-    disk_busy_since_ns_.store(RealClock().NowNs());
+    disk_busy_since_ns_.store(clock_.NowNs());
     DoDisk(*std::move(job));
     disk_busy_since_ns_.store(0);
   }
@@ -290,7 +311,7 @@ void StoreServer::DiskLoop() {
 
 int64_t StoreServer::DiskAgeMs() const {
   const TimeNs since_ns = disk_busy_since_ns_.load();
-  return since_ns == 0 ? 0 : (RealClock().NowNs() - since_ns) / kMillisecond;
+  return since_ns == 0 ? 0 : (clock_.NowNs() - since_ns) / kMillisecond;
 }
 
 Status StoreServer::DoWrite(const WriteDisk& write) {
@@ -393,6 +414,8 @@ void StoreServer::AddMetrics(MetricsRegistry* metrics) {
           &StoreCounters::blocks_stored);
   counter("reprise_store_fetch_items_failed_total", "Blocks that could not be fetched.",
           &StoreCounters::fetch_items_failed);
+  counter("reprise_store_fetches_cancelled_total", "Fetches cancelled after their request's end.",
+          &StoreCounters::fetches_cancelled);
   counter("reprise_store_hits_total", "Blocks asked for and held.", &StoreCounters::hits);
   counter("reprise_store_misses_total", "Blocks asked for and not held.", &StoreCounters::misses);
   counter("reprise_store_memory_evictions_total", "Blocks dropped from memory.",

@@ -54,11 +54,12 @@ struct StoreOptions {
 
 class StoreServer : public SegmentSource, public TailSink {
  public:
-  // `self` is this process's identity, `format` and `model` the cluster's.
+  // `self` is this process's identity, `model` the cluster's. `clock` outlives the server.
   static StatusOr<std::unique_ptr<StoreServer>> Start(const StoreOptions& options,
                                                       const NodeKey& self,
                                                       const v1::ModelInfo& model,
-                                                      MetricsRegistry* metrics);
+                                                      MetricsRegistry* metrics,
+                                                      const Clock& clock = RealClock());
   ~StoreServer() override;
 
   PeerAddress kv_address() const { return stream_->address(); }
@@ -86,7 +87,7 @@ class StoreServer : public SegmentSource, public TailSink {
     std::variant<WriteDisk, LoadDisk, ForgetDisk> work;
   };
 
-  StoreServer(const StoreOptions& options, const KvFormat& format);
+  StoreServer(const StoreOptions& options, const KvFormat& format, const Clock& clock);
   Status OpenTiers();
   StoreCoreOptions CoreOptions() const;
   Status OpenStream(const StoreOptions& options, const NodeKey& self);
@@ -119,6 +120,7 @@ class StoreServer : public SegmentSource, public TailSink {
   void TakeEntries(const std::vector<PlannedEntry>& planned, std::vector<HeldRows>* held);
   void ReapLoop();
   void StartFetch(const StartStoreFetch& fetch);
+  void CancelFetch(const CancelStoreFetch& cancel);
   void DiskLoop();
   void DoDisk(DiskJob job);
   Status DoWrite(const WriteDisk& write);
@@ -130,6 +132,7 @@ class StoreServer : public SegmentSource, public TailSink {
   const KvFormat format_;
   const Digest256 digest_;
   const TailUnpacker unpacker_;
+  const Clock& clock_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<DiskFile> disk_;
   std::string disk_replaced_;
@@ -139,6 +142,7 @@ class StoreServer : public SegmentSource, public TailSink {
   std::deque<EventReporter> reporters_ GUARDED_BY(mu_);  // by coordinator
   // Addresses of offering nodes, by identity, so that a fetch command can be carried out.
   std::map<NodeKey, PeerAddress> peers_ GUARDED_BY(mu_);
+  std::map<uint64_t, FetchHandle> running_ GUARDED_BY(mu_);  // the core's fetches, at the stream
   bool stopping_ GUARDED_BY(mu_) = false;
   CondVar stop_;
 

@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
+#include "absl/strings/match.h"
+#include "common/failpoint.h"
 #include "kvstore/node/store_test_peer.h"
 
 namespace reprise::kv {
@@ -29,8 +32,10 @@ class StoreServerTest : public testing::Test {
   }
   ~StoreServerTest() override { std::filesystem::remove(options_.disk_path); }
 
-  std::unique_ptr<StoreServer> StartStore(MetricsRegistry* metrics) {
-    auto server = StoreServer::Start(options_, {"store", RandomU64() | 1}, TestModel(), metrics);
+  std::unique_ptr<StoreServer> StartStore(MetricsRegistry* metrics,
+                                          const Clock& clock = RealClock()) {
+    auto server =
+        StoreServer::Start(options_, {"store", RandomU64() | 1}, TestModel(), metrics, clock);
     EXPECT_TRUE(server.ok()) << server.status();
     return server.ok() ? *std::move(server) : nullptr;
   }
@@ -231,6 +236,97 @@ TEST_F(StoreServerTest, RequestsWithoutAnOwnerAreReaped) {
   }
   EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_orphans_released_total 1"));
   EXPECT_THAT(metrics.Serialize(), HasSubstr("reprise_store_sequences 0"));
+}
+
+TEST_F(StoreServerTest, BlocksThatNeverComeAreGivenUpAfterTheRequest) {
+  ManualClock clock(kMinute);
+  MetricsRegistry metrics;
+  const auto store = StartStore(&metrics, clock);
+  Peer worker("w1");
+  worker.Stall();
+  worker.Offer(store->kv_address(), Tokens(16), 0);
+  ASSERT_TRUE(AwaitMetric(metrics, "reprise_store_leased_blocks 2"));
+  worker.stream().Release(store->kv_address(), {"r", {1, 1}});
+  ASSERT_TRUE(AwaitMetric(metrics, "reprise_store_releases_total 1"));
+  EXPECT_THAT(metrics.Serialize(),
+              HasSubstr("reprise_store_blocks{state=\"used\",tier=\"memory\"} 2"));
+  clock.Advance(kSecond);
+  EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_fetch_items_failed_total 2"));
+  EXPECT_THAT(metrics.Serialize(), HasSubstr("reprise_store_fetches_cancelled_total 1"));
+  EXPECT_THAT(metrics.Serialize(),
+              HasSubstr("reprise_store_blocks{state=\"used\",tier=\"memory\"} 0"));
+}
+
+int64_t HitsOf(const std::string& failpoint) {
+  for (const auto& [name, hits] : FailpointHits()) {
+    if (name == failpoint) return hits;
+  }
+  return -1;
+}
+
+int64_t ProbeAgeMs(StoreServer& store) {
+  v1::ReportRequest report;
+  store.FillReport(&report);
+  return report.load().probe_age_ms();
+}
+
+TEST_F(StoreServerTest, ABlockedDiskIsReportedAndMemoryServesOn) {
+  ManualClock clock(kMinute);
+  MetricsRegistry metrics;
+  ASSERT_TRUE(ArmFailpoint("store.disk.write", FailpointAction::kHang, 1).ok());
+  const int64_t before = HitsOf("store.disk.write");
+  const auto store = StartStore(&metrics, clock);
+  const auto tokens = Tokens(40);
+  const std::vector<BlockId> ids = TestIds(tokens);
+  Peer worker("w1");
+  worker.Listen();
+  worker.Append(store->kv_address(), tokens, 0, 8);
+  const TimeNs until = RealClock().NowNs() + kPatience;
+  while (HitsOf("store.disk.write") == before && RealClock().NowNs() < until) {
+    std::this_thread::yield();
+  }
+  clock.Advance(1'500 * kMillisecond);
+  EXPECT_EQ(ProbeAgeMs(*store), -1);
+  clock.Advance(kMillisecond);
+  EXPECT_EQ(ProbeAgeMs(*store), 1'501);
+  clock.Advance(kSecond);
+  EXPECT_EQ(ProbeAgeMs(*store), 2'501);
+  worker.Append(store->kv_address(), tokens, 8, 8);
+  worker.Append(store->kv_address(), tokens, 16, 3);
+  EXPECT_TRUE(worker.AwaitHeld(19));
+  Peer reader("w2");
+  std::vector<std::vector<uint8_t>> bytes;
+  EXPECT_THAT(reader.Fetch(store->kv_address(), {ids[0], ids[1]}, &bytes), Each(IsOk()));
+  EXPECT_EQ(bytes[1], Peer::RowsBlock(1));
+  ASSERT_TRUE(ArmFailpoint("store.disk.write", FailpointAction::kCount, 1).ok());  // lets go
+  EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_disk_writes_total 2"));
+  EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_disk_failures_total 0"));
+  EXPECT_EQ(ProbeAgeMs(*store), -1);
+}
+
+TEST_F(StoreServerTest, EveryFailpointOfAStoreIsMetInALife) {
+  std::map<std::string, int64_t> before;
+  for (const auto& [name, hits] : FailpointHits()) {
+    if (absl::StartsWith(name, "store.")) before[name] = hits;
+  }
+  ASSERT_TRUE(ArmFailpoint("store.offer", FailpointAction::kCount, 1).ok());
+  {
+    MetricsRegistry metrics;
+    const auto store = StartStore(&metrics);
+    const auto tokens = Tokens(24);
+    Peer worker("w1");
+    worker.Listen();
+    worker.Offer(store->kv_address(), {tokens.begin(), tokens.begin() + 8}, 0);
+    worker.Append(store->kv_address(), tokens, 8, 8);
+    ASSERT_TRUE(worker.AwaitHeld(16));
+    EXPECT_EQ(worker.Query(store->kv_address(), {1, 1}).size(), 1u);
+    std::vector<std::vector<uint8_t>> bytes;
+    EXPECT_THAT(worker.Fetch(store->kv_address(), {TestIds(tokens)[0]}, &bytes), Each(IsOk()));
+    worker.stream().Release(store->kv_address(), {"r", {1, 1}});
+    EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_releases_total 1"));
+    EXPECT_TRUE(AwaitMetric(metrics, "reprise_store_disk_writes_total 2"));
+  }
+  for (const auto& [name, hits] : before) EXPECT_GT(HitsOf(name), hits) << name;
 }
 
 TEST_F(StoreServerTest, AnswersNotFoundForWhatItDoesNotHold) {

@@ -182,6 +182,11 @@ class Store {
     }
     Collect();
   }
+  void Tick(TimeNs at) {
+    now = at;
+    core.OnTick(now);
+    Collect();
+  }
   void Release(const Attempt& attempt = {1, 1}, const std::string& request = "r") {
     core.OnRelease({request, attempt}, now);
     Collect();
@@ -229,6 +234,8 @@ class Store {
   void Collect() {
     for (StoreCommand& command : core.TakeCommands()) {
       if (auto* fetch = std::get_if<StartStoreFetch>(&command)) fetches.push_back(*fetch);
+      if (auto* cancel = std::get_if<CancelStoreFetch>(&command))
+        cancelled.push_back(cancel->fetch);
       if (auto* publish = std::get_if<PublishBlock>(&command)) published.push_back(*publish);
       if (std::holds_alternative<WriteDisk>(command) || std::holds_alternative<LoadDisk>(command)) {
         disk.push_back(command);
@@ -293,6 +300,7 @@ class Store {
   StoreCore core;
   TimeNs now = 0;
   std::vector<StartStoreFetch> fetches;
+  std::vector<uint64_t> cancelled;  // fetches
   std::vector<StoreCommand> disk;
   std::vector<PublishBlock> published;
   std::vector<ToldHeld> told;

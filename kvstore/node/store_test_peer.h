@@ -77,14 +77,19 @@ class Peer : public SegmentSource {
     MutexLock lock(mu_);
     blocks_[id] = {first_position, BytesOf(id)};
   }
+  // From now on no block is ready any more, and none will be.
+  void Stall() {
+    MutexLock lock(mu_);
+    stalled_ = true;
+  }
 
   Block Find(const BlockId& id) override {
     MutexLock lock(mu_);
     const auto it = blocks_.find(id);
     if (it == blocks_.end()) return {};
     Block block;
-    block.state = State::kReady;
-    block.layers_ready = TestFormat().layers;
+    block.state = stalled_ ? State::kPending : State::kReady;
+    block.layers_ready = stalled_ ? 0 : TestFormat().layers;
     block.first_position = it->second.first;
     block.data = it->second.second.data();
     return block;
@@ -216,6 +221,7 @@ class Peer : public SegmentSource {
   }
 
   CondVar changed_;
+  bool stalled_ GUARDED_BY(mu_) = false;
   int64_t held_ GUARDED_BY(mu_) = 0;
   std::vector<absl::StatusCode> codes_ GUARDED_BY(mu_);
   Mutex mu_;

@@ -9,7 +9,7 @@ namespace reprise::kv {
 namespace {
 
 // A source that does not acknowledge a cancel within this is unresponsive: its link is closed, and
-// with it every way into the destinations.
+// with it every way into the destinations. Time in which this process did not run does not count.
 constexpr TimeNs kCancelAckTimeoutNs = kSecond;
 
 uint32_t RemainingMs(TimeNs deadline_ns, TimeNs now_ns) {
@@ -85,7 +85,7 @@ void FetchClient::End(Fetch& fetch, const Status& status) {
   if (source_may_post) {
     context_.Send(fetch.link->endpoint, fetch.spec.source.key.incarnation,
                   wire::Cancel{fetch.handle});
-    fetch.timer = context_.timers->At(context_.Now() + kCancelAckTimeoutNs, [this, &fetch] {
+    fetch.timer = context_.timers->Judge(context_.Now(), kCancelAckTimeoutNs, [this, &fetch] {
       links_.Drop(*fetch.link, absl::UnavailableError("a cancel was not acknowledged in time"));
     });
   } else {

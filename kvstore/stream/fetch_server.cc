@@ -45,7 +45,7 @@ void FetchServer::OnAccepted(EndpointId endpoint) {
   auto connection = std::make_unique<Connection>();
   connection->endpoint = endpoint;
   connection->timer =
-      context_.timers->At(context_.Now() + kHelloTimeoutNs, [this, c = connection.get()] {
+      context_.timers->Judge(context_.Now(), kHelloTimeoutNs, [this, c = connection.get()] {
         Refuse(*c, absl::DeadlineExceededError("no hello came in time"));
       });
   connections_[endpoint] = std::move(connection);

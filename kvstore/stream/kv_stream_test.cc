@@ -351,6 +351,23 @@ TEST_F(KvStreamTest, TheDeadlineEndsASubscriptionAndTellsTheSource) {
   EXPECT_EQ(source_.pins, 0);
 }
 
+// On a starved machine the acknowledgement waits in the same queue as the judge.
+TEST_F(KvStreamTest, ACancelIsNotJudgedByTimeInWhichNobodyRan) {
+  source_.Add(a_, true);
+  const auto fetch = FetchNow({a_});
+  network_.Freeze(source_stream_->address().port);
+  sink_->CancelFetch(fetch->handle);
+  network_.Advance(900 * kMillisecond);
+  network_.Sleep(5 * kSecond);
+  network_.RunUntilIdle();
+  EXPECT_FALSE(fetch->ended());
+  EXPECT_EQ(sink_->stats().peers, 1u);
+  network_.Thaw(source_stream_->address().port);
+  network_.RunUntilIdle();
+  EXPECT_THAT(fetch->codes(), ElementsAre(kCancelled));
+  EXPECT_EQ(sink_->stats().peers, 1u) << "the link was kept";
+}
+
 TEST_F(KvStreamTest, ASourceDropsTheSubscriptionOfAFrozenClientAfterItsDeadline) {
   source_.Add(a_, true);
   FetchSpec spec;

@@ -60,7 +60,7 @@ Status PeerLinks::Connect(PeerLink& link) {
   by_endpoint_[link.endpoint] = &link;
   context_.counters->peers.fetch_add(1, std::memory_order_relaxed);
   // Counted as a failure until the handshake is done; see Drop.
-  link.handshake_timer = context_.timers->At(context_.Now() + kHandshakeTimeoutNs, [this, &link] {
+  link.handshake_timer = context_.timers->Judge(context_.Now(), kHandshakeTimeoutNs, [this, &link] {
     Drop(link, absl::UnavailableError(absl::StrCat(Name(link.address), " did not answer within ",
                                                    kHandshakeTimeoutNs / kMillisecond, " ms")));
   });

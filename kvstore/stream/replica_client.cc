@@ -6,12 +6,6 @@
 #include "common/limits.h"
 
 namespace reprise::kv {
-namespace {
-
-// A timer that fires this late says more about this process than about the store.
-constexpr TimeNs kOwnLatenessMaxNs = 100 * kMillisecond;
-
-}  // namespace
 
 // ---- Sending. ----
 
@@ -220,12 +214,7 @@ void ReplicaClient::WatchSilence(PeerLink& link) {
   Replica& replica = replicas_.at(&link);
   context_.timers->Cancel(replica.silence);
   if (replica.unanswered.empty()) return;
-  const TimeNs due_ns = context_.Now() + kAppendAnswerTimeoutNs;
-  replica.silence = context_.timers->At(due_ns, [this, &link, due_ns] {
-    if (context_.Now() - due_ns > kOwnLatenessMaxNs) {
-      WatchSilence(link);
-      return;
-    }
+  replica.silence = context_.timers->Judge(context_.Now(), kAppendAnswerTimeoutNs, [this, &link] {
     Abandon(link, absl::UnavailableError(
                       absl::StrCat(link.address.key.name, " left an append unanswered for ",
                                    kAppendAnswerTimeoutNs / kMillisecond, " ms")));

@@ -98,6 +98,8 @@ void SimStore::Run() {
   for (kv::StoreCommand& command : core_.TakeCommands()) {
     if (const auto* fetch = std::get_if<kv::StartStoreFetch>(&command)) {
       StartFetch(*fetch);
+    } else if (const auto* cancel = std::get_if<kv::CancelStoreFetch>(&command)) {
+      stream_.Cancel(fetches_.at(cancel->fetch));
     } else if (const auto* publish = std::get_if<kv::PublishBlock>(&command)) {
       stream_.Publish(publish->id, publish->layers_ready, publish->checksums);
     } else if (const auto* withdraw = std::get_if<kv::WithdrawBlock>(&command)) {
@@ -127,10 +129,11 @@ void SimStore::StartFetch(const kv::StartStoreFetch& fetch) {
     Run();
   };
   spec.done = [this, id = fetch.fetch](const std::vector<Status>& items) {
+    fetches_.erase(id);
     core_.OnFetchDone(id, items, Now());
     Run();
   };
-  stream_.Fetch(std::move(spec));
+  fetches_[fetch.fetch] = stream_.Fetch(std::move(spec));
 }
 
 // Disk: one operation at a time, in the order the core decided them. -----------------------------

@@ -108,7 +108,8 @@ class SimStore {
   std::vector<kv::EventReporter> reporters_;  // by coordinator
   std::vector<uint8_t> arena_;
   SimDisk* const disk_;
-  std::deque<DiskJob> disk_jobs_;  // the front is under way
+  std::map<uint64_t, uint64_t> fetches_;  // the core's, at the stream
+  std::deque<DiskJob> disk_jobs_;         // the front is under way
   std::map<StreamId, ReplicaPeer> peers_;
   std::map<NodeKey, StreamId> latest_;  // each owner's newest stream
   std::deque<Incoming> incoming_;       // the front is being taken

@@ -103,6 +103,10 @@ void FakeCluster::Offer(const std::string& name, const OfferBlocks& order) {
       held.status = absl::AbortedError("a higher attempt is known");
       return Hold(name, order.store.key, held);
     }
+    if (order.leg) {
+      for (const kv::BlockId& id : store->OfferForCache(order)) Pull(name, order, id, 100);
+      return;
+    }
     for (const kv::BlockId& id : store->Offer(order)) Pull(name, order, id, 100);
     held.rows = *store->Held(order.key.id, order.branch);
     Hold(name, order.store.key, held);
@@ -126,7 +130,7 @@ void FakeCluster::Pull(const std::string& name, const OfferBlocks& order, kv::Bl
       if (FakeStore* const store = Alive(order.store.key)) {
         store->Put(id, {from, from + bytes});
         const auto rows = store->Held(order.key.id, order.branch);
-        if (rows && store->Admit(order.key)) {
+        if (rows && !order.leg && store->Admit(order.key)) {
           Hold(name, order.store.key, {order.key, order.branch, *rows, absl::OkStatus()});
         }
       }

@@ -25,8 +25,17 @@ std::vector<kv::BlockId> FakeStore::Offer(const OfferBlocks& offer) {
   }
   chain_.tenant_salt = offer.tenant;
   if (theirs != offer.tokens.end()) sequence.chain = kv::ChainIds(chain_, sequence.tokens);
+  return Missing(sequence.chain);
+}
+
+std::vector<kv::BlockId> FakeStore::OfferForCache(const OfferBlocks& offer) {
+  chain_.tenant_salt = offer.tenant;
+  return Missing(kv::ChainIds(chain_, offer.tokens));
+}
+
+std::vector<kv::BlockId> FakeStore::Missing(const std::vector<kv::BlockId>& chain) const {
   std::vector<kv::BlockId> missing;
-  for (const kv::BlockId& id : sequence.chain) {
+  for (const kv::BlockId& id : chain) {
     if (!blocks_.contains(id)) missing.push_back(id);
   }
   return missing;

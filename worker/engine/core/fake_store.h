@@ -24,6 +24,8 @@ class FakeStore {
   bool Admit(const RequestKey& key);
   // The blocks it lacks.
   std::vector<kv::BlockId> Offer(const OfferBlocks& offer);
+  // The same, of blocks that belong to no sequence.
+  std::vector<kv::BlockId> OfferForCache(const OfferBlocks& offer);
   void Put(const kv::BlockId& id, std::vector<uint8_t> bytes) { blocks_[id] = std::move(bytes); }
   // `bytes`: the page the rows lie in.
   Status Append(const AppendRows::Entry& entry, const std::vector<uint8_t>& page);
@@ -49,6 +51,7 @@ class FakeStore {
   int64_t ChainRows(const Sequence& sequence) const {
     return static_cast<int64_t>(sequence.chain.size()) * block();
   }
+  std::vector<kv::BlockId> Missing(const std::vector<kv::BlockId>& chain) const;
   void Cut(Sequence& sequence, int64_t rows);
   void CopyRow(const std::vector<uint8_t>& from, std::vector<uint8_t>& to, int64_t row) const;
 

@@ -40,6 +40,7 @@ TEST_F(ReplicationTest, StoresPullThePromptAndAreAppendedTheRest) {
   const std::vector<int32_t> sequence = Sequence(request);
   const auto offers = Recorded<OfferBlocks>();
   ASSERT_EQ(offers.size(), 1u);
+  EXPECT_FALSE(offers[0].leg);
   EXPECT_EQ(offers[0].tokens, std::vector<int32_t>(sequence.begin(), sequence.begin() + 8));
   kv::ChainContext chain = cluster_.Settings("a").chain;
   chain.tenant_salt = "tenant";
@@ -58,6 +59,27 @@ TEST_F(ReplicationTest, StoresPullThePromptAndAreAppendedTheRest) {
   EXPECT_GE(next, 20);  // of 21 rows; the last few may come too late
   EXPECT_EQ(cluster_.HeldSequences(), 0);
   ASSERT_EQ(Recorded<ReleaseReplicas>().size(), 1u);
+}
+
+// A leg ends without a word to the stores: a sequence kept for it would never be let go.
+TEST_F(ReplicationTest, ALegOffersItsBlocksForTheCacheAlone) {
+  Record();
+  cluster_.AddWorker(cluster_.Settings("p"));
+  cluster_.AddStore("s");
+  SubmitPrefill leg;
+  leg.key = {"r", {1, 1}};
+  leg.leg = 1;
+  leg.prompt = Request("r", 22, 5).prompt;
+  leg.stores = {cluster_.StoreNode("s")};
+  cluster_.Send("p", leg);
+  cluster_.RunToEnd();
+  const auto offers = Recorded<OfferBlocks>();
+  ASSERT_EQ(offers.size(), 1u);
+  EXPECT_TRUE(offers[0].leg);
+  EXPECT_EQ(cluster_.HeldSequences(), 0);
+  for (const kv::BlockId& id : kv::ChainIds(cluster_.Settings("p").chain, offers[0].tokens)) {
+    EXPECT_NE(cluster_.store("s").Find(id), nullptr);
+  }
 }
 
 TEST_F(ReplicationTest, TheWatermarkFollowsTheSlowestStoreAndNeverExceedsWhatIsComputed) {
