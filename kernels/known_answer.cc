@@ -71,7 +71,7 @@ class Recorder {
     PagedKv kv;
     kv.dtype = dtype;
     kv.kv_heads = 2;
-    kv.head_dim = kDim;
+    kv.key_dim = kv.value_dim = kDim;
     kv.page_stride_bytes = SegmentBytes(kv);
     std::vector<int32_t> table(18);
     for (int32_t p = 0; p < 18; ++p) table[p] = 17 - p;
@@ -95,7 +95,7 @@ class Recorder {
     item.n_segments = 1;
     item.out = {out.data(), kRows, kHeads * kDim, kHeads * kDim};
     item.lse = lse.data();
-    ops_.attention(Scratch(AttentionScratchBytes(1, kDim, kKeys)), {kv, kHeads, 0.158f, &item, 1});
+    ops_.attention(Scratch(AttentionScratchBytes(1, kv, kKeys)), {kv, kHeads, 0.158f, &item, 1});
     Record(out);
     Record(lse);
   }

@@ -9,7 +9,7 @@ int64_t LinearScratchBytes(int64_t m, const PackedWeights& weights) {
 }
 
 int64_t SegmentBytes(const PagedKv& kv) {
-  return 2 * kv.kv_heads * kv.block_tokens * kv.head_dim * SizeOf(kv.dtype);
+  return kv.kv_heads * kv.block_tokens * (FirstPartDim(kv) + SecondPartDim(kv)) * SizeOf(kv.dtype);
 }
 
 }  // namespace reprise::kernels

@@ -92,26 +92,50 @@ struct RopeTable {
 void FillRopeTable(const int64_t* positions, int64_t m, const double* inv_freq, int64_t half,
                    float* cos, float* sin);
 
+enum class KvLayout : uint8_t {
+  kHeads,   // a row is a key and a value per head
+  kLatent,  // a row is one latent c and one rotated key r for all heads: key [c; r], value c (MLA)
+};
+
 // Paged KV of one layer. The segment of (page, layer) lies at base + page * page_stride_bytes +
-// layer * SegmentBytes(kv): K as [kv_heads][block_tokens][head_dim], then V in the same shape.
+// layer * SegmentBytes(kv), in two parts, each [kv_heads][block_tokens][elements]:
+//   kHeads   K with key_dim elements, then V with value_dim
+//   kLatent  C with value_dim elements, then R with key_dim - value_dim; kv_heads is 1
 struct PagedKv {
   std::byte* base = nullptr;
   int64_t page_stride_bytes = 0;
   int64_t layer = 0;
   DType dtype = DType::kBF16;
   int64_t block_tokens = 64;
+  KvLayout layout = KvLayout::kHeads;
   int64_t kv_heads = 0;
-  int64_t head_dim = 0;  // <= 256
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
 };
+REPRISE_INLINE constexpr int64_t FirstPartDim(const PagedKv& kv) {
+  return kv.layout == KvLayout::kHeads ? kv.key_dim : kv.value_dim;
+}
+REPRISE_INLINE constexpr int64_t SecondPartDim(const PagedKv& kv) {
+  return kv.layout == KvLayout::kHeads ? kv.value_dim : kv.key_dim - kv.value_dim;
+}
 int64_t SegmentBytes(const PagedKv& kv);
 
-// Stores k and v rows [n, kv_heads * head_dim] at rows first_row .. first_row + n of a page table.
+// Stores both parts of rows, [n, kv_heads * elements] each, at rows first_row .. first_row + n of a
+// page table.
 struct KvWriteArgs {
   PagedKv kv;
   const int32_t* page_table = nullptr;
   int64_t first_row = 0;
-  ConstF32 k;
-  ConstF32 v;
+  ConstF32 first;
+  ConstF32 second;
+};
+// Reads them back, widened.
+struct KvReadArgs {
+  PagedKv kv;
+  const int32_t* page_table = nullptr;
+  int64_t first_row = 0;
+  F32 first;
+  F32 second;
 };
 
 enum class MaskKind : uint8_t {
@@ -130,16 +154,16 @@ struct KeySegment {
 
 // Consecutive query rows of one sequence: a prompt chunk, or one step row.
 struct AttentionItem {
-  ConstF32 q;                  // [n, q_heads * head_dim]; row r stands at first_position + r
+  ConstF32 q;                  // [n, q_heads * key_dim]; row r stands at first_position + r
   int64_t first_position = 0;  // absolute
   const KeySegment* segments = nullptr;
   int64_t n_segments = 0;
-  F32 out;               // [n, q_heads * head_dim]
+  F32 out;               // [n, q_heads * value_dim]
   float* lse = nullptr;  // [n, q_heads], natural log; nothing visible: out = 0, lse = -inf
 };
 
 // Per (row, head), independent of everything else in the batch:
-//   score   s_j = scale * (16-lane sum by FMA of q . k_j over head_dim, k widened to f32)
+//   score   s_j = scale * (16-lane sum by FMA of q . k_j over key_dim, k widened to f32)
 //   leaf    keys with equal position / 512; in it blocks of equal position / 64, ascending:
 //           m' = max(m, max_j s_j), a = exp(m - m'), p_j = exp(s_j - m');
 //           l = fma(l, a, 16-lane sum of p_j, slot = position mod 64); o = o * a, then o = fma(p_j,
@@ -157,8 +181,8 @@ struct AttentionArgs {
 };
 inline constexpr int64_t kLeafTokens = 512;
 inline constexpr int64_t kBlockKeys = 64;
-// Enough for any batch whose key positions stay below max_position.
-int64_t AttentionScratchBytes(int64_t threads, int64_t head_dim, int64_t max_position);
+// Enough for any batch over such rows whose key positions stay below max_position.
+int64_t AttentionScratchBytes(int64_t threads, const PagedKv& kv, int64_t max_position);
 
 // Partial attention results of the same queries over disjoint keys.
 struct Partials {
@@ -215,6 +239,7 @@ struct CpuOps {
   void (*rope_apply)(const Exec& exec, const RopeTable& table, int64_t head_dim, F32 x);
 
   void (*write_kv)(const KvWriteArgs& args);
+  void (*read_kv)(const Exec& exec, const KvReadArgs& args);
   void (*attention)(const Exec& exec, const AttentionArgs& args);
   void (*merge_partials)(const MergeArgs& args);
 

@@ -1,420 +1,237 @@
-// Paged attention in the canonical order of ops.h (AttentionArgs). A task is a tile of up to
-// kQueries queries (row x head) of one KV head, so that every key and value fetched serves them
-// all; tiles, pages and threads change which bytes are reused, never the order in which one query
-// meets its keys.
+// Paged attention (AttentionArgs): the leaves of every tile, joined by the tree over absolute
+// positions. Where tiles are few, the threads share the keys of each: whole subtrees of leaves,
+// whose results join where they would have joined anyway.
 #ifndef REPRISE_KERNELS_CPU_ATTENTION_INL_H_
 #define REPRISE_KERNELS_CPU_ATTENTION_INL_H_
 
-#include "kernels/cpu/attention_layout.h"
-#include "kernels/cpu/math_inl.h"
+#include "kernels/cpu/attention_tile_inl.h"
 
 namespace reprise::kernels::REPRISE_KERNEL_ISA {
 
-// What a tile works on.
-struct Tile {
-  const AttentionArgs* args;
-  const AttentionItem* item;
-  TileMemory mem;
-  int64_t kv_head;
-  int64_t group;        // query heads per KV head
-  int64_t first_query;  // in the item's queries of this KV head, flattened as row * group + g
-  int64_t queries;
-  int64_t dim;     // head_dim
-  int64_t padded;  // head_dim rounded up to 16
-
-  int64_t Row(int64_t q) const { return (first_query + q) / group; }
-  int64_t Head(int64_t q) const { return kv_head * group + (first_query + q) % group; }
-};
-
-// Partial results of a tile's queries: out [queries][padded], lse [queries].
-struct TilePartial {
-  float* out;
-  float* lse;
-};
-
-static TilePartial PartialAt(const Tile& t, float* memory) {
-  return {memory, memory + kQueries * t.padded};
+static void Clear(const Tile& t, TilePartial result) {
+  std::memset(result.out, 0, static_cast<size_t>(t.queries * t.dims.value) * 4);
+  for (int64_t q = 0; q < t.queries; ++q) result.lse[q] = -kInfinity;
+}
+static void Copy(const Tile& t, TilePartial from, TilePartial to) {
+  std::memcpy(to.out, from.out, static_cast<size_t>(t.queries * t.dims.value) * 4);
+  std::memcpy(to.lse, from.lse, static_cast<size_t>(t.queries) * 4);
 }
 
-// left = left joined with right; the rule of MergeArgs for one query.
-static inline void MergeOne(const float* left, float left_lse, const float* right, float right_lse,
-                            int64_t dim, float* out, float* out_lse) {
-  const bool take_left = right_lse == -kInfinity;
-  if (take_left || left_lse == -kInfinity) {
-    const float* from = take_left ? left : right;
-    if (out != from) std::memcpy(out, from, static_cast<size_t>(dim) * 4);
-    *out_lse = take_left ? left_lse : right_lse;
-    return;
-  }
-  const float max = left_lse > right_lse ? left_lse : right_lse;
-  const float wl = Exp(left_lse - max);
-  const float wr = Exp(right_lse - max);
-  const float sum = wl + wr;
-  const V vl = V::Set1(wl / sum);
-  const V vr = V::Set1(wr / sum);
-  int64_t i = 0;
-  for (; i + 16 <= dim; i += 16) {
-    Fma(V::Load(left + i), vl, Mul(V::Load(right + i), vr)).Store(out + i);
-  }
-  if (i < dim) {
-    const int64_t n = dim - i;
-    Fma(V::LoadN(left + i, n), vl, Mul(V::LoadN(right + i, n), vr)).StoreN(out + i, n);
-  }
-  *out_lse = LogSumExp(max, sum);
-}
-
-static void MergeTile(const Tile& t, TilePartial left, TilePartial right, TilePartial out) {
-  for (int64_t q = 0; q < t.queries; ++q) {
-    MergeOne(left.out + q * t.padded, left.lse[q], right.out + q * t.padded, right.lse[q], t.padded,
-             out.out + q * t.padded, out.lse + q);
-  }
-}
-
-// Element i .. i + 15 of a key or value row kept as T.
-template <DType T>
-static inline V LoadRow(const void* row, int64_t i) {
-  if constexpr (T == DType::kF32) {
-    return V::Load(static_cast<const float*>(row) + i);
-  } else if constexpr (T == DType::kBF16) {
-    return V::LoadBf16(static_cast<const uint16_t*>(row) + i);
-  } else {
-    return V::LoadF16(static_cast<const uint16_t*>(row) + i);
-  }
-}
-
-// Whether the tiles read rows where they lie. Otherwise each block is widened to f32 first: worth
-// its stores once several queries read the result, and needed when a row ends inside a vector.
-static bool InPlace(const Tile& t) {
-  return t.dim == t.padded && (t.args->kv.dtype == DType::kF32 || t.queries <= 4);
-}
-
-// The block's key rows in the cache; the value rows lie half a segment further.
-static void FindKeys(const Tile& t, const KeySegment& segment, int64_t first, int64_t keys,
-                     const std::byte** cached) {
-  const PagedKv& kv = t.args->kv;
-  const int64_t row_bytes = t.dim * SizeOf(kv.dtype);
-  const int64_t layer_bytes = kv.layer * SegmentBytes(kv);
-  int64_t page = first / kv.block_tokens;
-  int64_t slot = first % kv.block_tokens;
-  for (int64_t j = 0; j < keys; ++j, ++slot) {
-    if (slot == kv.block_tokens) {
-      slot = 0;
-      ++page;
-    }
-    cached[j] = kv.base + segment.page_table[page] * kv.page_stride_bytes + layer_bytes +
-                (t.kv_head * kv.block_tokens + slot) * row_bytes;
-  }
-}
-
-// mem.rows[j] = the row `offset` bytes after cached[j], widened to f32 unless read in place.
-static void Fetch(const Tile& t, const std::byte* const* cached, int64_t offset, int64_t keys) {
-  const DType dtype = t.args->kv.dtype;
-  for (int64_t j = 0; j < keys; ++j) {
-    const std::byte* row = cached[j] + offset;
-    t.mem.rows[j] = row;
-    if (InPlace(t)) continue;
-    float* wide = t.mem.wide + j * t.padded;
-    int64_t i = 0;
-    for (; i + 16 <= t.dim; i += 16) LoadAs(dtype, row, i).Store(wide + i);
-    if (i < t.dim) LoadAsN(dtype, row, i, t.dim - i).Store(wide + i);
-    t.mem.rows[j] = reinterpret_cast<const std::byte*>(wide);
-  }
-  // The score tiles take 16 keys at a time: the rest of the last tile repeats a key and is masked.
-  for (int64_t j = keys; j < RoundUp(keys, 16); ++j) t.mem.rows[j] = t.mem.rows[keys - 1];
-}
-
-// Scores of Q queries (stride padded) with 16 / Q keys, out[q][16 / Q].
-template <int Q, DType T>
-static inline void ScoreTile(const float* q, const std::byte* const* k, int64_t padded,
-                             float* out) {
-  constexpr int kKeys = 16 / Q;
-  constexpr int kSub = kSubRows < kKeys ? kSubRows : kKeys;
-  V acc[16];
-#pragma clang loop unroll(full)
-  for (int sub = 0; sub < kKeys; sub += kSub) {
-    V part[Q][kSub];
-#pragma clang loop unroll(full)
-    for (int r = 0; r < Q; ++r) {
-#pragma clang loop unroll(full)
-      for (int j = 0; j < kSub; ++j) part[r][j] = V::Zero();
-    }
-    for (int64_t i = 0; i < padded; i += 16) {
-      V vq[Q];
-#pragma clang loop unroll(full)
-      for (int r = 0; r < Q; ++r) vq[r] = V::Load(q + r * padded + i);
-#pragma clang loop unroll(full)
-      for (int j = 0; j < kSub; ++j) {
-        const V vk = LoadRow<T>(k[sub + j], i);
-#pragma clang loop unroll(full)
-        for (int r = 0; r < Q; ++r) part[r][j] = Fma(vq[r], vk, part[r][j]);
-      }
-    }
-#pragma clang loop unroll(full)
-    for (int r = 0; r < Q; ++r) {
-#pragma clang loop unroll(full)
-      for (int j = 0; j < kSub; ++j) acc[r * kKeys + sub + j] = part[r][j];
-    }
-  }
-  ReduceAdd16(acc, out);
-}
-
-// p[q][slot0 + j] = raw scores of the tile's queries with `keys` gathered keys; slots beyond are
-// overwritten with anything.
-template <DType T>
-static void Scores(const Tile& t, int64_t slot0, int64_t keys) {
-  alignas(64) float out[16];
-  float* p = t.mem.p + slot0;
-  int64_t q = 0;
-  for (; q + 2 <= t.queries; q += 2, p += 2 * kScoreStride) {
-    for (int64_t j = 0; j < keys; j += 8) {
-      ScoreTile<2, T>(t.mem.q + q * t.padded, t.mem.rows + j, t.padded, out);
-      std::memcpy(p + j, out, 32);
-      std::memcpy(p + kScoreStride + j, out + 8, 32);
-    }
-  }
-  if (q == t.queries) return;
-  for (int64_t j = 0; j < keys; j += 16) {
-    ScoreTile<1, T>(t.mem.q + q * t.padded, t.mem.rows + j, t.padded, out);
-    std::memcpy(p + j, out, 64);
-  }
-}
-
-// One query's block: slots [begin, end) of p hold raw scores, the others become probability zero.
-// Updates the running maximum and sum and returns the factor for what o holds so far.
-static float SoftmaxBlock(const Tile& t, int64_t q, int64_t begin, int64_t end) {
-  float* p = t.mem.p + q * kScoreStride;
-  for (int64_t j = 0; j < begin; ++j) p[j] = -kInfinity;
-  for (int64_t j = end; j < kBlockKeys; ++j) p[j] = -kInfinity;
-  // -inf times a scale stays -inf: scale is positive.
-  const V scale = V::Set1(t.args->scale);
-  V s[4];
-  V max = V::Set1(t.mem.max[q]);
-  for (int i = 0; i < 4; ++i) {
-    s[i] = Mul(V::Load(p + i * 16), scale);
-    max = Max(s[i], max);
-  }
-  const float new_max = ReduceMax(max);
-  const V shift = V::Set1(new_max);
-  V sum = V::Zero();
-  for (int i = 0; i < 4; ++i) {
-    const V e = Exp(Sub(s[i], shift));
-    e.Store(p + i * 16);
-    sum = Add(sum, e);
-  }
-  const float factor = Exp(t.mem.max[q] - new_max);
-  t.mem.sum[q] = __builtin_fmaf(t.mem.sum[q], factor, ReduceAdd(sum));
-  t.mem.max[q] = new_max;
-  return factor;
-}
-
-// o = o * factor, then o += p_j v_j for keys [begin, end), for Q queries and C vectors of columns.
-template <int Q, int C, DType T>
-static inline void PvTile(const Tile& t, int64_t q0, int64_t column, const float* factor,
-                          int64_t slot0, int64_t begin, int64_t end) {
-  V o[Q][C];
-  float* out = t.mem.leaf + q0 * t.padded + column;
-  const float* p = t.mem.p + q0 * kScoreStride + slot0;
-#pragma clang loop unroll(full)
-  for (int q = 0; q < Q; ++q) {
-    const V f = V::Set1(factor[q]);
-#pragma clang loop unroll(full)
-    for (int c = 0; c < C; ++c) o[q][c] = Mul(V::Load(out + q * t.padded + c * 16), f);
-  }
-  for (int64_t j = begin; j < end; ++j) {
-    V v[C];
-#pragma clang loop unroll(full)
-    for (int c = 0; c < C; ++c) v[c] = LoadRow<T>(t.mem.rows[j], column + c * 16);
-#pragma clang loop unroll(full)
-    for (int q = 0; q < Q; ++q) {
-      const V w = V::Set1(p[q * kScoreStride + j]);
-#pragma clang loop unroll(full)
-      for (int c = 0; c < C; ++c) o[q][c] = Fma(w, v[c], o[q][c]);
-    }
-  }
-#pragma clang loop unroll(full)
-  for (int q = 0; q < Q; ++q) {
-#pragma clang loop unroll(full)
-    for (int c = 0; c < C; ++c) o[q][c].Store(out + q * t.padded + c * 16);
-  }
-}
-
-template <int Q, DType T>
-static void PvQueries(const Tile& t, int64_t q0, const float* factor, int64_t slot0, int64_t begin,
-                      int64_t end) {
-  int64_t column = 0;
-  for (; column + kPvColumns * 16 <= t.padded; column += kPvColumns * 16) {
-    PvTile<Q, kPvColumns, T>(t, q0, column, factor, slot0, begin, end);
-  }
-  for (; column < t.padded; column += 16) {
-    PvTile<Q, 1, T>(t, q0, column, factor, slot0, begin, end);
-  }
-}
-
-// A group of Q queries over the keys they all see, then each over the rest of its own.
-template <int Q, DType T>
-static void PvGroup(const Tile& t, int64_t q0, const float* factor, int64_t slot0,
-                    const int64_t* visible) {
-  int64_t common = visible[q0];
-  for (int q = 1; q < Q; ++q) common = MinOf(common, visible[q0 + q]);
-  PvQueries<Q, T>(t, q0, factor + q0, slot0, 0, common);
-  const float one = 1;
-  for (int64_t q = q0; q < q0 + Q; ++q) {
-    if (visible[q] > common) PvQueries<1, T>(t, q, &one, slot0, common, visible[q]);
-  }
-}
-
-// Block of up to 64 keys: rows [first, first + keys) of the segment, read as T; query q sees the
-// first visible[q] of them.
-template <DType T>
-static void BlockAs(const Tile& t, const KeySegment& segment, int64_t first, const int64_t* visible,
-                    int64_t keys) {
-  const int64_t slot0 = (segment.key_position + first) % kBlockKeys;
-  const std::byte* cached[kBlockKeys];
-  FindKeys(t, segment, first, keys, cached);
-  Fetch(t, cached, 0, keys);
-  Scores<T>(t, slot0, keys);
-  float factor[kQueries];
-  for (int64_t q = 0; q < t.queries; ++q) {
-    factor[q] = visible[q] > 0 ? SoftmaxBlock(t, q, slot0, slot0 + visible[q]) : 1;
-  }
-  Fetch(t, cached, SegmentBytes(t.args->kv) / 2, keys);
-  int64_t q = 0;
-  for (; q + kPvQueries <= t.queries; q += kPvQueries) {
-    PvGroup<kPvQueries, T>(t, q, factor, slot0, visible);
-  }
-  if constexpr (kPvQueries > 2) {
-    for (; q + 2 <= t.queries; q += 2) PvGroup<2, T>(t, q, factor, slot0, visible);
-  }
-  for (; q < t.queries; ++q) PvGroup<1, T>(t, q, factor, slot0, visible);
-}
-
-static void Block(const Tile& t, const KeySegment& segment, int64_t first, const int64_t* visible,
-                  int64_t keys) {
-  const DType dtype = InPlace(t) ? t.args->kv.dtype : DType::kF32;
-  if (dtype == DType::kF32) return BlockAs<DType::kF32>(t, segment, first, visible, keys);
-  if (dtype == DType::kBF16) return BlockAs<DType::kBF16>(t, segment, first, visible, keys);
-  BlockAs<DType::kF16>(t, segment, first, visible, keys);
-}
-
-// How many rows of the segment query q sees.
-static int64_t VisibleRows(const Tile& t, const KeySegment& segment, int64_t q) {
-  if (segment.mask == MaskKind::kFull) return segment.rows;
-  const int64_t position = t.item->first_position + t.Row(q);
-  return MaxOf(0, MinOf(segment.rows, position + 1 - segment.key_position));
-}
-
-// Rows [begin, end) of a segment, all of one leaf: result normalised in `result`.
-static void Leaf(const Tile& t, const KeySegment& segment, int64_t begin, int64_t end,
-                 TilePartial result) {
-  for (int64_t q = 0; q < t.queries; ++q) {
-    t.mem.max[q] = -kInfinity;
-    t.mem.sum[q] = 0;
-  }
-  std::memset(t.mem.leaf, 0, static_cast<size_t>(t.queries * t.padded) * 4);
-  for (int64_t first = begin; first < end;) {
-    const int64_t in_block = kBlockKeys - (segment.key_position + first) % kBlockKeys;
-    const int64_t block_end = MinOf(end, first + in_block);
-    int64_t visible[kQueries];
-    for (int64_t q = 0; q < t.queries; ++q) {
-      visible[q] = MaxOf(0, MinOf(block_end, VisibleRows(t, segment, q)) - first);
-    }
-    Block(t, segment, first, visible, block_end - first);
-    first = block_end;
-  }
-  for (int64_t q = 0; q < t.queries; ++q) {
-    const bool empty = t.mem.max[q] == -kInfinity && t.mem.sum[q] == 0;
-    const V sum = V::Set1(empty ? 1.0f : t.mem.sum[q]);
-    for (int64_t i = 0; i < t.padded; i += 16) {
-      Div(V::Load(t.mem.leaf + q * t.padded + i), sum).Store(result.out + q * t.padded + i);
-    }
-    result.lse[q] = LogSumExp(t.mem.max[q], t.mem.sum[q]);
-  }
-}
-
-// All leaves of one segment, joined as a binary counter over the absolute leaf index: level h of
-// the stack holds a finished node of 2^h leaves. The result ends in `result`.
-static void SegmentTile(const Tile& t, const KeySegment& segment, TilePartial result) {
-  const int64_t end = VisibleRows(t, segment, t.queries - 1);  // the last row sees most
-  uint64_t occupied = 0;
-  for (int64_t first = 0; first < end;) {
-    const int64_t position = segment.key_position + first;
-    const int64_t leaf_end = MinOf(end, first + kLeafTokens - position % kLeafTokens);
-    Leaf(t, segment, first, leaf_end, result);
+// Nodes of the tree over absolute indices, joined as a binary counter: level h of mem's stack holds
+// a finished node of 2^h of them.
+struct NodeStack {
+  // Takes the node at `index`, the next one; loses `node`'s bytes.
+  void Push(const Tile& t, int64_t index, TilePartial node) {
     int level = 0;
-    for (int64_t index = position / kLeafTokens; (index & 1) != 0; index >>= 1, ++level) {
+    for (; (index & 1) != 0; index >>= 1, ++level) {
       if ((occupied >> level & 1) == 0) continue;
-      MergeTile(t, PartialAt(t, t.mem.Level(level)), result, result);
+      MergeTile(t, PartialAt(t, t.mem.Level(level)), node, node);
       occupied &= ~(uint64_t{1} << level);
     }
-    const TilePartial node = PartialAt(t, t.mem.Level(level));
-    std::memcpy(node.out, result.out, static_cast<size_t>(t.queries * t.padded) * 4);
-    std::memcpy(node.lse, result.lse, static_cast<size_t>(t.queries) * 4);
+    Copy(t, node, PartialAt(t, t.mem.Level(level)));
     occupied |= uint64_t{1} << level;
-    first = leaf_end;
   }
-  std::memset(result.out, 0, static_cast<size_t>(t.queries * t.padded) * 4);
-  for (int64_t q = 0; q < t.queries; ++q) result.lse[q] = -kInfinity;
-  for (int level = 0; occupied >> level != 0; ++level) {
-    if ((occupied >> level & 1) == 0) continue;
-    MergeTile(t, PartialAt(t, t.mem.Level(level)), result, result);
+  // All of them as one.
+  void Join(const Tile& t, TilePartial result) const {
+    Clear(t, result);
+    for (int level = 0; occupied >> level != 0; ++level) {
+      if ((occupied >> level & 1) == 0) continue;
+      MergeTile(t, PartialAt(t, t.mem.Level(level)), result, result);
+    }
+  }
+  uint64_t occupied = 0;
+};
+
+// The leaves of one segment from absolute index `leaf` on, before `leaf_end`; the result is their
+// node when they are an aligned subtree, or all there are.
+static void SegmentLeaves(const Tile& t, const KeySegment& segment, int64_t leaf, int64_t leaf_end,
+                          TilePartial result) {
+  const int64_t end = VisibleRows(t, segment, t.queries - 1);  // the last row sees most
+  NodeStack nodes;
+  for (int64_t first = MaxOf(0, leaf * kLeafTokens - segment.key_position); first < end;) {
+    const int64_t position = segment.key_position + first;
+    if (position / kLeafTokens >= leaf_end) break;
+    const int64_t stop = MinOf(end, first + kLeafTokens - position % kLeafTokens);
+    Leaf(t, segment, first, stop, result);
+    nodes.Push(t, position / kLeafTokens, result);
+    first = stop;
+  }
+  nodes.Join(t, result);
+}
+
+static void LoadQueries(const Tile& t) {
+  const int64_t dim = t.args->kv.key_dim;
+  for (int64_t q = 0; q < t.queries; ++q) {
+    float* dst = t.mem.q + q * t.dims.key;
+    std::memcpy(dst, t.item->q.row(t.Row(q)) + t.Head(q) * dim, static_cast<size_t>(dim) * 4);
+    ZeroFrom(dst, dim, t.dims.key);
   }
 }
 
-static void RunTile(const Tile& t) {
-  for (int64_t q = 0; q < t.queries; ++q) {
-    const float* src = t.item->q.row(t.Row(q)) + t.Head(q) * t.dim;
-    float* dst = t.mem.q + q * t.padded;
-    std::memcpy(dst, src, static_cast<size_t>(t.dim) * 4);
-    for (int64_t i = t.dim; i < t.padded; ++i) dst[i] = 0;
-  }
-  const TilePartial total = PartialAt(t, t.mem.total);
-  const TilePartial next = PartialAt(t, t.mem.next);
-  std::memset(total.out, 0, static_cast<size_t>(t.queries * t.padded) * 4);
-  for (int64_t q = 0; q < t.queries; ++q) total.lse[q] = -kInfinity;
-  for (int64_t s = 0; s < t.item->n_segments; ++s) {
-    SegmentTile(t, t.item->segments[s], next);
-    MergeTile(t, total, next, total);
-  }
+static void StoreResults(const Tile& t, TilePartial total) {
+  const int64_t dim = t.args->kv.value_dim;
   for (int64_t q = 0; q < t.queries; ++q) {
     const int64_t row = t.Row(q);
     const int64_t head = t.Head(q);
-    std::memcpy(t.item->out.row(row) + head * t.dim, total.out + q * t.padded,
-                static_cast<size_t>(t.dim) * 4);
+    std::memcpy(t.item->out.row(row) + head * dim, total.out + q * t.dims.value,
+                static_cast<size_t>(dim) * 4);
     t.item->lse[row * t.args->q_heads + head] = total.lse[q];
   }
 }
 
-static void RunItemTiles(const AttentionArgs& args, const AttentionItem& item,
-                         const TileMemory& mem, int64_t thread, int64_t threads, int64_t* task) {
+static void RunTile(const Tile& t) {
+  LoadQueries(t);
+  const TilePartial total = PartialAt(t, t.mem.total);
+  const TilePartial next = PartialAt(t, t.mem.next);
+  Clear(t, total);
+  for (int64_t s = 0; s < t.item->n_segments; ++s) {
+    SegmentLeaves(t, t.item->segments[s], 0, INT64_MAX, next);
+    MergeTile(t, total, next, total);
+  }
+  StoreResults(t, total);
+}
+
+// Calls fn(tile, its number) for every tile of the call.
+template <class F>
+static void ForTiles(const AttentionArgs& args, const TileMemory& mem, F&& fn) {
   const int64_t group = args.q_heads / args.kv.kv_heads;
-  const int64_t queries = item.q.rows * group;
-  for (int64_t h = 0; h < args.kv.kv_heads; ++h) {
-    for (int64_t first = 0; first < queries; first += kQueries) {
+  int64_t number = 0;
+  for (int64_t i = 0; i < args.n_items; ++i) {
+    const AttentionItem& item = args.items[i];
+    const int64_t queries = item.q.rows * group;
+    for (int64_t h = 0; h < args.kv.kv_heads; ++h) {
+      for (int64_t first = 0; first < queries; first += kQueries) {
+        fn(Tile{&args, &item, mem, h, group, first, MinOf(kQueries, queries - first),
+                TileDims(args.kv)},
+           number++);
+      }
+    }
+  }
+}
+static int64_t CountTiles(const AttentionArgs& args) {
+  const int64_t group = args.q_heads / args.kv.kv_heads;
+  int64_t tiles = 0;
+  for (int64_t i = 0; i < args.n_items; ++i) {
+    tiles += args.kv.kv_heads * ((args.items[i].q.rows * group + kQueries - 1) / kQueries);
+  }
+  return tiles;
+}
+
+// The subtrees of 2^shift leaves that a segment touches, by their absolute index.
+struct Subtrees {
+  int64_t begin, end;
+};
+static Subtrees SubtreesOf(const KeySegment& segment, int shift) {
+  if (segment.rows == 0) return {0, 0};
+  const int64_t last = segment.key_position + segment.rows - 1;
+  return {segment.key_position / kLeafTokens >> shift, (last / kLeafTokens >> shift) + 1};
+}
+static int64_t CountCuts(const AttentionItem& item, int shift) {
+  int64_t cuts = 0;
+  for (int64_t s = 0; s < item.n_segments; ++s) {
+    const Subtrees subtrees = SubtreesOf(item.segments[s], shift);
+    cuts += subtrees.end - subtrees.begin;
+  }
+  return cuts;
+}
+
+// The smallest shift with which no tile has more than kCutsMax cuts; -1 when nothing is to be cut:
+// there are tiles enough, or no item has a second leaf.
+static int ChooseShift(const AttentionArgs& args, int64_t threads) {
+  if (threads == 1 || CountTiles(args) >= kTilesPerThread * threads) return -1;
+  int64_t most = 0;
+  int shift = 0;
+  for (int64_t i = 0; i < args.n_items; ++i) {
+    const AttentionItem& item = args.items[i];
+    if (item.n_segments > kCutsMax) return -1;
+    while (CountCuts(item, shift) > kCutsMax) ++shift;
+    most = MaxOf(most, CountCuts(item, 0));
+  }
+  return most > 1 ? shift : -1;
+}
+
+// Partial results of the cuts of all tiles, kCutsMax each.
+struct CutResults {
+  float* memory;
+  TilePartial At(const Tile& t, int64_t tile, int64_t cut) const {
+    return PartialAt(t, memory + (tile * kCutsMax + cut) * t.mem.partial);
+  }
+};
+
+static void RunCuts(const Tile& t, int64_t tile, int shift, CutResults results, int64_t thread,
+                    int64_t threads, int64_t* task) {
+  bool loaded = false;
+  int64_t cut = 0;
+  for (int64_t s = 0; s < t.item->n_segments; ++s) {
+    const Subtrees subtrees = SubtreesOf(t.item->segments[s], shift);
+    for (int64_t at = subtrees.begin; at < subtrees.end; ++at, ++cut) {
       if ((*task)++ % threads != thread) continue;
-      const int64_t dim = args.kv.head_dim;
-      RunTile({&args, &item, mem, h, group, first, MinOf(kQueries, queries - first), dim,
-               RoundUp(dim, 16)});
+      if (!loaded) LoadQueries(t);
+      loaded = true;
+      SegmentLeaves(t, t.item->segments[s], at << shift, (at + 1) << shift,
+                    results.At(t, tile, cut));
     }
   }
 }
 
-static void Attention(const Exec& exec, const AttentionArgs& args) {
-  DenormalsOff denormals_off;
-  const int64_t threads = exec.pool == nullptr ? 1 : exec.pool->threads();
-  const int64_t share = exec.scratch_bytes / threads / 64 * 64;
+static void JoinCuts(const Tile& t, int64_t tile, int shift, CutResults results) {
+  const TilePartial total = PartialAt(t, t.mem.total);
+  const TilePartial next = PartialAt(t, t.mem.next);
+  Clear(t, total);
+  int64_t cut = 0;
+  for (int64_t s = 0; s < t.item->n_segments; ++s) {
+    const Subtrees subtrees = SubtreesOf(t.item->segments[s], shift);
+    NodeStack nodes;
+    for (int64_t at = subtrees.begin; at < subtrees.end; ++at, ++cut) {
+      nodes.Push(t, at, results.At(t, tile, cut));
+    }
+    nodes.Join(t, next);
+    MergeTile(t, total, next, total);
+  }
+  StoreResults(t, total);
+}
+
+static int64_t WorkOf(const AttentionArgs& args) {
   int64_t work = 0;
   for (int64_t i = 0; i < args.n_items; ++i) {
     int64_t keys = 0;
     for (int64_t s = 0; s < args.items[i].n_segments; ++s) keys += args.items[i].segments[s].rows;
     work += args.items[i].q.rows * args.q_heads * keys;
   }
-  // Tiles go round the threads in turn: later tiles of a prompt see more keys.
+  return work;
+}
+
+static void Attention(const Exec& exec, const AttentionArgs& args) {
+  DenormalsOff denormals_off;
+  const int64_t threads = exec.pool == nullptr ? 1 : exec.pool->threads();
+  const TileDims dims(args.kv);
+  const int64_t cut_bytes = threads == 1 ? 0 : CutBytes(threads, dims);
+  const int64_t share = (exec.scratch_bytes - cut_bytes) / threads / 64 * 64;
+  const auto memory = [&](int64_t thread) {
+    return TileMemory(exec.scratch + cut_bytes + thread * share, dims);
+  };
+  const int64_t work = WorkOf(args);
+  const int shift = ChooseShift(args, threads);
+  if (shift < 0) {
+    // Tiles go round the threads in turn: later tiles of a prompt see more keys.
+    For(exec, threads, work, [&](int64_t thread) {
+      ForTiles(args, memory(thread), [&](const Tile& t, int64_t tile) {
+        if (tile % threads == thread) RunTile(t);
+      });
+    });
+    return;
+  }
+  const CutResults results{reinterpret_cast<float*>(exec.scratch)};
   For(exec, threads, work, [&](int64_t thread) {
-    const TileMemory mem(exec.scratch + thread * share, RoundUp(args.kv.head_dim, 16));
     int64_t task = 0;
-    for (int64_t i = 0; i < args.n_items; ++i) {
-      RunItemTiles(args, args.items[i], mem, thread, threads, &task);
-    }
+    ForTiles(args, memory(thread), [&](const Tile& t, int64_t tile) {
+      RunCuts(t, tile, shift, results, thread, threads, &task);
+    });
+  });
+  For(exec, threads, work, [&](int64_t thread) {
+    ForTiles(args, memory(thread), [&](const Tile& t, int64_t tile) {
+      if (tile % threads == thread) JoinCuts(t, tile, shift, results);
+    });
   });
 }
 

@@ -65,10 +65,11 @@ const CpuOps& Select(Isa isa) {
   return kScalarOps;
 }
 
-int64_t AttentionScratchBytes(int64_t threads, int64_t head_dim, int64_t max_position) {
+int64_t AttentionScratchBytes(int64_t threads, const PagedKv& kv, int64_t max_position) {
   const auto leaves = static_cast<uint64_t>((max_position + kLeafTokens - 1) / kLeafTokens);
-  const int64_t padded = (head_dim + 15) / 16 * 16;
-  return threads * TileMemory::Bytes(padded, std::bit_width(leaves) + 1);
+  const TileDims dims(kv);
+  const int64_t cut = threads > 1 ? CutBytes(threads, dims) : 0;
+  return cut + threads * TileMemory::Bytes(dims, std::bit_width(leaves) + 1);
 }
 
 }  // namespace reprise::kernels

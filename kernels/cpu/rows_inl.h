@@ -88,22 +88,55 @@ static void Convert(const void* src, DType from, void* dst, DType to, int64_t n)
   ConvertRow(src, from, dst, to, n);
 }
 
+// Where the two parts of a cached row of head 0 lie; heads follow each other by the strides.
+struct KvRowParts {
+  std::byte* first;
+  std::byte* second;
+};
+struct KvRowWidths {
+  explicit KvRowWidths(const PagedKv& kv)
+      : first(FirstPartDim(kv)),
+        second(SecondPartDim(kv)),
+        first_stride(kv.block_tokens * first * SizeOf(kv.dtype)),
+        second_stride(kv.block_tokens * second * SizeOf(kv.dtype)) {}
+  int64_t first, second;                // elements
+  int64_t first_stride, second_stride;  // bytes from one head to the next
+};
+static inline KvRowParts FindRow(const PagedKv& kv, const KvRowWidths& w, const int32_t* page_table,
+                                 int64_t row) {
+  std::byte* segment = kv.base + page_table[row / kv.block_tokens] * kv.page_stride_bytes +
+                       kv.layer * SegmentBytes(kv);
+  const int64_t slot = row % kv.block_tokens * SizeOf(kv.dtype);
+  return {segment + slot * w.first, segment + kv.kv_heads * w.first_stride + slot * w.second};
+}
+
 static void WriteKv(const KvWriteArgs& args) {
   DenormalsOff denormals_off;
   const PagedKv& kv = args.kv;
-  const int64_t row_bytes = kv.head_dim * SizeOf(kv.dtype);
-  const int64_t segment_bytes = SegmentBytes(kv);
-  for (int64_t r = 0; r < args.k.rows; ++r) {
-    const int64_t row = args.first_row + r;
-    std::byte* segment = kv.base + args.page_table[row / kv.block_tokens] * kv.page_stride_bytes +
-                         kv.layer * segment_bytes;
+  const KvRowWidths w(kv);
+  for (int64_t r = 0; r < args.first.rows; ++r) {
+    const KvRowParts at = FindRow(kv, w, args.page_table, args.first_row + r);
     for (int64_t h = 0; h < kv.kv_heads; ++h) {
-      std::byte* k = segment + (h * kv.block_tokens + row % kv.block_tokens) * row_bytes;
-      std::byte* v = k + segment_bytes / 2;
-      ConvertRow(args.k.row(r) + h * kv.head_dim, DType::kF32, k, kv.dtype, kv.head_dim);
-      ConvertRow(args.v.row(r) + h * kv.head_dim, DType::kF32, v, kv.dtype, kv.head_dim);
+      ConvertRow(args.first.row(r) + h * w.first, DType::kF32, at.first + h * w.first_stride,
+                 kv.dtype, w.first);
+      ConvertRow(args.second.row(r) + h * w.second, DType::kF32, at.second + h * w.second_stride,
+                 kv.dtype, w.second);
     }
   }
+}
+
+static void ReadKv(const Exec& exec, const KvReadArgs& args) {
+  const PagedKv& kv = args.kv;
+  const KvRowWidths w(kv);
+  For(exec, args.first.rows, args.first.rows * kv.kv_heads * (w.first + w.second), [&](int64_t r) {
+    const KvRowParts at = FindRow(kv, w, args.page_table, args.first_row + r);
+    for (int64_t h = 0; h < kv.kv_heads; ++h) {
+      ConvertRow(at.first + h * w.first_stride, kv.dtype, args.first.row(r) + h * w.first,
+                 DType::kF32, w.first);
+      ConvertRow(at.second + h * w.second_stride, kv.dtype, args.second.row(r) + h * w.second,
+                 DType::kF32, w.second);
+    }
+  });
 }
 
 }  // namespace reprise::kernels::REPRISE_KERNEL_ISA

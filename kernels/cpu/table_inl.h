@@ -10,9 +10,23 @@
 namespace reprise::kernels::REPRISE_KERNEL_ISA {
 
 static constexpr CpuOps MakeTable(Isa isa) {
-  return {isa,           Linear,           RmsNorm,        RopeApply,    WriteKv, Attention,
-          MergePartials, Swiglu,           Embed,          Convert,      Argmax,  RowSoftmaxStats,
-          TopK,          ApplyTemperature, ApplyPenalties, SoftmaxSorted};
+  return {isa,
+          Linear,
+          RmsNorm,
+          RopeApply,
+          WriteKv,
+          ReadKv,
+          Attention,
+          MergePartials,
+          Swiglu,
+          Embed,
+          Convert,
+          Argmax,
+          RowSoftmaxStats,
+          TopK,
+          ApplyTemperature,
+          ApplyPenalties,
+          SoftmaxSorted};
 }
 
 }  // namespace reprise::kernels::REPRISE_KERNEL_ISA

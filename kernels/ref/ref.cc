@@ -61,14 +61,15 @@ Vec Swiglu(const Vec& gate, const Vec& up) {
 }
 
 AttentionResult Attention(const Vec& q, const Vec& k, const Vec& v, const AttentionShape& s) {
-  const int64_t dim = s.head_dim;
+  const int64_t dim = s.key_dim;
   const int64_t keys = static_cast<int64_t>(k.size()) / (s.kv_heads * dim);
-  AttentionResult result{Vec(q.size(), 0.0), Vec(static_cast<size_t>(s.rows * s.q_heads))};
+  AttentionResult result{Vec(static_cast<size_t>(s.rows * s.q_heads * s.value_dim), 0.0),
+                         Vec(static_cast<size_t>(s.rows * s.q_heads))};
   for (int64_t r = 0; r < s.rows; ++r) {
     for (int64_t h = 0; h < s.q_heads; ++h) {
       const int64_t kv_head = h / (s.q_heads / s.kv_heads);
       const double* query = q.data() + (r * s.q_heads + h) * dim;
-      double* out = result.out.data() + (r * s.q_heads + h) * dim;
+      double* out = result.out.data() + (r * s.q_heads + h) * s.value_dim;
       int64_t visible = keys;
       if (s.causal)
         visible = std::clamp<int64_t>(s.first_position + r + 1 - s.key_position, 0, keys);
@@ -81,8 +82,8 @@ AttentionResult Attention(const Vec& q, const Vec& k, const Vec& v, const Attent
       }
       const double lse = LogSumExp(scores);
       for (int64_t j = 0; j < visible; ++j) {
-        const double* value = v.data() + (j * s.kv_heads + kv_head) * dim;
-        for (int64_t i = 0; i < dim; ++i) out[i] += std::exp(scores[j] - lse) * value[i];
+        const double* value = v.data() + (j * s.kv_heads + kv_head) * s.value_dim;
+        for (int64_t i = 0; i < s.value_dim; ++i) out[i] += std::exp(scores[j] - lse) * value[i];
       }
       result.lse[r * s.q_heads + h] = lse;
     }
@@ -90,14 +91,15 @@ AttentionResult Attention(const Vec& q, const Vec& k, const Vec& v, const Attent
   return result;
 }
 
-AttentionResult Merge(const AttentionResult& left, const AttentionResult& right, int64_t head_dim) {
+AttentionResult Merge(const AttentionResult& left, const AttentionResult& right,
+                      int64_t value_dim) {
   AttentionResult result = left;
   for (size_t i = 0; i < left.lse.size(); ++i) {
     const double lse = LogSumExp({left.lse[i], right.lse[i]});
     result.lse[i] = lse;
     const double wl = lse == -kInfinity ? 0 : std::exp(left.lse[i] - lse);
     const double wr = lse == -kInfinity ? 0 : std::exp(right.lse[i] - lse);
-    for (size_t j = i * head_dim; j < (i + 1) * head_dim; ++j) {
+    for (size_t j = i * value_dim; j < (i + 1) * value_dim; ++j) {
       result.out[j] = wl * left.out[j] + wr * right.out[j];
     }
   }

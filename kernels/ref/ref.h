@@ -34,7 +34,8 @@ struct AttentionShape {
   int64_t rows = 0;
   int64_t q_heads = 0;
   int64_t kv_heads = 0;
-  int64_t head_dim = 0;
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
   int64_t first_position = 0;
   int64_t key_position = 0;
   bool causal = true;
@@ -42,15 +43,15 @@ struct AttentionShape {
 };
 
 struct AttentionResult {
-  Vec out;  // [rows, q_heads, head_dim]; zero where nothing is visible
+  Vec out;  // [rows, q_heads, value_dim]; zero where nothing is visible
   Vec lse;  // [rows, q_heads]; -inf there
 };
 
-// q [rows, q_heads, head_dim]; k and v [keys, kv_heads, head_dim].
+// q [rows, q_heads, key_dim]; k [keys, kv_heads, key_dim], v [keys, kv_heads, value_dim].
 AttentionResult Attention(const Vec& q, const Vec& k, const Vec& v, const AttentionShape& shape);
 
 // Two partial results over disjoint keys.
-AttentionResult Merge(const AttentionResult& left, const AttentionResult& right, int64_t head_dim);
+AttentionResult Merge(const AttentionResult& left, const AttentionResult& right, int64_t value_dim);
 
 double LogSumExp(const Vec& x);
 

@@ -1,5 +1,7 @@
 // `reprise up` with everything twice: two coordinators that elect a leader in a real etcd, and two
 // gateways. Whoever is killed, the answer is the same.
+#include "tests/cluster/up.h"
+
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -10,7 +12,6 @@
 #include "common/test_data.h"
 #include "coordinator/leader/etcd_process.h"
 #include "tests/cluster/scratch_dir.h"
-#include "tests/cluster/up.h"
 
 namespace reprise {
 namespace {
@@ -63,8 +64,8 @@ TEST(UpGroupTest, TheLeaderAndAGatewayDieAndTheAnswerIsTheSame) {
 }
 
 TEST(UpGroupTest, CoordinatorsWithoutAnElectionAreRefused) {
-  const auto up = Up::Start(kProgram, ProjectFile("models/demo"), {"--coordinators=2"},
-                            {"coordinator-0"});
+  const auto up =
+      Up::Start(kProgram, ProjectFile("models/demo"), {"--coordinators=2"}, {"coordinator-0"});
   ASSERT_FALSE(up.ok());
   EXPECT_NE(std::string(up.status().message()).find("need --etcd"), std::string::npos)
       << up.status();

@@ -43,7 +43,7 @@ Llama::Llama(const ModelConfig& config, LlamaWeights weights, const LlamaOptions
   kv_.dtype = options.kv_dtype;
   kv_.block_tokens = options.block_tokens;
   kv_.kv_heads = config.kv_heads;
-  kv_.head_dim = config.head_dim;
+  kv_.key_dim = kv_.value_dim = config.head_dim;
   kv_.page_stride_bytes = SegmentBytes(kv_) * config.layers;
 }
 
@@ -61,8 +61,7 @@ void Llama::Reserve(int64_t rows) {
   Grow(cos_, rows * config_.head_dim / 2);
   Grow(sin_, rows * config_.head_dim / 2);
   const LlamaLayerWeights& layer = weights_.layers.front();
-  int64_t bytes =
-      kernels::AttentionScratchBytes(pool_.threads(), config_.head_dim, config_.context);
+  int64_t bytes = kernels::AttentionScratchBytes(pool_.threads(), kv_, config_.context);
   for (const kernels::PackedWeights* w :
        {&layer.qkv, &layer.o, &layer.gate_up, &layer.down, &weights_.head()}) {
     bytes = std::max(bytes, kernels::LinearScratchBytes(rows, *w));
