@@ -187,9 +187,9 @@ TEST_F(CoordinatorCoreTest, AFreshCoordinatorContinuesARequestOnceItsWorkerRepor
   report.requests = {{"r", held}};
   ASSERT_TRUE(core_.OnReport(report, now_).ok());
   EXPECT_EQ(Refused(Query("r", Attempt{500, 2})).code, RefusalCode::kStaleAttempt);
-  EXPECT_EQ(Placed(Query("r", held)).attempt, (Attempt{500, 4}));
+  EXPECT_EQ(Placed(Query("r", held)).attempt, (Attempt{501, 4}));
   RunFor(2000, {&a_, &b_});
-  EXPECT_EQ(Placed(Query("unheard of", Attempt{500, 9})).attempt, (Attempt{500, 10}));
+  EXPECT_EQ(Placed(Query("unheard of", Attempt{500, 9})).attempt, (Attempt{501, 10}));
 }
 
 TEST_F(CoordinatorCoreTest, ReservationsEndWhenTheWorkerReportsTheRequestOrTimePasses) {

@@ -45,6 +45,7 @@ uint32_t RequestTable::Crashes(const Claim& claim) const {
 
 void RequestTable::Restart(uint64_t base, TimeNs now) {
   epoch_ = std::max(epoch_, base);
+  ++reign_;
   started_ns_ = now;
 }
 
@@ -72,6 +73,11 @@ std::optional<Refusal> RequestTable::CheckKnown(absl::string_view what, TimeNs n
                  (overdue_ns - now) / kMillisecond + 1};
 }
 
+std::optional<Refusal> RequestTable::CheckEpochs(const Attempt& highest) {
+  if (highest.owner_epoch < std::numeric_limits<uint64_t>::max()) return std::nullopt;
+  return Refusal{RefusalCode::kMalformed, "the request has used up its owner epochs"};
+}
+
 std::optional<Refusal> RequestTable::CheckAttach(const Claim& claim, const Entry* entry,
                                                  TimeNs now) const {
   if (!claim.handle_digest) {
@@ -79,9 +85,7 @@ std::optional<Refusal> RequestTable::CheckAttach(const Claim& claim, const Entry
   }
   const Attempt highest =
       std::max(entry == nullptr ? Attempt{} : entry->highest, claim.previous.value_or(Attempt{}));
-  if (highest.owner_epoch == std::numeric_limits<uint64_t>::max()) {
-    return Refusal{RefusalCode::kMalformed, "the request has used up its owner epochs"};
-  }
+  if (auto refusal = CheckEpochs(highest)) return refusal;
   if (entry == nullptr) return CheckKnown("the request", now);
   if (!entry->handle_digest) {
     if (auto refusal = CheckKnown("the request's resume handle", now)) return refusal;
@@ -100,6 +104,9 @@ std::optional<Refusal> RequestTable::CheckPrevious(const Claim& claim, const Ent
       std::max(previous ? previous->n : 0, entry == nullptr ? 0 : entry->highest.n);
   if (last_n == std::numeric_limits<uint32_t>::max()) {
     return Refusal{RefusalCode::kMalformed, "the request has used up its attempts"};
+  }
+  if (previous) {
+    if (auto refusal = CheckEpochs(*previous)) return refusal;
   }
   if (entry != nullptr) {
     if (previous == entry->highest) return std::nullopt;
@@ -140,9 +147,10 @@ RequestTable::Entry& RequestTable::Touch(const std::string& request_id) {
 // What every grant does to its entry.
 Attempt RequestTable::Raise(Entry& entry, const Claim& claim, TimeNs now) {
   const Attempt base = std::max(entry.highest, claim.previous.value_or(Attempt{}));
-  const bool new_owner = claim.attach || base == Attempt{};
-  entry.highest = new_owner ? Attempt{std::max(++epoch_, base.owner_epoch + 1), 1}
-                            : Attempt{base.owner_epoch, base.n + 1};
+  const bool counts_on = base == entry.highest && entry.reign == reign_ && !claim.attach;
+  const uint64_t epoch = counts_on ? base.owner_epoch : std::max(++epoch_, base.owner_epoch + 1);
+  entry.highest = {epoch, claim.attach ? 1 : base.n + 1};
+  entry.reign = reign_;
   entry.granted_from = claim.previous;
   entry.granted_ns = now;
   // A lost attach is made again by the handle, never by a caller that held nothing.
@@ -168,6 +176,7 @@ void RequestTable::OnReported(const RequestReport& report, const NodeKey& from) 
   entry.crashes = std::max(entry.crashes, report.crashes);
   if (!entry.handle_digest) entry.handle_digest = report.handle_digest;
   if (report.attempt < entry.highest) return;
+  if (report.attempt > entry.highest) entry.reign = 0;
   entry.highest = report.attempt;
   entry.taken_up = true;
   if (report.decoding) entry.runner = from;

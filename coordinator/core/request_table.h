@@ -4,7 +4,10 @@
 //
 // Invariants:
 // 1. Of all callers that hold the same previous attempt, one is granted the next.
-// 2. A granted attempt is higher than every attempt known of the request.
+// 2. A granted attempt is higher than every attempt known of the request, and is granted once,
+// ever:
+//    within an owner epoch only the table that began it counts on, and only while its coordinator
+//    leads without a break. Above an attempt that this table did not grant it begins another.
 // 3. A grant nobody took up (no node reports it within `lost_grant_ns`: the answer was lost) does
 //    not lock its request: the holder of the attempt before it may have one above it.
 // 4. Fail closed: what this table has not seen, it grants an attempt for only when whoever could
@@ -81,6 +84,7 @@ class RequestTable {
     Attempt highest;
     std::optional<Attempt> granted_from;  // what the caller held when `highest` was granted
     std::optional<TimeNs> granted_ns;     // absent: known from reports only
+    uint64_t reign = 0;                   // in which `highest` was granted here; 0: not here
     bool taken_up = false;                // a node reported `highest`
     std::optional<NodeKey> runner;        // decodes `highest`, or the attempt it was attached from
     std::optional<Digest256> handle_digest;
@@ -92,6 +96,7 @@ class RequestTable {
                                     TimeNs now) const;
   std::optional<Refusal> CheckAttach(const Claim& claim, const Entry* entry, TimeNs now) const;
   std::optional<Refusal> CheckPrevious(const Claim& claim, const Entry* entry, TimeNs now) const;
+  static std::optional<Refusal> CheckEpochs(const Attempt& highest);
   std::optional<Refusal> CheckKnown(absl::string_view what, TimeNs now) const;
   const Entry* Find(const std::string& request_id) const;
   Entry& Touch(const std::string& request_id);
@@ -100,6 +105,7 @@ class RequestTable {
   const RequestTableOptions options_;
   TimeNs started_ns_;
   uint64_t epoch_;
+  uint64_t reign_ = 1;  // how often this coordinator has begun to grant
   absl::flat_hash_map<std::string, Entry> entries_;
   std::list<std::string> recency_;  // the most recent first
 };

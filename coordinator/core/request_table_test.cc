@@ -87,7 +87,29 @@ TEST_F(RequestTableTest, AFreshCoordinatorWaitsForReportsBeforeItGrantsWhatItNev
   EXPECT_EQ(refusal->retry_after_ms, 1501);
   EXPECT_FALSE(table.Check(By("new"), kStart));
   EXPECT_FALSE(table.Check(By("r", held), kStart + 2 * kSecond));
-  EXPECT_EQ(table.Grant(By("r", held), kWorker, kWarm), (Attempt{7, 4}));
+  const Attempt granted = table.Grant(By("r", held), kWorker, kWarm);
+  EXPECT_EQ(granted, (Attempt{41, 4})) << "an epoch of its own: (7, 4) may have been granted";
+  EXPECT_EQ(table.Grant(By("r", granted), kWorker, kWarm), (Attempt{41, 5}));
+}
+
+TEST_F(RequestTableTest, AboveAnAttemptThatOthersGrantedAnOwnerEpochBegins) {
+  RequestTable table = Table();
+  table.OnReported({"r", {7, 3}}, kWorker);
+  EXPECT_EQ(table.Grant(By("r", Attempt{7, 3}), kWorker, kStart), (Attempt{41, 4}));
+  // A report of what it granted itself changes nothing, one of something higher does.
+  table.OnReported({"r", {41, 4}}, kWorker);
+  EXPECT_EQ(table.Grant(By("r", Attempt{41, 4}), kWorker, kStart), (Attempt{41, 5}));
+  table.OnReported({"r", {41, 6}}, kWorker);
+  EXPECT_EQ(table.Grant(By("r", Attempt{41, 6}), kWorker, kStart), (Attempt{42, 7}));
+}
+
+// Between its two reigns another may have counted on.
+TEST_F(RequestTableTest, ALeaderThatLeadsAgainBeginsAnOwnerEpoch) {
+  RequestTable table = Table();
+  table.Restart(uint64_t{3} << 32, kStart);
+  const Attempt first = table.Grant(By("r"), kWorker, kStart);
+  table.Restart(uint64_t{5} << 32, kWarm);
+  EXPECT_EQ(table.Grant(By("r", first), kWorker, kWarm), (Attempt{(uint64_t{5} << 32) + 1, 2}));
 }
 
 TEST_F(RequestTableTest, AReportMakesARequestKnownBeforeTheWaitIsOver) {
@@ -198,6 +220,7 @@ TEST_F(RequestTableTest, OwnerEpochsDoNotWrapAroundWhoeverNamesThem) {
   Claim claim = AttachBy("other", 9);
   claim.previous = last;
   EXPECT_EQ(table.Check(claim, kWarm)->code, RefusalCode::kMalformed);
+  EXPECT_EQ(table.Check(By("other", last), kWarm)->code, RefusalCode::kMalformed);
   table.OnReported(Running("r", last, 9), kWorker);
   EXPECT_EQ(table.Check(AttachBy("r", 9), kWarm)->code, RefusalCode::kMalformed);
 }

@@ -345,6 +345,7 @@ class StoreCore {
   void OnBlockComplete(const Block& block);
   void OnBlockLost(const std::set<uint64_t>& leases, int64_t first_position);
   void CountComplete(Sequence& sequence);
+  bool CountsTail(const Sequence& sequence) const;
   int64_t HeldOf(const Sequence& sequence) const;
   const ChainLink* LinkAt(const Sequence& sequence, int64_t index) const;
   void Tell(Sequence& sequence, const Status& status);

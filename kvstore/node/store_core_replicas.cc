@@ -218,13 +218,17 @@ void StoreCore::OnBlockLost(const std::set<uint64_t>& leases, int64_t first_posi
 
 // What is held and told ------------------------------------------------------------------------
 
+// The tail has rows that follow the complete blocks.
+bool StoreCore::CountsTail(const Sequence& sequence) const {
+  if (!sequence.tail.has_value() || sequence.tail->index != sequence.complete) return false;
+  if (sequence.tail->tokens.empty()) return false;
+  if (sequence.complete == 0) return IsZero(sequence.tail->parent);
+  return LinkAt(sequence, sequence.complete - 1)->id == sequence.tail->parent;
+}
+
 int64_t StoreCore::HeldOf(const Sequence& sequence) const {
   const int64_t rows = sequence.complete * options_.block_tokens;
-  if (!sequence.tail.has_value() || sequence.tail->index != sequence.complete) return rows;
-  const ChainLink* before = LinkAt(sequence, sequence.complete - 1);
-  const bool follows =
-      sequence.complete == 0 ? IsZero(sequence.tail->parent) : before->id == sequence.tail->parent;
-  return follows ? rows + static_cast<int64_t>(sequence.tail->tokens.size()) : rows;
+  return CountsTail(sequence) ? rows + static_cast<int64_t>(sequence.tail->tokens.size()) : rows;
 }
 
 void StoreCore::Tell(Sequence& sequence, const Status& status) {

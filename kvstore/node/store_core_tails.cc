@@ -61,13 +61,12 @@ Status StoreCore::FitTail(Sequence& sequence, const TailEntry& entry, bool* noth
   OpenTail& tail = *sequence.tail;
   const bool older = tail.attempt < entry.request.attempt;
   if (tail.index != index || tail.parent != entry.parent) {
-    // Another block: the tail gives way only to what certainly takes its place.
-    const ChainLink* before = LinkAt(sequence, index - 1);
-    const bool ahead = tail.index < index && before != nullptr && before->id == entry.parent;
     if (tail.index == index && !older) {
       return absl::InvalidArgumentError("the open block of this attempt has another parent");
     }
-    if (row != 0 || !(older || ahead)) return gap;
+    // Another block: the tail gives way to its first row unless its own rows count. What is held
+    // never becomes less because more is on its way.
+    if (row != 0 || CountsTail(sequence)) return gap;
     DropTail(sequence, false);
     return absl::OkStatus();
   }

@@ -160,6 +160,29 @@ TEST(StoreTails, ATailGivesWayToItsBlockWhenThatArrivesWhole) {
   EXPECT_EQ(store.Append(Store::Entry(tokens, 4, 1)).rows, 5);
 }
 
+TEST(StoreTails, RowsOfALaterBlockWaitForTheBlockThatTheTailIsIn) {
+  Store store(6);
+  const auto tokens = Numbers(0, 16);
+  store.AppendAll(tokens, 6);
+  store.Offer(Numbers(0, 8));
+  const HeldRows held = store.Append(Store::Entry(tokens, 8, 1));
+  EXPECT_EQ(held.status.code(), kGap);
+  EXPECT_EQ(held.rows, 6) << "what is held does not become less because more is on its way";
+  store.EndFetch(0);
+  EXPECT_EQ(store.told.back().held.rows, 8);
+  EXPECT_EQ(store.Append(Store::Entry(tokens, 8, 1)).rows, 9);
+}
+
+TEST(StoreTails, ATailBehindAHoleGivesWayToRowsThatFillIt) {
+  Store store(6);
+  const auto tokens = Numbers(0, 16);
+  store.Offer(Numbers(0, 8));
+  store.Append(Store::Entry(tokens, 8, 1));
+  store.EndFetch(0, absl::UnavailableError("gone"));
+  EXPECT_EQ(store.Append(Store::Entry(tokens, 0, 4)).rows, 4);
+  EXPECT_EQ(store.Append(Store::Entry(tokens, 4, 2)).rows, 6);
+}
+
 TEST(StoreTails, ABranchStartsFromTheBlocksOfItsSibling) {
   Store store(6);
   auto tokens = Numbers(0, 12);

@@ -387,7 +387,8 @@ void FetchServer::Handle(Connection& connection, wire::Offer message) {
     return;
   }
   if (message.offer.branch.has_value()) {
-    replicas_.OnOffered(connection.endpoint, connection.peer);
+    const Status heard = replicas_.OnOffered(connection.endpoint, connection.peer);
+    if (!heard.ok()) return OnMalformed(connection.endpoint, heard);
   }
   if (on_offer_) on_offer_(std::move(message.offer));
 }

@@ -21,15 +21,19 @@ ReplicaServer::ReplicaServer(const LaneContext& context, TailSink* sink,
       note_attempt_(std::move(note_attempt)),
       pool_(kIdleStagingBytesMax) {}
 
-ReplicaServer::Peer& ReplicaServer::Known(EndpointId endpoint, const NodeKey& key) {
+StatusOr<ReplicaServer::Peer*> ReplicaServer::Known(EndpointId endpoint, const NodeKey& key) {
+  const LatestConnections::Word word = latest_.Heard(key, endpoint);
+  if (word == LatestConnections::Word::kReplaced) {
+    return absl::AbortedError(absl::StrCat(key.name, " has a later connection"));
+  }
+  if (word == LatestConnections::Word::kReplaces && sink_ != nullptr) sink_->OnPeerLost(key);
   std::unique_ptr<Peer>& peer = peers_[endpoint];
   if (peer == nullptr) {
     peer = std::make_unique<Peer>();
     peer->endpoint = endpoint;
     peer->key = key;
   }
-  latest_[key] = endpoint;
-  return *peer;
+  return peer.get();
 }
 
 // ---- Receiving. ----
@@ -68,7 +72,8 @@ void ReplicaServer::Unstage(Peer& peer, Incoming& incoming) {
 }
 
 Status ReplicaServer::OnAppend(EndpointId endpoint, const NodeKey& key, wire::Append message) {
-  Peer& peer = Known(endpoint, key);
+  ASSIGN_OR_RETURN(Peer* const known, Known(endpoint, key));
+  Peer& peer = *known;
   RETURN_IF_ERROR(CheckSizes(message));
   if (message.append_id != peer.last_append + 1) {
     return absl::InvalidArgumentError(
@@ -167,7 +172,8 @@ void ReplicaServer::Drain(Peer& peer) {
   while (!peer.queue.empty() && peer.queue.front().state == Incoming::State::kReady) {
     Incoming incoming = std::move(peer.queue.front());
     peer.queue.pop_front();
-    if (!peer.gone) {
+    // Rows that arrive whole after their owner has left, or come back, would make it one again.
+    if (!peer.gone && latest_.Of(peer.key) == peer.endpoint) {
       std::vector<HeldRows> held = Take(peer, incoming);
       std::move(held.begin(), held.end(), std::back_inserter(peer.held));
       peer.answered = incoming.append.append_id;
@@ -187,7 +193,7 @@ Status ReplicaServer::OnRelease(const NodeKey& peer, const wire::Release& messag
 Status ReplicaServer::OnQuery(EndpointId endpoint, const NodeKey& key,
                               const wire::QueryTails& message) {
   if (message.request.id.empty()) return absl::InvalidArgumentError("a query of no request");
-  const Peer& peer = Known(endpoint, key);
+  RETURN_IF_ERROR(Known(endpoint, key).status());
   note_attempt_(message.request);
   StatusOr<std::vector<TailState>> states =
       absl::FailedPreconditionError("this node keeps no tails");
@@ -200,11 +206,13 @@ Status ReplicaServer::OnQuery(EndpointId endpoint, const NodeKey& key,
   if (absl::IsAborted(states.status())) {
     context_.counters->stale_refused.fetch_add(1, std::memory_order_relaxed);
   }
-  context_.Send(endpoint, peer.key.incarnation, std::move(answer));
+  context_.Send(endpoint, key.incarnation, std::move(answer));
   return absl::OkStatus();
 }
 
-void ReplicaServer::OnOffered(EndpointId endpoint, const NodeKey& peer) { Known(endpoint, peer); }
+Status ReplicaServer::OnOffered(EndpointId endpoint, const NodeKey& peer) {
+  return Known(endpoint, peer).status();
+}
 
 void ReplicaServer::OnFetch(const RequestKey& request) {
   if (sink_ != nullptr && !request.id.empty()) sink_->OnFence(request);
@@ -224,11 +232,7 @@ void ReplicaServer::OnGone(EndpointId endpoint) {
     Unstage(peer, incoming);
     return true;
   });
-  const auto latest = latest_.find(peer.key);
-  if (latest != latest_.end() && latest->second == endpoint) {
-    latest_.erase(latest);
-    if (sink_ != nullptr) sink_->OnPeerLost(peer.key);
-  }
+  if (latest_.Ended(peer.key, endpoint) && sink_ != nullptr) sink_->OnPeerLost(peer.key);
   ForgetIfQuiet(endpoint);
 }
 
@@ -238,9 +242,9 @@ void ReplicaServer::ForgetIfQuiet(EndpointId endpoint) {
 }
 
 void ReplicaServer::TellHeld(const NodeKey& owner, std::vector<HeldRows> held) {
-  const auto latest = latest_.find(owner);
-  if (latest == latest_.end()) return;
-  Peer& peer = *peers_.at(latest->second);
+  const std::optional<uint64_t> latest = latest_.Of(owner);
+  if (!latest) return;
+  Peer& peer = *peers_.at(*latest);
   std::move(held.begin(), held.end(), std::back_inserter(peer.held));
   to_tell_.insert(peer.endpoint);
 }

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "kvstore/stream/lane_context.h"
+#include "kvstore/stream/latest_connections.h"
 #include "kvstore/stream/staging_pool.h"
 #include "kvstore/stream/tail.h"
 
@@ -37,7 +38,7 @@ class ReplicaServer {
   Status OnQuery(EndpointId endpoint, const NodeKey& peer, const wire::QueryTails& message);
   StatusOr<Sink> OnBulk(EndpointId endpoint, const wire::AppendBulk& bulk, size_t bytes);
   // The peer offered blocks of a request: it hears of them.
-  void OnOffered(EndpointId endpoint, const NodeKey& peer);
+  Status OnOffered(EndpointId endpoint, const NodeKey& peer);
   void OnFetch(const RequestKey& request);
   void OnGone(EndpointId endpoint);
 
@@ -65,7 +66,8 @@ class ReplicaServer {
     std::vector<HeldRows> held;  // to be told
   };
 
-  Peer& Known(EndpointId endpoint, const NodeKey& key);
+  // An error for a late word over a connection that a later one of the same peer has replaced.
+  StatusOr<Peer*> Known(EndpointId endpoint, const NodeKey& key);
   Status CheckSizes(const wire::Append& message) const;
   void OnReceived(EndpointId endpoint, uint64_t append_id, const Status& status);
   // Takes what is complete at the head of the queue.
@@ -80,7 +82,7 @@ class ReplicaServer {
   TailSink* const sink_;
   const std::function<void(const RequestKey&)> note_attempt_;
   std::unordered_map<EndpointId, std::unique_ptr<Peer>> peers_;
-  std::map<NodeKey, EndpointId> latest_;  // connection of each peer that is told
+  LatestConnections latest_;  // of each peer: the one over which it is told
   std::set<EndpointId> to_tell_;
   StagingPool pool_;
   size_t staged_bytes_ = 0;

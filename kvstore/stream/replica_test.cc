@@ -321,6 +321,23 @@ TEST_F(ReplicaTest, TheStoreHearsThatAnOwnerIsGone) {
   EXPECT_THAT(sink_.lost, ElementsAre("worker"));
 }
 
+// Else what it held over the first would be taken for held over the second, though the word that
+// it is over may have been lost between them.
+TEST_F(ReplicaTest, AnOwnerThatConnectsAnewIsLostBeforeItsFirstWord) {
+  Append({"a"}, 1);
+  network_.RunUntilIdle();
+  auto twin = Make("worker", worker_->address().key.incarnation, nullptr);
+  twin->Append(store_->address(), AppendOf({"b"}, 1));
+  network_.RunUntilIdle();
+  EXPECT_THAT(sink_.lost, ElementsAre("worker"));
+  EXPECT_EQ(sink_.taken["b"], 1);
+  // A late word over the first connection is not taken for one over the second.
+  Append({"a"}, 1);
+  network_.RunUntilIdle();
+  EXPECT_EQ(sink_.taken["a"], 1);
+  EXPECT_THAT(sink_.lost, ElementsAre("worker"));
+}
+
 // ---- The rest of the conversation. ----
 
 TEST_F(ReplicaTest, ReleasesFollowTheAppendsBeforeThem) {

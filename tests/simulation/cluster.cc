@@ -14,13 +14,19 @@ Faults FaultsFor(SplitMix64& plan, Mutation mutation) {
   if (mutation == Mutation::kPageQuietAtOnce || mutation == Mutation::kUnlistForgotten) {
     faults.few_pages = faults.delays = true;
   }
-  if (mutation == Mutation::kStorePinDropped) faults.few_slots = faults.delays = true;
+  if (mutation == Mutation::kStorePinDropped) {
+    faults.few_slots = faults.delays = faults.stragglers = faults.worker_crashes = true;
+  }
   if (mutation == Mutation::kPackedEarly) faults.few_pages = faults.delays = true;
   faults.corruption |= mutation == Mutation::kGapAccepted;
   if (mutation == Mutation::kStaleLeaderObeyed) faults.partitions = faults.freezes = true;
+  if (mutation == Mutation::kEpochGoesOn) {
+    faults.coordinator_restarts = faults.drops = faults.link_breaks = faults.partitions = true;
+  }
   if (mutation == Mutation::kFenceRemoved || mutation == Mutation::kTailUnchecked) {
     faults.link_breaks = faults.delays = true;
   }
+  if (mutation == Mutation::kFenceRemoved) faults.stragglers = faults.partitions = true;
   return faults;
 }
 
@@ -36,7 +42,8 @@ Cluster::Cluster(const RunOptions& options)
       etcd_(world_),
       clients_(context_, journal_, [this] { return Gateways(); }) {
   context_.journal = &journal_;
-  const bool grouped = plan_.Chance(0.5) || context_.mutated(Mutation::kStaleLeaderObeyed);
+  const bool grouped = (plan_.Chance(0.5) && !context_.mutated(Mutation::kEpochGoesOn)) ||
+                       context_.mutated(Mutation::kStaleLeaderObeyed);
   context_.coordinators.resize(grouped ? 2 + plan_.Below(2) : 1);
   context_.on_emit = [this](const worker::Emit& emit, const std::vector<worker::NodeRef>& stores) {
     CheckWatermark(emit, stores);

@@ -92,6 +92,7 @@ enum class Mutation : uint8_t {
   kReleaseForgotten,      // stores are not told of the end of a request
   kStaleLeaderObeyed,     // orders of a leader long replaced are carried out
   kGapAccepted,           // rows that do not follow what is held are acknowledged
+  kEpochGoesOn,           // a coordinator counts on in an owner epoch that another began
 };
 
 }  // namespace reprise::sim

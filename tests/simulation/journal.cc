@@ -49,7 +49,9 @@ void Journal::Granted(const std::string& id, const Attempt& attempt, Pid coordin
   Entry& entry = found->second;
   context_.world.Trace(context_.world.name(coordinator), " grants ", id, " (", attempt.owner_epoch,
                        ", ", attempt.n, ")");
-  entry.granted.insert(attempt);
+  if (!entry.granted.insert(attempt).second) {
+    Fail(id, absl::StrCat("attempt (", attempt.owner_epoch, ", ", attempt.n, ") granted twice"));
+  }
   if (coordinator == entry.granted_by && attempt <= entry.attempt) {
     Fail(id, absl::StrCat("attempt (", attempt.owner_epoch, ", ", attempt.n, ") granted after (",
                           entry.attempt.owner_epoch, ", ", entry.attempt.n, ")"));

@@ -45,9 +45,9 @@ class Journal {
   // Before anything else about the request; teaches the oracle its undisturbed run.
   void Submitted(const ClientRequest& request);
   void CancelAsked(const std::string& id) { entries_.at(id).cancel_asked = true; }
-  // By a coordinator.
+  // By a coordinator: each attempt once, ever.
   void Granted(const std::string& id, const Attempt& attempt, Pid coordinator);
-  // By a gateway. A grant whose answer nobody took may be repeated by the next coordinator.
+  // By a gateway.
   void Taken(const RequestKey& request);
   // A worker was told to run the request under this attempt.
   void Owned(const RequestKey& request, Pid worker);

@@ -1,5 +1,7 @@
 #include "tests/simulation/sim_coordinator.h"
 
+#include <utility>
+
 #include "tests/simulation/journal.h"
 
 namespace reprise::sim {
@@ -59,12 +61,35 @@ StatusOr<coordinator::ReportAnswer> SimCoordinator::OnReport(const coordinator::
     leader_->OnEpoch(report.leader_epoch, Now());
     Settle();
   }
-  return core_.OnReport(report, Now());
+  if (!context_.mutated(Mutation::kEpochGoesOn)) return core_.OnReport(report, Now());
+  coordinator::Report meant = report;
+  for (coordinator::RequestReport& request : meant.requests) {
+    request.attempt = Meant({request.request_id, request.attempt});
+  }
+  return core_.OnReport(meant, Now());
+}
+
+// Of the planted bug: which attempt of the core an attempt it was made to grant stands for.
+Attempt SimCoordinator::Meant(const RequestKey& shown) const {
+  const auto found = shown_.find(shown);
+  return found == shown_.end() ? shown.attempt : found->second;
+}
+
+SimCoordinator::Placed SimCoordinator::PlaceCountingOn(const coordinator::PlaceQuery& query) {
+  coordinator::PlaceQuery meant = query;
+  if (query.previous) meant.previous = Meant({query.request_id, *query.previous});
+  Placed placed = core_.OnPlace(meant, Now());
+  auto* const placement = std::get_if<coordinator::Placement>(&placed);
+  if (placement == nullptr || !query.previous || query.attach) return placed;
+  const Attempt shown{query.previous->owner_epoch, query.previous->n + 1};
+  shown_[{query.request_id, shown}] = std::exchange(placement->attempt, shown);
+  return placed;
 }
 
 StatusOr<SimCoordinator::Placed> SimCoordinator::OnPlace(const coordinator::PlaceQuery& query) {
   if (!leads()) return absl::UnavailableError("not the leader");
-  Placed placed = core_.OnPlace(query, Now());
+  Placed placed = context_.mutated(Mutation::kEpochGoesOn) ? PlaceCountingOn(query)
+                                                           : core_.OnPlace(query, Now());
   if (const auto* placement = std::get_if<coordinator::Placement>(&placed)) {
     context_.journal->Granted(query.request_id, placement->attempt, pid_);
   }

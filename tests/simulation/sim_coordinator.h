@@ -3,6 +3,7 @@
 #ifndef REPRISE_TESTS_SIMULATION_SIM_COORDINATOR_H_
 #define REPRISE_TESTS_SIMULATION_SIM_COORDINATOR_H_
 
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -57,6 +58,8 @@ class SimCoordinator {
   void Tick();
   // After every event of the leader core.
   void Settle();
+  Placed PlaceCountingOn(const coordinator::PlaceQuery& query);
+  Attempt Meant(const RequestKey& shown) const;
   void Do(const coordinator::ReadKey& command);
   void Do(const coordinator::TakeKey& command);
   void Do(const coordinator::BeatPeers& command);
@@ -68,6 +71,7 @@ class SimCoordinator {
   coordinator::CoordinatorCore core_;
   std::optional<coordinator::LeaderCore> leader_;
   std::pair<bool, uint64_t> told_{false, 0};  // leads, epoch
+  std::map<RequestKey, Attempt> shown_;       // of the planted bug
 };
 
 }  // namespace reprise::sim

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kvstore/node/store_core.h"
+#include "kvstore/stream/latest_connections.h"
 #include "kvstore/stream/tail_pack.h"
 #include "tests/simulation/kv_node.h"
 #include "tests/simulation/report_loop.h"
@@ -81,7 +82,8 @@ class SimStore {
   KvFound Find(const kv::BlockId& id);
   void Run();
   void Tick();
-  ReplicaPeer& Known(StreamId stream, ReplicaClient& from);
+  void Known(StreamId stream, ReplicaClient& from);
+  void LoseOwner(const NodeKey& owner);
   bool Admit(RequestKey& request);
   void NextAppend();
   void WritePlanned();
@@ -111,8 +113,8 @@ class SimStore {
   std::map<uint64_t, uint64_t> fetches_;  // the core's, at the stream
   std::deque<DiskJob> disk_jobs_;         // the front is under way
   std::map<StreamId, ReplicaPeer> peers_;
-  std::map<NodeKey, StreamId> latest_;  // each owner's newest stream
-  std::deque<Incoming> incoming_;       // the front is being taken
+  kv::LatestConnections latest_;
+  std::deque<Incoming> incoming_;  // the front is being taken
   uint64_t damaged_appends_ = 0;
   std::map<std::string, Attempt> highest_;  // of the planted bug
   KvNode stream_;

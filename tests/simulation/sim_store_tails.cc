@@ -15,9 +15,16 @@ constexpr TimeNs kReapInterval = 250 * kMillisecond;
 
 }  // namespace
 
-SimStore::ReplicaPeer& SimStore::Known(StreamId stream, ReplicaClient& from) {
-  latest_[from.key()] = stream;
-  return peers_[stream] = {&from, from.key(), from.pid()};
+void SimStore::Known(StreamId stream, ReplicaClient& from) {
+  peers_[stream] = {&from, from.key(), from.pid()};
+  const kv::LatestConnections::Word word = latest_.Heard(from.key(), stream);
+  if (word == kv::LatestConnections::Word::kReplaces) LoseOwner(from.key());
+}
+
+void SimStore::LoseOwner(const NodeKey& owner) {
+  context_.world.Trace(key_.name, " loses its owner ", owner.name);
+  core_.OnPeerLost(owner, Now());
+  Run();
 }
 
 void SimStore::OnOffer(StreamId stream, ReplicaClient& from, kv::StoreCore::Offer offer) {
@@ -25,7 +32,8 @@ void SimStore::OnOffer(StreamId stream, ReplicaClient& from, kv::StoreCore::Offe
   if (offer.branch) Known(stream, from);
   context_.world.Trace(key_.name, " is offered ", offer.request.id, " of (",
                        offer.request.attempt.owner_epoch, ", ", offer.request.attempt.n, ") by ",
-                       from.key().name);
+                       from.key().name, ", ", offer.tokens.size(), " tokens for branch ",
+                       offer.branch ? static_cast<int>(*offer.branch) : -1);
   core_.OnOffer(offer, Now());
   Run();
 }
@@ -66,6 +74,10 @@ bool SimStore::Admit(RequestKey& request) {
 void SimStore::NextAppend() {
   while (!incoming_.empty()) {
     Incoming& front = incoming_.front();
+    if (latest_.Of(front.from) != front.stream) {
+      incoming_.pop_front();  // its owner is gone
+      continue;
+    }
     for (; front.next < front.entries.size(); ++front.next) {
       const kv::TailEntry& entry = front.entries[front.next];
       kv::StoreCore::AppendPlan plan = core_.OnAppend(front.from, entry, Now());
@@ -147,12 +159,7 @@ void SimStore::OnQuery(StreamId stream, ReplicaClient& from, uint64_t query, Req
 void SimStore::OnReplicaPeerGone(StreamId stream) {
   const auto peer = peers_.extract(stream);
   if (peer.empty()) return;
-  const auto latest = latest_.find(peer.mapped().key);
-  if (latest == latest_.end() || latest->second != stream) return;
-  latest_.erase(latest);
-  context_.world.Trace(key_.name, " loses its owner ", peer.mapped().key.name);
-  core_.OnPeerLost(peer.mapped().key, Now());
-  Run();
+  if (latest_.Ended(peer.mapped().key, stream)) LoseOwner(peer.mapped().key);
 }
 
 void SimStore::Tell(StreamId stream, uint64_t append, std::vector<kv::HeldRows> held) {
@@ -160,6 +167,8 @@ void SimStore::Tell(StreamId stream, uint64_t append, std::vector<kv::HeldRows> 
   if (peer == peers_.end()) return;
   Digest digest;
   for (const kv::HeldRows& rows : held) {
+    context_.world.Trace(key_.name, " holds ", rows.rows, " rows of ", rows.request.id, ".",
+                         rows.branch, " ", absl::StatusCodeToString(rows.status.code()));
     digest.Key(rows.request).U64(rows.branch).U64(static_cast<uint64_t>(rows.rows));
   }
   context_.network.Send(stream, {"held", pid_, peer->second.pid, digest.value()},
@@ -170,8 +179,8 @@ void SimStore::Tell(StreamId stream, uint64_t append, std::vector<kv::HeldRows> 
 
 void SimStore::TellOwners() {
   for (kv::ToldHeld& told : core_.TakeTold()) {
-    const auto latest = latest_.find(told.owner);
-    if (latest != latest_.end()) Tell(latest->second, 0, {std::move(told.held)});
+    const std::optional<uint64_t> latest = latest_.Of(told.owner);
+    if (latest) Tell(*latest, 0, {std::move(told.held)});
   }
 }
 

@@ -80,11 +80,16 @@ void SimWorker::Do(const worker::AppendRows& order) {
     return world_.Fail(
         absl::StrCat("pages of ", key_.name, " changed while an append packed them"));
   }
+  for (const kv::TailEntry& entry : entries) {
+    world_.Trace(key_.name, " appends ", entry.tokens.size(), " rows of ", entry.request.id, ".",
+                 entry.branch, " from ", entry.first_position, " at ", order.store.key.name);
+  }
   replicas_.Append(order.store.key, std::move(entries), std::move(rows));
   if (!context_.mutated(Mutation::kPackedEarly)) Handle(worker::RowsPacked{order.append});
 }
 
 void SimWorker::Do(const worker::ReleaseReplicas& order) {
+  world_.Trace(key_.name, " releases ", order.key.id, " at ", order.store.key.name);
   replicas_.Release(order.store.key, order.key);
 }
 

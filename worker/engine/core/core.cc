@@ -124,7 +124,7 @@ WorkerCore::Fence* WorkerCore::RaiseFence(const RequestKey& key) {
     for (Request* lower : {fence.decode, fence.served_leg}) {
       if (lower) End(*lower, Superseded(lower->key, key.attempt), EndReason::kError);
     }
-    DropKept(key.id, /*release=*/false);
+    ReleaseKeptLater(key.id);
     fence = Fence{.attempt = key.attempt};
   }
   return &fence;

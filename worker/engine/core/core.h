@@ -207,6 +207,7 @@ class WorkerCore {
   void TakeOver(Request& request, const RequestKey& key);
   void Keep(const Request& request, const Done& done);
   void DropKept(const std::string& id, bool release);
+  void ReleaseKeptLater(const std::string& id);
   void ExpireKept(TimeNs now);
   static Attached Describe(const Request& request);
 

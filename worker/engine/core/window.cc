@@ -139,6 +139,18 @@ void WorkerCore::DropKept(const std::string& id, bool release) {
   kept_.erase(kept);
 }
 
+// A later attempt has begun. It may take over what the stores hold, or never hear of it: what it
+// has not taken by the end of the window goes then.
+void WorkerCore::ReleaseKeptLater(const std::string& id) {
+  const auto kept = kept_.find(id);
+  if (kept == kept_.end()) return;
+  if (!kept->second.release.empty()) {
+    releases_.emplace(kept->second.until_ns,
+                      std::pair(kept->second.key, std::move(kept->second.release)));
+  }
+  DropKept(id, /*release=*/false);
+}
+
 void WorkerCore::ExpireKept(TimeNs now) {
   std::vector<std::string> over;
   for (const auto& [id, kept] : kept_) {

@@ -150,6 +150,26 @@ TEST_F(WindowTest, ReplicasOfAnUnheardEndStayForTheWindow) {
   EXPECT_EQ(cluster_.HeldSequences(), 0);
 }
 
+TEST_F(WindowTest, ReplicasOfAnUnheardEndGoThoughALaterAttemptHasOthers) {
+  cluster_.AddWorker(cluster_.Settings("a"));
+  cluster_.AddStore("s");
+  cluster_.AddStore("t");
+  Submit request = Resumable("r", 10, 8);
+  request.resume_window_ns = 100'000;
+  request.stores = {cluster_.StoreNode("s")};
+  cluster_.Send("a", request);
+  cluster_.Send("a", Orphan{request.key});
+  ASSERT_TRUE(cluster_.RunUntil([&] { return !cluster_.outcome(request.key).dones.empty(); }));
+  EXPECT_EQ(cluster_.HeldSequences(), 1);
+  Submit again = request;
+  again.key.attempt = {2, 1};
+  again.stores = {cluster_.StoreNode("t")};
+  cluster_.Send("a", again);
+  cluster_.RunToEnd();
+  ExpectWhole(again, again.key);
+  EXPECT_EQ(cluster_.HeldSequences(), 0);
+}
+
 TEST_F(WindowTest, WithoutAWindowAVanishedGatewayIsACancel) {
   cluster_.AddWorker(cluster_.Settings("a"));
   const Submit request = Request("r", 10, 80);
