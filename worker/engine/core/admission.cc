@@ -133,7 +133,7 @@ const NodeRef* WorkerCore::SourceOf(const Request& request, int64_t block) const
 
 void WorkerCore::StartFetches(Request& request, int64_t first_block, TimeNs now) {
   const Branch& lead = request.branches[request.lead];
-  std::map<NodeKey, std::pair<NodeRef, std::vector<FetchedBlock>>> by_source;
+  FetchesBySource by_source;
   std::vector<FetchedBlock> from_leg;
   int64_t leg_rows = 0;
   const bool remote =
@@ -156,9 +156,7 @@ void WorkerCore::StartFetches(Request& request, int64_t first_block, TimeNs now)
       source = &request.restore[request.lead].tail_store;
     }
     if (source) {
-      auto& [node, blocks] = by_source[source->key];
-      node = *source;
-      blocks.push_back(wanted);
+      by_source.Add(*source, std::move(wanted));
     } else if (remote && block * block_ < request.prompt_len()) {
       wanted.from_leg = true;
       if (wanted.rows_end > request.prompt_len()) {
@@ -174,7 +172,11 @@ void WorkerCore::StartFetches(Request& request, int64_t first_block, TimeNs now)
     request.leg_blocks = std::move(from_leg);
     CallLeg(request, now);
   }
-  for (auto& [key, fetch] : by_source) {
+  StartFetchesOf(request, std::move(by_source), now);
+}
+
+void WorkerCore::StartFetchesOf(Request& request, FetchesBySource fetches, TimeNs now) {
+  for (auto& [key, fetch] : fetches.all) {
     StartFetchOf(request, fetch.first, std::move(fetch.second), now);
   }
 }
@@ -212,12 +214,14 @@ void WorkerCore::StartFetchOf(Request& request, const NodeRef& source,
     start.source = source;
     start.key = request.key;
     start.leg = request.leg;
-    start.subscribe = fetch.blocks.front().from_leg;
-    start.restore = request.resumed && !start.subscribe;
-    fetch.subscribed = start.subscribe;
+    const bool from_leg = fetch.blocks.front().from_leg;
+    // A store's tail may have rows on their way into it: then it is there a moment later.
+    start.subscribe = from_leg || !fetch.blocks.front().whole;
+    start.restore = request.resumed && !from_leg;
+    fetch.subscribed = from_leg;
     fetch.started_ns = now;
-    if (start.subscribe) start.key = request.leg_key;
-    start.timeout_ns = start.subscribe ? settings_.leg_timeout_ns : settings_.fetch_timeout_ns;
+    if (from_leg) start.key = request.leg_key;
+    start.timeout_ns = from_leg ? settings_.leg_timeout_ns : settings_.fetch_timeout_ns;
     for (const FetchedBlock& block : fetch.blocks) start.items.push_back(block.item);
     ++stats_.fetches;
     ++request.fetches_open;

@@ -240,6 +240,7 @@ class WorkerCore {
   int64_t CachedBlocks(const Request& request) const;
   void StartFetches(Request& request, int64_t first_block, TimeNs now);
   void CallLeg(Request& request, TimeNs now);
+  void StartFetchesOf(Request& request, FetchesBySource fetches, TimeNs now);
   void StartFetchOf(Request& request, const NodeRef& source, std::vector<FetchedBlock> blocks,
                     TimeNs now);
   void LegFailed(Request& request, TimeNs now);

@@ -11,9 +11,11 @@
 #include <algorithm>
 #include <compare>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/engine/core/types.h"
@@ -110,6 +112,17 @@ struct FetchedBlock {
   int64_t rows_end = 0;  // rows of the sequence it brings end here
   bool whole = true;     // false: an open tail, no block of its own
   bool from_leg = false;
+};
+
+// What to fetch from whom. Tails go apart from whole blocks: they are waited for.
+struct FetchesBySource {
+  std::map<std::pair<NodeKey, bool>, std::pair<NodeRef, std::vector<FetchedBlock>>> all;
+
+  void Add(const NodeRef& source, FetchedBlock block) {
+    auto& [node, blocks] = all[{source.key, block.whole}];
+    node = source;
+    blocks.push_back(std::move(block));
+  }
 };
 
 struct Request {

@@ -144,7 +144,7 @@ int64_t WorkerCore::SparePages(const Request& request) const {
 
 // Right after the fork: each branch fetches the rows that are its own.
 void WorkerCore::RestoreBranches(Request& request, TimeNs now) {
-  std::map<NodeKey, std::pair<NodeRef, std::vector<FetchedBlock>>> by_store;
+  FetchesBySource by_store;
   for (size_t b = 0; b < request.branches.size(); ++b) {
     Branch& branch = request.branches[b];
     for (auto& [store, wanted] : BranchItems(request, b, branch.computed)) {
@@ -155,18 +155,14 @@ void WorkerCore::RestoreBranches(Request& request, TimeNs now) {
         EnsureChain(request, branch, wanted.rows_end);
         wanted.item.id = branch.chain[static_cast<size_t>(wanted.block)];
       }
-      auto& [node, blocks] = by_store[store.key];
-      node = store;
-      blocks.push_back(wanted);
+      by_store.Add(store, std::move(wanted));
     }
   }
   for (const PageId page : std::exchange(request.spare, {})) ReleasePage(page);
   request.restore.clear();
-  if (by_store.empty()) return;
+  if (by_store.all.empty()) return;
   request.phase = Phase::kFetching;
-  for (auto& [key, fetch] : by_store) {
-    StartFetchOf(request, fetch.first, std::move(fetch.second), now);
-  }
+  StartFetchesOf(request, std::move(by_store), now);
 }
 
 // What arrived continues each branch as far as it goes without a gap.

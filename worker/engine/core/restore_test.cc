@@ -54,6 +54,29 @@ TEST_F(RestoreTest, RowsAreFetchedAndOnlyTheGapIsReplayed) {
   EXPECT_EQ(cluster_.HeldPages(), 0);
 }
 
+// Rows may be on their way into a tail, which is there a moment later; a block that is only on its
+// way may never come.
+TEST_F(RestoreTest, ATailIsWaitedForAndABlockIsNot) {
+  Submit request = Request("r", 18, 24);
+  request.sampling.n = 2;
+  const Submit next = MoveAfter(request, 13);
+  Record();
+  cluster_.Send("b", next);
+  cluster_.RunToEnd();
+  ExpectContinued(next);
+  size_t tails = 0;
+  for (const StartFetch& fetch : Recorded<StartFetch>()) {
+    if (!fetch.restore) continue;
+    for (const StartFetch::Item& item : fetch.items) {
+      const bool tail = item.id == kv::ReplicaTailId("r", 0, item.first_position) ||
+                        item.id == kv::ReplicaTailId("r", 1, item.first_position);
+      tails += tail;
+      EXPECT_EQ(fetch.subscribe, tail) << item.first_position;
+    }
+  }
+  EXPECT_EQ(tails, 2u);
+}
+
 TEST_F(RestoreTest, EveryBranchGetsItsOwnRows) {
   Submit request = Request("r", 18, 24);
   request.sampling.n = 3;
