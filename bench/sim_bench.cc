@@ -32,9 +32,12 @@ Status Run(const BenchFlags& flags, Report& report) {
   report.Figure("tokens_judged", static_cast<double>(totals.journal.tokens), "");
   report.Figure("attempts_granted", static_cast<double>(totals.journal.attempts), "");
   report.Figure("watermarks_compared", static_cast<double>(totals.watermarks_checked), "");
-  const uint64_t crashes = totals.worker_crashes + totals.store_crashes + totals.gateway_crashes +
-                           totals.coordinator_restarts;
-  report.Figure("crashes", static_cast<double>(crashes), "");
+  int64_t never = 0;
+  for (size_t kind = 0; kind < sim::kInjectedNames.size(); ++kind) {
+    never += totals.faults.of(kind) == 0;
+  }
+  report.Note(absl::StrCat("faults injected: ", totals.faults.Text()));
+  report.Bar("fault_kinds_never_injected", static_cast<double>(never), "==", 0, samples);
   report.Bar("violations", static_cast<double>(violations), "==", 0, samples);
   return absl::OkStatus();
 }

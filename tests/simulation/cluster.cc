@@ -19,7 +19,10 @@ Faults FaultsFor(SplitMix64& plan, Mutation mutation) {
   }
   if (mutation == Mutation::kPackedEarly) faults.few_pages = faults.delays = true;
   faults.corruption |= mutation == Mutation::kGapAccepted;
-  if (mutation == Mutation::kStaleLeaderObeyed) faults.partitions = faults.freezes = true;
+  if (mutation == Mutation::kStaleLeaderObeyed || mutation == Mutation::kKeyTakenBlindly) {
+    faults.partitions = faults.freezes = true;
+  }
+  if (mutation == Mutation::kKeyTakenBlindly) faults.delays = faults.coordinator_restarts = true;
   if (mutation == Mutation::kEpochGoesOn) {
     faults.coordinator_restarts = faults.drops = faults.link_breaks = faults.partitions = true;
   }
@@ -39,11 +42,12 @@ Cluster::Cluster(const RunOptions& options)
       network_(world_, faults_),
       context_(world_, network_, faults_, options.mutation),
       journal_(context_),
-      etcd_(world_),
+      etcd_(world_, options.mutation == Mutation::kKeyTakenBlindly),
       clients_(context_, journal_, [this] { return Gateways(); }) {
   context_.journal = &journal_;
   const bool grouped = (plan_.Chance(0.5) && !context_.mutated(Mutation::kEpochGoesOn)) ||
-                       context_.mutated(Mutation::kStaleLeaderObeyed);
+                       context_.mutated(Mutation::kStaleLeaderObeyed) ||
+                       context_.mutated(Mutation::kKeyTakenBlindly);
   context_.coordinators.resize(grouped ? 2 + plan_.Below(2) : 1);
   context_.on_emit = [this](const worker::Emit& emit, const std::vector<worker::NodeRef>& stores) {
     CheckWatermark(emit, stores);
@@ -74,7 +78,10 @@ Cluster::Cluster(const RunOptions& options)
     size.chunk_tokens = 1 + static_cast<int32_t>(plan_.Below(16));
     size.layer_time = static_cast<TimeNs>(200 * kMicrosecond + plan_.Below(3 * kMillisecond));
   }
-  if (faults_.slow_worker) workers_[plan_.Below(workers_.size())].size.layer_time *= 10;
+  if (faults_.slow_worker) {
+    workers_[plan_.Below(workers_.size())].size.layer_time *= 10;
+    world_.Note(Injected::kSlowWorker);
+  }
   for (size_t i = 0; i < stores_.size(); ++i) {
     stores_[i].name = absl::StrCat("store", i);
     stores_[i].size = faults_.few_slots ? StoreSize{16, 40} : StoreSize{256, 512};

@@ -38,16 +38,9 @@ struct RunOptions {
 struct RunTotals {
   JournalTotals journal;
   gateway::SessionCounters sessions;
+  FaultTally faults;
   uint64_t runs = 0;
   uint64_t events = 0;
-  uint64_t worker_crashes = 0;
-  uint64_t store_crashes = 0;
-  uint64_t coordinator_restarts = 0;
-  uint64_t freezes = 0;
-  uint64_t partitions = 0;
-  uint64_t gateway_crashes = 0;
-  uint64_t drains = 0;
-  uint64_t clock_jumps = 0;
   uint64_t links_failed = 0;
   uint64_t resumes = 0;
   uint64_t attaches = 0;
@@ -72,9 +65,6 @@ struct RunTotals {
   uint64_t appends_without_room = 0;
   uint64_t orphans_released = 0;
   uint64_t streams_broken = 0;
-  uint64_t dropped = 0;
-  uint64_t duplicated = 0;
-  uint64_t straggled = 0;
   uint64_t checksum_failures = 0;
   uint64_t fetches_cancelled = 0;
   uint64_t fetch_hits = 0;
@@ -139,7 +129,11 @@ class Cluster {
   void StopWorker(WorkerSlot& slot);
   void DrainWorker();
   void AwaitDrained(WorkerSlot& slot, Pid pid, TimeNs until);
-  void RestartCoordinator();
+  void CrashCoordinator();
+  void Restart(WorkerSlot& slot);
+  void Restart(StoreSlot& slot);
+  void Restart(GatewaySlot& slot);
+  void RestartCoordinator(size_t index);
   void JumpClock();
   std::vector<Pid> Processes() const;
   std::pair<size_t, size_t> TwoOf(const std::vector<Pid>& processes);

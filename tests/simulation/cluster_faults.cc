@@ -19,7 +19,7 @@ void Cluster::OneFault() {
   std::vector<void (Cluster::*)()> kinds;
   if (faults_.worker_crashes) kinds.push_back(&Cluster::CrashWorker);
   if (faults_.store_crashes) kinds.push_back(&Cluster::CrashStore);
-  if (faults_.coordinator_restarts) kinds.push_back(&Cluster::RestartCoordinator);
+  if (faults_.coordinator_restarts) kinds.push_back(&Cluster::CrashCoordinator);
   if (faults_.freezes) kinds.push_back(&Cluster::FreezeSomebody);
   if (faults_.partitions) kinds.push_back(&Cluster::Partition);
   if (faults_.gateway_crashes) kinds.push_back(&Cluster::CrashGateway);
@@ -35,7 +35,7 @@ void Cluster::OneFault() {
 void Cluster::CrashWorker() {
   WorkerSlot& slot = workers_[plan_.Below(workers_.size())];
   if (slot.now == nullptr) return;
-  ++totals_.worker_crashes;
+  world_.Note(Injected::kWorkerCrash);
   StopWorker(slot);
 }
 
@@ -46,7 +46,7 @@ void Cluster::StopWorker(WorkerSlot& slot) {
   network_.BreakAllOf(pid);
   const auto down = static_cast<TimeNs>(plan_.Below(2 * kSecond));
   world_.After(down, {"restart", 0, 0, pid}, [this, &slot] {
-    if (slot.now == nullptr) StartWorker(slot);
+    if (slot.now == nullptr) Restart(slot);
   });
 }
 
@@ -55,7 +55,7 @@ void Cluster::DrainWorker() {
   WorkerSlot& slot = workers_[plan_.Below(workers_.size())];
   if (slot.now == nullptr || slot.now->core().draining()) return;
   const auto deadline = static_cast<TimeNs>(500 * kMillisecond + plan_.Below(3 * kSecond));
-  ++totals_.drains;
+  world_.Note(Injected::kDrain);
   // By the coordinator's order, or by signal.
   const bool ordered = coordinator != nullptr && plan_.Chance(0.5) &&
                        coordinator->OnDrain(slot.name, deadline / kMillisecond).ok();
@@ -79,44 +79,67 @@ void Cluster::AwaitDrained(WorkerSlot& slot, Pid pid, TimeNs until) {
 void Cluster::CrashGateway() {
   GatewaySlot& slot = gateways_[plan_.Below(gateways_.size())];
   if (slot.now == nullptr) return;
-  ++totals_.gateway_crashes;
+  world_.Note(Injected::kGatewayCrash);
   Count(*slot.now);
   const Pid pid = std::exchange(slot.now, nullptr)->pid();
   world_.Kill(pid);
   network_.BreakAllOf(pid);
   const auto down = static_cast<TimeNs>(plan_.Below(2 * kSecond));
   world_.After(down, {"restart", 0, 0, pid}, [this, &slot] {
-    if (slot.now == nullptr) StartGateway(slot);
+    if (slot.now == nullptr) Restart(slot);
   });
 }
 
 void Cluster::CrashStore() {
   StoreSlot& slot = stores_[plan_.Below(stores_.size())];
   if (slot.now == nullptr) return;
-  ++totals_.store_crashes;
+  world_.Note(Injected::kStoreCrash);
   Count(*slot.now);
   slot.now->CrashDisk(faults_.torn_disk);
-  if (faults_.store_loses_disk && plan_.Chance(0.5)) slot.disk.Clear();
+  if (faults_.store_loses_disk && plan_.Chance(0.5)) {
+    slot.disk.Clear();
+    world_.Note(Injected::kDiskLost);
+  }
   const Pid pid = std::exchange(slot.now, nullptr)->pid();
   world_.Kill(pid);
   network_.BreakAllOf(pid);
   const auto down = static_cast<TimeNs>(plan_.Below(2 * kSecond));
   world_.After(down, {"restart", 0, 0, pid}, [this, &slot] {
-    if (slot.now == nullptr) StartStore(slot);
+    if (slot.now == nullptr) Restart(slot);
   });
 }
 
-void Cluster::RestartCoordinator() {
+void Cluster::CrashCoordinator() {
   const size_t index = plan_.Below(context_.coordinators.size());
   if (context_.coordinators[index] == nullptr) return;
-  ++totals_.coordinator_restarts;
+  world_.Note(Injected::kCoordinatorCrash);
   const Pid pid = std::exchange(context_.coordinators[index], nullptr)->pid();
   world_.Kill(pid);
   network_.BreakAllOf(pid);
   const auto down = static_cast<TimeNs>(plan_.Below(2 * kSecond));
   world_.After(down, {"restart", 0, 0, pid}, [this, index] {
-    if (context_.coordinators[index] == nullptr) StartCoordinator(index);
+    if (context_.coordinators[index] == nullptr) RestartCoordinator(index);
   });
+}
+
+void Cluster::Restart(WorkerSlot& slot) {
+  world_.Note(Injected::kRestart);
+  StartWorker(slot);
+}
+
+void Cluster::Restart(StoreSlot& slot) {
+  world_.Note(Injected::kRestart);
+  StartStore(slot);
+}
+
+void Cluster::Restart(GatewaySlot& slot) {
+  world_.Note(Injected::kRestart);
+  StartGateway(slot);
+}
+
+void Cluster::RestartCoordinator(size_t index) {
+  world_.Note(Injected::kRestart);
+  StartCoordinator(index);
 }
 
 std::vector<Pid> Cluster::Processes() const {
@@ -140,7 +163,7 @@ std::vector<Pid> Cluster::Processes() const {
 void Cluster::FreezeSomebody() {
   const std::vector<Pid> processes = Processes();
   if (processes.empty()) return;
-  ++totals_.freezes;
+  world_.Note(Injected::kPause);
   const Pid pid = processes[plan_.Below(processes.size())];
   const auto frozen = static_cast<TimeNs>(100 * kMillisecond + plan_.Below(3 * kSecond));
   world_.Trace("freeze ", world_.name(pid), " for ", MsFromNs(frozen), " ms");
@@ -150,7 +173,7 @@ void Cluster::FreezeSomebody() {
 void Cluster::JumpClock() {
   const std::vector<Pid> processes = Processes();
   if (processes.empty()) return;
-  ++totals_.clock_jumps;
+  world_.Note(Injected::kClockJump);
   const Pid pid = processes[plan_.Below(processes.size())];
   const auto ahead = static_cast<TimeNs>(plan_.Below(3 * kSecond));
   world_.Trace("the clock of ", world_.name(pid), " jumps by ", MsFromNs(ahead), " ms");
@@ -184,7 +207,7 @@ void Cluster::Partition() {
                both ? " and back" : "", " for ", MsFromNs(lasts), " ms");
   network_.Partition(processes[a], processes[b], world_.now() + lasts);
   if (both) network_.Partition(processes[b], processes[a], world_.now() + lasts);
-  ++totals_.partitions;
+  world_.Note(both ? Injected::kTwoWayPartition : Injected::kOneWayPartition);
 }
 
 void Cluster::BreakKv() {
@@ -197,6 +220,7 @@ void Cluster::BreakOne(const char* kind) {
   if (open.empty()) return;
   const StreamId stream = open[plan_.Below(open.size())];
   world_.Trace("break ", kind, " stream ", stream);
+  world_.Note(absl::string_view(kind) == "link" ? Injected::kLinkBreak : Injected::kKvBreak);
   network_.Break(stream);
 }
 
@@ -204,16 +228,16 @@ void Cluster::StopFaults() {
   context_.faults_stopped = true;
   network_.StopFaults();
   for (WorkerSlot& slot : workers_) {
-    if (slot.now == nullptr) StartWorker(slot);
+    if (slot.now == nullptr) Restart(slot);
   }
   for (StoreSlot& slot : stores_) {
-    if (slot.now == nullptr) StartStore(slot);
+    if (slot.now == nullptr) Restart(slot);
   }
   for (GatewaySlot& slot : gateways_) {
-    if (slot.now == nullptr) StartGateway(slot);
+    if (slot.now == nullptr) Restart(slot);
   }
   for (size_t i = 0; i < context_.coordinators.size(); ++i) {
-    if (context_.coordinators[i] == nullptr) StartCoordinator(i);
+    if (context_.coordinators[i] == nullptr) RestartCoordinator(i);
   }
   world_.Trace("faults stop");
 }
@@ -284,10 +308,8 @@ RunResult Cluster::Result() {
   totals_.handles_lost = clients_.totals().handles_lost;
   for (const auto& coordinator : all_coordinators_) totals_.elections += coordinator->elections();
   totals_.stale_leader_refused = context_.stale_leader_refused;
-  totals_.streams_broken = network_.stats().broken;
-  totals_.dropped = network_.stats().dropped;
-  totals_.duplicated = network_.stats().duplicated;
-  totals_.straggled = network_.stats().straggled;
+  totals_.streams_broken = network_.broken();
+  totals_.faults = world_.tally();
   return {world_.failure(), world_.hash(), world_.now(), totals_};
 }
 

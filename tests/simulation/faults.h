@@ -4,8 +4,11 @@
 #ifndef REPRISE_TESTS_SIMULATION_FAULTS_H_
 #define REPRISE_TESTS_SIMULATION_FAULTS_H_
 
+#include <array>
 #include <cstdint>
+#include <string>
 
+#include "absl/strings/str_cat.h"
 #include "common/random.h"
 
 namespace reprise::sim {
@@ -74,6 +77,82 @@ inline Faults DrawFaults(SplitMix64& random) {
   return faults;
 }
 
+// Every way in which something is done to a history, counted when it is really done.
+enum class Injected : uint8_t {
+  kWorkerCrash,
+  kStoreCrash,
+  kGatewayCrash,
+  kCoordinatorCrash,
+  kRestart,
+  kPause,
+  kOneWayPartition,
+  kTwoWayPartition,
+  kDelay,
+  kStraggler,
+  kReorder,
+  kDuplicate,
+  kDrop,
+  kCorruption,
+  kKvBreak,
+  kLinkBreak,
+  kDiskFull,
+  kDiskBlocked,
+  kDiskLost,
+  kDiskTorn,
+  kClockJump,
+  kDrain,
+  kSlowWorker,
+  kCancel,
+  kDeparture,
+};
+inline constexpr std::array kInjectedNames = {
+    "worker crashes",
+    "store crashes",
+    "gateway crashes",
+    "coordinator crashes",
+    "restarts",
+    "pauses",
+    "one-way partitions",
+    "two-way partitions",
+    "delays",
+    "stragglers",
+    "reorderings",
+    "duplicates",
+    "drops",
+    "flipped bits",
+    "broken KV streams",
+    "broken links",
+    "writes to full disks",
+    "blocked disks",
+    "lost disks",
+    "torn writes",
+    "clock jumps",
+    "drains",
+    "slow workers",
+    "cancels",
+    "departures",
+};
+
+class FaultTally {
+ public:
+  void Note(Injected what) { ++counts_[static_cast<size_t>(what)]; }
+  uint64_t of(Injected what) const { return counts_[static_cast<size_t>(what)]; }
+  uint64_t of(size_t what) const { return counts_[what]; }
+  void Add(const FaultTally& other) {
+    for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += other.counts_[i];
+  }
+  std::string Text() const {
+    std::string text;
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      absl::StrAppend(&text, i == 0 ? "" : ", ", kInjectedNames[i], " ", counts_[i]);
+    }
+    return text;
+  }
+
+ private:
+  std::array<uint64_t, kInjectedNames.size()> counts_{};
+};
+
 // One line of a shell left out or done wrong.
 enum class Mutation : uint8_t {
   kNone,
@@ -93,6 +172,7 @@ enum class Mutation : uint8_t {
   kStaleLeaderObeyed,     // orders of a leader long replaced are carried out
   kGapAccepted,           // rows that do not follow what is held are acknowledged
   kEpochGoesOn,           // a coordinator counts on in an owner epoch that another began
+  kKeyTakenBlindly,       // the leader's key is overwritten whatever its revision
 };
 
 }  // namespace reprise::sim

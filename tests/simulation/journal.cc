@@ -62,6 +62,14 @@ void Journal::Granted(const std::string& id, const Attempt& attempt, Pid coordin
   entry.granted_by = coordinator;
 }
 
+void Journal::Led(uint64_t epoch, Pid coordinator) {
+  const auto [leader, first] = leaders_.emplace(epoch, coordinator);
+  if (first || leader->second == coordinator) return;
+  context_.world.Fail(absl::StrCat("two lead in epoch ", epoch, ": ",
+                                   context_.world.name(leader->second), " and ",
+                                   context_.world.name(coordinator)));
+}
+
 void Journal::Taken(const RequestKey& request) {
   if (!entries_.at(request.id).taken.insert(request.attempt).second) {
     Fail(request.id, absl::StrCat("attempt (", request.attempt.owner_epoch, ", ", request.attempt.n,

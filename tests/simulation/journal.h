@@ -47,6 +47,8 @@ class Journal {
   void CancelAsked(const std::string& id) { entries_.at(id).cancel_asked = true; }
   // By a coordinator: each attempt once, ever.
   void Granted(const std::string& id, const Attempt& attempt, Pid coordinator);
+  // A coordinator leads in this epoch: it alone, ever.
+  void Led(uint64_t epoch, Pid coordinator);
   // By a gateway.
   void Taken(const RequestKey& request);
   // A worker was told to run the request under this attempt.
@@ -104,6 +106,7 @@ class Journal {
 
   Context& context_;
   std::map<std::string, Entry> entries_;
+  std::map<uint64_t, Pid> leaders_;  // by epoch
   std::vector<ClientRequest> requests_;
   size_t open_ = 0;
   JournalTotals totals_;

@@ -223,6 +223,7 @@ void KvNode::SendLayer(Served& served, size_t index, uint32_t layer) {
   const bool corrupts = context_.faults.corruption && !context_.faults_stopped;
   if (corrupts && world_.random().Chance(0.03)) {
     segment.bytes[world_.random().Below(bytes)] ^= 1 << world_.random().Below(8);
+    world_.Note(Injected::kCorruption);
   }
   const Label label{"segment", pid_, served.client->pid_,
                     Digest().Bytes(item.id.bytes).U64(layer).Bytes(segment.bytes).value()};

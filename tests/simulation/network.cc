@@ -11,11 +11,12 @@ bool Network::Happens(bool enabled, double probability) {
 
 TimeNs Network::Delay() {
   if (Happens(faults_.stragglers, 0.02)) {
-    ++stats_.straggled;
+    world_.Note(Injected::kStraggler);
     return static_cast<TimeNs>(world_.random().Below(600 * kMillisecond));
   }
   const bool slow = faults_.delays && !quiet_;
   const auto spread = static_cast<uint64_t>(slow ? 20 * kMillisecond : kMillisecond);
+  if (slow) world_.Note(Injected::kDelay);
   return 50 * kMicrosecond + static_cast<TimeNs>(world_.random().Below(spread));
 }
 
@@ -25,15 +26,22 @@ TimeNs Network::PartedUntil(Pid from, Pid to) const {
 }
 
 void Network::Datagram(Label label, std::function<void()> deliver) {
-  if (Parted(label.from, label.to) || Happens(faults_.drops, 0.05)) {
-    ++stats_.dropped;
-    return;
-  }
+  if (Parted(label.from, label.to)) return;
+  if (Happens(faults_.drops, 0.05)) return world_.Note(Injected::kDrop);
   if (Happens(faults_.duplicates, 0.1)) {
-    ++stats_.duplicated;
-    world_.After(Delay(), label, deliver);
+    world_.Note(Injected::kDuplicate);
+    Deliver(label, deliver);
   }
-  world_.After(Delay(), label, std::move(deliver));
+  Deliver(label, std::move(deliver));
+}
+
+void Network::Deliver(Label label, std::function<void()> deliver) {
+  Lane& lane = lanes_[{label.from, label.to}];
+  world_.After(Delay(), label, [this, &lane, number = ++lane.sent, deliver = std::move(deliver)] {
+    if (number < lane.latest) world_.Note(Injected::kReorder);
+    lane.latest = std::max(lane.latest, number);
+    deliver();
+  });
 }
 
 void Network::EndCall(uint64_t id, const std::function<void()>& how) {
@@ -51,11 +59,9 @@ void Network::Call(UnaryCall call) {
                [fail] { fail(absl::DeadlineExceededError("no answer in time")); });
   const auto serve = [this, id, back, serve = call.serve] {
     Reply reply = serve();
-    if (Parted(back.from, back.to) || Happens(faults_.drops, 0.05)) {
-      ++stats_.dropped;
-      return;
-    }
-    world_.After(Delay(), back, [this, id, reply = std::move(reply)] { EndCall(id, reply); });
+    if (Parted(back.from, back.to)) return;
+    if (Happens(faults_.drops, 0.05)) return world_.Note(Injected::kDrop);
+    Deliver(back, [this, id, reply = std::move(reply)] { EndCall(id, reply); });
   };
   const bool repeatable = call.repeatable;
   calls_.emplace(id, std::move(call));
@@ -63,10 +69,9 @@ void Network::Call(UnaryCall call) {
     world_.After(Delay(), back, [fail] { fail(absl::UnavailableError("connection refused")); });
   } else if (repeatable) {
     Datagram(out, serve);
-  } else if (!Parted(out.from, out.to) && !Happens(faults_.drops, 0.05)) {
-    world_.After(Delay(), out, serve);
-  } else {
-    ++stats_.dropped;
+  } else if (!Parted(out.from, out.to)) {
+    if (Happens(faults_.drops, 0.05)) return world_.Note(Injected::kDrop);
+    Deliver(out, serve);
   }
 }
 
@@ -116,7 +121,7 @@ void Network::Tell(StreamId id, int side) {
 void Network::BreakAt(StreamId id, Pid by) {
   const auto found = streams_.find(id);
   if (found == streams_.end() || std::exchange(found->second->broken, true)) return;
-  ++stats_.broken;
+  ++broken_;
   for (int side = 0; side < 2; ++side) {
     const Pid pid = found->second->sides[side].end.pid;
     const Pid peer = found->second->sides[1 - side].end.pid;

@@ -25,13 +25,6 @@ namespace reprise::sim {
 
 using StreamId = uint64_t;
 
-struct NetworkStats {
-  uint64_t dropped = 0;
-  uint64_t duplicated = 0;
-  uint64_t straggled = 0;
-  uint64_t broken = 0;
-};
-
 class Network {
  public:
   Network(World& world, const Faults& faults) : world_(world), faults_(faults) {}
@@ -75,7 +68,7 @@ class Network {
   // Streams with both ends alive, for whoever breaks them.
   std::vector<StreamId> Open(absl::string_view kind) const;
 
-  const NetworkStats& stats() const { return stats_; }
+  uint64_t broken() const { return broken_; }
 
  private:
   struct Side {
@@ -90,6 +83,8 @@ class Network {
     bool broken = false;
   };
   TimeNs Delay();
+  // May overtake, and be overtaken.
+  void Deliver(Label label, std::function<void()> deliver);
   bool Happens(bool enabled, double probability);
   void Tell(StreamId id, int side);
   TimeNs PartedUntil(Pid from, Pid to) const;  // 0: they are not
@@ -104,7 +99,12 @@ class Network {
   uint64_t next_call_ = 1;
   std::map<uint64_t, UnaryCall> calls_;  // not ended
   std::map<std::pair<Pid, Pid>, TimeNs> parted_;
-  NetworkStats stats_;
+  struct Lane {
+    uint64_t sent = 0;
+    uint64_t latest = 0;  // delivered
+  };
+  std::map<std::pair<Pid, Pid>, Lane> lanes_;
+  uint64_t broken_ = 0;
 };
 
 }  // namespace reprise::sim

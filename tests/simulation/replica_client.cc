@@ -76,6 +76,7 @@ void ReplicaClient::Append(const NodeKey& store, std::vector<kv::TailEntry> entr
   const bool corrupts = context_.faults.corruption && !context_.faults_stopped;
   if (corrupts && world_.random().Chance(0.03)) {
     rows[world_.random().Below(rows.size())] ^= static_cast<uint8_t>(1 << world_.random().Below(8));
+    world_.Note(Injected::kCorruption);
   }
   const uint64_t digest = DigestOf(entries, rows);
   Send(*link, "append", digest,

@@ -150,6 +150,7 @@ void SimClients::CancelSomebody() {
   for (SimGateway* const gateway : gateways_()) {
     if (gateway->pid() != client.gateway) continue;
     world_.Trace("cancel ", id);
+    world_.Note(Injected::kCancel);
     journal_.CancelAsked(id);
     context_.network.Send(client.stream, {"cancel", 0, gateway->pid(), 0},
                           [gateway, id] { gateway->OnCancel(id); });
@@ -163,6 +164,7 @@ void SimClients::LeaveSomebody() {
   Client& client = clients_.at(id);
   if (client.handle.empty()) return;
   world_.Trace("client of ", id, " leaves");
+  world_.Note(Injected::kDeparture);
   const StreamId stream = std::exchange(client.stream, 0);
   context_.network.Break(stream);
   const bool returns = client.request.resume_window > 0 && world_.random().Chance(0.8);

@@ -117,6 +117,7 @@ void SimCoordinator::Settle() {
     context_.world.Trace("coordinator", index_, now.first ? " leads" : " follows", " in epoch ",
                          now.second);
     if (now.first) {
+      context_.journal->Led(now.second, pid_);
       core_.Lead(now.second, Now());
     } else {
       core_.Follow(now.second);

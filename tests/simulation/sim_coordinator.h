@@ -19,17 +19,19 @@ namespace reprise::sim {
 // The group's key: replaced only by who names its revision. It outlives every process.
 class SimEtcd {
  public:
-  explicit SimEtcd(World& world) : pid_(world.Spawn("etcd")) {}
+  // `blind`: the planted bug.
+  SimEtcd(World& world, bool blind) : pid_(world.Spawn("etcd")), blind_(blind) {}
   Pid pid() const { return pid_; }
   coordinator::StoredLeader Read() const { return stored_; }
   bool Take(const coordinator::TakeKey& take) {
-    if (take.revision != stored_.revision) return false;
+    if (take.revision != stored_.revision && !blind_) return false;
     stored_ = {stored_.revision + 1, take.record};
     return true;
   }
 
  private:
   const Pid pid_;
+  const bool blind_;
   coordinator::StoredLeader stored_;
 };
 

@@ -29,15 +29,19 @@ class SimDisk {
     if (unsynced_.size() > kUnsyncedMax) unsynced_.pop_front();
   }
   // A disk that lied about its last writes loses the second half of each when its power goes.
-  void Tear() {
+  // False: there was nothing to lose.
+  bool Tear() {
+    bool lost = false;
     for (const kv::Slot slot : unsynced_) {
       const auto found = slots_.find(slot);
       if (found == slots_.end()) continue;
       std::vector<uint8_t>& torn = found->second.data;
       std::fill(torn.begin() + static_cast<std::ptrdiff_t>(torn.size() / 2), torn.end(),
                 uint8_t{0});
+      lost = true;
     }
     unsynced_.clear();
+    return lost;
   }
   Status Read(const kv::BlockId& id, kv::Slot slot, uint8_t* data, uint32_t layers) const {
     const auto found = slots_.find(slot);

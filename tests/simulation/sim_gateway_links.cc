@@ -1,5 +1,6 @@
 // A simulated gateway's streams to workers: what it sends, what it hears, and when it gives one up.
 #include <algorithm>
+#include <bit>
 #include <memory>
 #include <utility>
 
@@ -94,7 +95,12 @@ void SimGateway::Submit(Session& session, const gateway::SubmitAttempt& submit) 
   message.tenant = request.tenant;
   if (session.core->continues()) {
     for (const gateway::BranchState& branch : session.core->branches()) {
-      message.branches.push_back({branch.tokens, branch.ended()});
+      worker::BranchResume& resume = message.branches.emplace_back();
+      resume.emitted = branch.tokens;
+      resume.finished = branch.ended();
+      for (const uint32_t bits : branch.logprob_bits) {
+        resume.logprobs.push_back(std::bit_cast<float>(bits));
+      }
     }
     // Who has only a transcript looks where the rule puts replicas.
     message.replicas = RefsOf(session.replicas.empty() ? placement.stores : session.replicas);

@@ -147,7 +147,10 @@ void SimStore::NextDiskJob() {
   TimeNs takes =
       100 * kMicrosecond + static_cast<TimeNs>(context_.world.random().Below(5 * kMillisecond));
   const bool blocks = context_.faults.disk_blocked && !context_.faults_stopped;
-  if (blocks && context_.world.random().Chance(0.05)) takes += 2 * kSecond;
+  if (blocks && context_.world.random().Chance(0.05)) {
+    takes += 2 * kSecond;
+    context_.world.Note(Injected::kDiskBlocked);
+  }
   context_.world.After(takes, {"disk", pid_, pid_, disk_jobs_.front().index()},
                        [this] { EndDiskJob(); });
 }
@@ -155,6 +158,7 @@ void SimStore::NextDiskJob() {
 void SimStore::WriteDisk(const kv::WriteDisk& write) {
   if (context_.faults.disk_full && !context_.faults_stopped &&
       context_.world.random().Chance(0.5)) {
+    context_.world.Note(Injected::kDiskFull);
     return core_.OnDiskWritten(write.record.id, absl::ResourceExhaustedError("disk full"));
   }
   disk_->Write(write.record, write.disk_slot, SlotData(write.memory_slot), context_.block_bytes());
@@ -177,7 +181,7 @@ void SimStore::EndDiskJob() {
 }
 
 void SimStore::CrashDisk(bool lying) {
-  if (lying) disk_->Tear();
+  if (lying && disk_->Tear()) context_.world.Note(Injected::kDiskTorn);
   if (disk_jobs_.empty()) return;
   const auto* write = std::get_if<kv::WriteDisk>(&disk_jobs_.front());
   if (write != nullptr) disk_->Forget(write->disk_slot);

@@ -26,14 +26,6 @@ void VisitAll(Totals& t, Visit visit) {
   visit("duplicate_tokens", t.sessions.duplicates);
   visit("gaps", t.sessions.gaps);
   visit("place_refusals", t.sessions.refusals);
-  visit("worker_crashes", t.worker_crashes);
-  visit("store_crashes", t.store_crashes);
-  visit("coordinator_restarts", t.coordinator_restarts);
-  visit("freezes", t.freezes);
-  visit("partitions", t.partitions);
-  visit("gateway_crashes", t.gateway_crashes);
-  visit("drains", t.drains);
-  visit("clock_jumps", t.clock_jumps);
   visit("links_failed", t.links_failed);
   visit("resumes", t.resumes);
   visit("attaches", t.attaches);
@@ -58,9 +50,6 @@ void VisitAll(Totals& t, Visit visit) {
   visit("appends_without_room", t.appends_without_room);
   visit("orphans_released", t.orphans_released);
   visit("streams_broken", t.streams_broken);
-  visit("dropped", t.dropped);
-  visit("duplicated", t.duplicated);
-  visit("straggled", t.straggled);
   visit("checksum_failures", t.checksum_failures);
   visit("fetches_cancelled", t.fetches_cancelled);
   visit("fetch_hits", t.fetch_hits);
@@ -78,6 +67,7 @@ void VisitAll(Totals& t, Visit visit) {
 }  // namespace
 
 void RunTotals::Add(const RunTotals& other) {
+  faults.Add(other.faults);
   std::vector<uint64_t> theirs;
   VisitAll(other,
            [&](const char*, const auto& value) { theirs.push_back(static_cast<uint64_t>(value)); });
@@ -92,6 +82,7 @@ std::string RunTotals::Text() const {
   VisitAll(*this, [&](const char* name, const auto& value) {
     absl::StrAppend(&text, text.empty() ? "" : ", ", name, " ", value);
   });
+  absl::StrAppend(&text, "\nfaults: ", faults.Text());
   return text;
 }
 

@@ -24,6 +24,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/random.h"
+#include "tests/simulation/faults.h"
 
 namespace reprise::sim {
 
@@ -80,6 +81,10 @@ class World {
   bool RunOne();
   void RunUntil(TimeNs until);
 
+  // What was done to this history.
+  void Note(Injected what) { tally_.Note(what); }
+  const FaultTally& tally() const { return tally_; }
+
   // Called after every event with the process it was for.
   void SetChecker(std::function<void(Pid)> checker) { checker_ = std::move(checker); }
 
@@ -116,6 +121,7 @@ class World {
   std::vector<Process> processes_ = {Process{"environment"}};
   std::function<void(Pid)> checker_;
   std::optional<std::string> failure_;
+  FaultTally tally_;
 };
 
 }  // namespace reprise::sim

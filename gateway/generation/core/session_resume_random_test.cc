@@ -9,18 +9,10 @@
 #include <optional>
 #include <vector>
 
-#include "gateway/generation/core/session_core.h"
+#include "gateway/generation/core/random_request.h"
 
 namespace reprise::gateway {
 namespace {
-
-constexpr int32_t kVocab = 1000;
-constexpr int32_t kEosId = 7;
-
-int32_t TrueToken(uint64_t seed, uint32_t branch, uint32_t index) {
-  SplitMix64 random(seed ^ (uint64_t{branch} << 32 | index) * 0x9e3779b97f4a7c15u);
-  return static_cast<int32_t>(random.Below(kVocab));
-}
 
 struct Totals {
   int64_t streams = 0;
@@ -34,12 +26,7 @@ struct Totals {
 class Wanderer {
  public:
   Wanderer(uint64_t seed, Totals& totals)
-      : seed_(seed),
-        random_(seed),
-        totals_(totals),
-        n_(1 + random_.Below(3)),
-        max_tokens_(1 + static_cast<int32_t>(random_.Below(40))),
-        journal_(n_) {}
+      : random_(seed), totals_(totals), request_(seed, random_), record_(request_) {}
 
   void Run() {
     Open(/*resume=*/false);
@@ -47,10 +34,8 @@ class Wanderer {
       Step();
       if (::testing::Test::HasFatalFailure()) return;
     }
-    ASSERT_TRUE(complete_) << "seed " << seed_;
-    for (uint32_t b = 0; b < n_; ++b) {
-      EXPECT_EQ(journal_[b].size(), Length(b)) << "seed " << seed_ << " branch " << b;
-    }
+    ASSERT_TRUE(complete_);
+    record_.ExpectWhole();
   }
 
  private:
@@ -61,37 +46,15 @@ class Wanderer {
     std::vector<uint32_t> computed;  // tokens of each branch
     uint64_t stream = 0;             // whom its tokens go to; 0: it is an orphan
   };
-  struct Message {
-    uint64_t stream = 0;
-    Attempt attempt;
-    std::optional<AttachedInfo> attached;
-    std::vector<TokenEvent> tokens;
-    std::vector<BranchEnd> ended;
-    std::optional<WorkerDone> done;
-  };
-
-  size_t Length(uint32_t branch) const {
-    uint32_t length = 0;
-    while (static_cast<int32_t>(length) < max_tokens_) {
-      if (TrueToken(seed_, branch, length++) == kEosId) break;
-    }
-    return length;
-  }
 
   void Open(bool resume) {
-    SessionSpec spec;
-    spec.n = static_cast<int32_t>(n_);
-    spec.vocab_size = kVocab;
-    spec.max_tokens = max_tokens_;
-    spec.eos_ids = {kEosId};
+    SessionSpec spec = request_.Spec(now_ + 1000 * kSecond);
     spec.resumable = true;
-    spec.deadline = now_ + 1000 * kSecond;
-    spec.failures_max = 1000;
-    spec.jitter_seed = seed_ + ++stream_;
+    spec.jitter_seed = request_.seed + ++stream_;
     spec.resume = resume;
     lie_ = false;
     if (resume) {
-      spec.received = journal_;
+      spec.received = record_.ids();
       spec.has_input = must_have_input_ || random_.Chance(0.7);
       must_have_input_ = false;
       if (!spec.has_input) {
@@ -109,8 +72,8 @@ class Wanderer {
     ++totals_.streams;
     ask_.reset();
     core_ = std::make_unique<SessionCore>(spec);
-    has_.assign(n_, 0);
-    for (uint32_t b = 0; b < n_; ++b) has_[b] = resume ? journal_[b].size() : 0;
+    has_.clear();
+    for (const auto& ids : record_.ids()) has_.push_back(resume ? ids.size() : 0);
     Do([&](Actions& a) { core_->Start(now_, a); });
   }
 
@@ -122,14 +85,9 @@ class Wanderer {
     if (actions.resumed == Resumed::kTranscript) ++totals_.transcripts;
     if (actions.resumed == Resumed::kReplace) ++totals_.replacements;
     for (const TokenEvent& token : actions.known) {
-      ASSERT_LT(token.index, has_[token.branch]) << "seed " << seed_;
+      ASSERT_LT(token.index, has_[token.branch]);
     }
-    for (const TokenEvent& token : actions.deliver) {
-      auto& branch = journal_[token.branch];
-      ASSERT_EQ(token.index, branch.size()) << "seed " << seed_;
-      ASSERT_EQ(token.id, TrueToken(seed_, token.branch, token.index)) << "seed " << seed_;
-      branch.push_back(token.id);
-    }
+    record_.Take(actions.deliver);
     if (actions.cancel && worker_ && worker_->attempt == actions.cancel->placement.attempt) {
       worker_.reset();
     }
@@ -148,21 +106,20 @@ class Wanderer {
       return;
     }
     if (absl::IsInvalidArgument(finish.status)) {
-      ASSERT_TRUE(lie_) << finish.status << ", seed " << seed_;
+      ASSERT_TRUE(lie_) << finish.status;
       ++totals_.lies;
     } else if (absl::IsNotFound(finish.status)) {
-      ASSERT_FALSE(core_->spec().has_input) << finish.status << ", seed " << seed_;
+      ASSERT_FALSE(core_->spec().has_input) << finish.status;
       ++totals_.not_found;
       must_have_input_ = true;
     } else {
-      ASSERT_TRUE(finish.goes_on || absl::IsUnavailable(finish.status))
-          << finish.status << ", seed " << seed_;
+      ASSERT_TRUE(finish.goes_on || absl::IsUnavailable(finish.status)) << finish.status;
     }
     reopen_ = true;
   }
 
   void Attach(const Placement& placement) {
-    Message answer{.stream = stream_, .attempt = placement.attempt};
+    WorkerMessage answer{.stream = stream_, .attempt = placement.attempt};
     if (!worker_ || worker_->node != placement.worker) {
       answer.done = WorkerDone{absl::NotFoundError("not here"), 0};
       wire_.push_back(answer);
@@ -171,13 +128,13 @@ class Wanderer {
     worker_->attempt = placement.attempt;
     worker_->stream = stream_;
     AttachedInfo info;
-    info.n = static_cast<int32_t>(n_);
-    info.max_tokens = max_tokens_;
-    info.eos_ids = {kEosId};
+    info.n = static_cast<int32_t>(request_.n);
+    info.max_tokens = static_cast<int32_t>(request_.max_tokens);
+    info.eos_ids = {RandomRequest::kEos};
     info.remaining_ms = 1'000'000;
     answer.attached = info;
-    for (uint32_t b = 0; b < n_; ++b) {
-      for (uint32_t i = 0; i < worker_->computed[b]; ++i) AddToken(b, i, &answer);
+    for (uint32_t b = 0; b < request_.n; ++b) {
+      for (uint32_t i = 0; i < worker_->computed[b]; ++i) answer.Tell(request_, b, i);
       if (random_.Chance(0.3)) {
         wire_.push_back(answer);
         answer = {.stream = stream_, .attempt = placement.attempt};
@@ -194,15 +151,9 @@ class Wanderer {
     }
   }
 
-  void AddToken(uint32_t branch, uint32_t index, Message* message) {
-    const int32_t id = TrueToken(seed_, branch, index);
-    message->tokens.push_back({branch, index, id, -1.0f * static_cast<float>(id), 0});
-    if (index + 1 < Length(branch)) return;
-    message->ended.push_back({branch, id == kEosId ? EndReason::kEos : EndReason::kLength});
-  }
   bool AllComputed() const {
-    for (uint32_t b = 0; b < n_; ++b) {
-      if (worker_->computed[b] < Length(b)) return false;
+    for (uint32_t b = 0; b < request_.n; ++b) {
+      if (worker_->computed[b] < request_.Length(b)) return false;
     }
     return true;
   }
@@ -257,26 +208,20 @@ class Wanderer {
 
   void WorkerStep() {
     if (AllComputed()) return;
-    Message message{.stream = worker_->stream, .attempt = worker_->attempt};
-    for (uint32_t b = 0; b < n_; ++b) {
-      if (worker_->computed[b] < Length(b)) AddToken(b, worker_->computed[b]++, &message);
+    WorkerMessage message{.stream = worker_->stream, .attempt = worker_->attempt};
+    for (uint32_t b = 0; b < request_.n; ++b) {
+      if (worker_->computed[b] == request_.Length(b)) continue;
+      message.Tell(request_, b, worker_->computed[b]++);
     }
     if (AllComputed()) message.done = WorkerDone{};
     if (worker_->stream != 0) wire_.push_back(message);
   }
 
   void Arrive() {
-    const Message message = wire_.front();
+    const WorkerMessage message = wire_.front();
     wire_.pop_front();
     if (message.stream != stream_) return;  // its gateway is gone
-    Do([&](Actions& a) {
-      core_->OnWorkerEvents({.attempt = message.attempt,
-                             .tokens = message.tokens,
-                             .ended = message.ended,
-                             .done = message.done ? &*message.done : nullptr,
-                             .attached = message.attached ? &*message.attached : nullptr},
-                            now_, a);
-    });
+    Do([&](Actions& a) { message.ArriveAt(*core_, now_, a); });
   }
 
   void LoseWorker() {
@@ -297,13 +242,11 @@ class Wanderer {
     });
   }
 
-  const uint64_t seed_;
   SplitMix64 random_;
   Totals& totals_;
-  const size_t n_;
-  const int32_t max_tokens_;
-  std::vector<std::vector<int32_t>> journal_;  // what the client has, over all streams
-  std::vector<size_t> has_;                    // of each branch when the stream began
+  const RandomRequest request_;
+  ClientRecord record_;
+  std::vector<size_t> has_;  // of each branch when the stream began
   TimeNs now_ = 0;
   std::unique_ptr<SessionCore> core_;
   uint64_t stream_ = 0;
@@ -311,7 +254,7 @@ class Wanderer {
   Attempt highest_;
   uint64_t nodes_ = 0;
   std::optional<Running> worker_;
-  std::deque<Message> wire_;
+  std::deque<WorkerMessage> wire_;
   bool accepted_once_ = false;
   bool must_have_input_ = false;
   bool lie_ = false;
@@ -322,6 +265,7 @@ class Wanderer {
 TEST(SessionResumeRandom, OverAllItsStreamsAClientSeesEveryIndexOnceWithTheRightValue) {
   Totals totals;
   for (uint64_t seed = 1; seed <= 3000; ++seed) {
+    SCOPED_TRACE(seed);
     Wanderer(seed, totals).Run();
     if (HasFatalFailure()) return;
   }
