@@ -30,6 +30,8 @@ void DeclareKv(FlagSet& flags, worker::WorkerOptions& o) {
   flags.AddBytes("throttle-bytes-per-s", &o.throttle_bytes_per_s, 0, int64_t{1} << 44,
                  "cap on KV sent, for benchmarks; 0: none");
   flags.AddDurationMs("fetch-timeout", &o.fetch_timeout_ms, 10, 3'600'000, "of a known prefix");
+  flags.AddChoice("recovery", &o.recovery, {"planned", "restore", "recompute", "wait"},
+                  "how a resumed request gets its rows; all but planned for measurements");
   flags.AddDurationMs("leg-timeout", &o.leg_timeout_ms, 10, 3'600'000,
                       "of a remote prefill, order to last layer");
   flags.AddDurationMs("leg-linger", &o.leg_linger_ms, 0, 3'600'000,

@@ -1,6 +1,7 @@
 #include "worker/server/worker_main.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "common/bind_address.h"
@@ -54,6 +55,13 @@ StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options) {
   return executor;
 }
 
+std::optional<Recovery> ForcedRecovery(const std::string& name) {
+  if (name == "restore") return Recovery::kRestore;
+  if (name == "recompute") return Recovery::kRecompute;
+  if (name == "wait") return Recovery::kWait;
+  return std::nullopt;
+}
+
 StatusOr<EngineOptions> MakeEngineOptions(const WorkerOptions& options, const NodeKey& self) {
   ASSIGN_OR_RETURN(const HostPort kv, ParseHostPort(options.kv_listen));
   size_t coordinators = 0;
@@ -79,6 +87,7 @@ StatusOr<EngineOptions> MakeEngineOptions(const WorkerOptions& options, const No
   engine.core.local_suffix_tokens = options.local_suffix_tokens;
   engine.core.can_prefill = options.prefill;
   engine.core.can_decode = options.decode;
+  engine.core.recovery = ForcedRecovery(options.recovery);
   engine.core.fetch_timeout_ns = NsFromMs(options.fetch_timeout_ms);
   engine.core.leg_timeout_ns = NsFromMs(options.leg_timeout_ms);
   engine.core.leg_linger_ns = NsFromMs(options.leg_linger_ms);

@@ -49,6 +49,7 @@ struct WorkerOptions {
   int64_t fetch_timeout_ms = 10'000;
   int64_t leg_timeout_ms = 60'000;
   int64_t leg_linger_ms = 10'000;
+  std::string recovery = "planned";  // or always one of restore, recompute, wait (benchmarks)
 
   std::string devices = "lo";
   bool shared_memory = true;

@@ -219,7 +219,11 @@ void WorkerCore::StartFetchOf(Request& request, const NodeRef& source,
     start.subscribe = from_leg || !fetch.blocks.front().whole;
     start.restore = request.resumed && !from_leg;
     fetch.subscribed = from_leg;
-    fetch.started_ns = now;
+    fetch.source = source.key;
+    if (!fetch.subscribed) {
+      LoadOf(source.key)
+          .Begin(start.fetch, static_cast<int64_t>(count) * settings_.row_bytes * block_, now);
+    }
     if (from_leg) start.key = request.leg_key;
     start.timeout_ns = from_leg ? settings_.leg_timeout_ns : settings_.fetch_timeout_ns;
     for (const FetchedBlock& block : fetch.blocks) start.items.push_back(block.item);

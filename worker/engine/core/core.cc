@@ -5,6 +5,11 @@
 #include <utility>
 
 namespace reprise::worker {
+namespace {
+
+constexpr double kPrefillKeep = 0.8;
+
+}  // namespace
 
 WorkerCore::WorkerCore(CoreSettings settings)
     : settings_(std::move(settings)),
@@ -14,9 +19,7 @@ WorkerCore::WorkerCore(CoreSettings settings)
       reads_(static_cast<size_t>(settings_.pages)),
       can_prefill_(settings_.can_prefill),
       can_decode_(settings_.can_decode),
-      link_bytes_per_s_(settings_.link_bytes_per_s),
-      link_latency_ns_(settings_.link_latency_ns),
-      prefill_tokens_per_s_(settings_.prefill_tokens_per_s) {}
+      prefill_rate_(settings_.prefill_tokens_per_s, kPrefillKeep) {}
 
 void WorkerCore::Handle(Event event, TimeNs now) {
   now_ = now;
@@ -248,7 +251,8 @@ void WorkerCore::On(const FetchDone& event, TimeNs now) {
   Fetch& fetch = node.mapped();
   const auto ok = std::count_if(event.items.begin(), event.items.end(),
                                 [](const Status& status) { return status.ok(); });
-  Measure(fetch, ok, now);
+  if (!fetch.subscribed)
+    LoadOf(fetch.source).End(event.fetch, ok * settings_.row_bytes * block_, now);
   if (fetch.owner == nullptr) {
     for (const FetchedBlock& block : fetch.blocks) pool_.Quiet(block.item.page);
     return;

@@ -29,6 +29,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "worker/engine/core/link_load.h"
 #include "worker/engine/core/recovery_plan.h"
 #include "worker/engine/core/request.h"
 #include "worker/engine/core/types.h"
@@ -87,8 +88,8 @@ class WorkerCore {
   struct Fetch {
     Request* owner = nullptr;  // null: given up, its pages are in quarantine
     std::vector<FetchedBlock> blocks;
+    NodeKey source;
     bool subscribed = false;  // waits for work elsewhere: says nothing of the link
-    TimeNs started_ns = 0;
   };
   // An ended request whose tokens somebody may still come for.
   struct Kept {
@@ -189,7 +190,10 @@ class WorkerCore {
   void TakeStates(Request& request, const NodeRef& store, const std::vector<TailState>& states);
   // Sets the trunk; false while an answer or a transfer is awaited.
   bool ReadyToAdmit(Request& request, TimeNs now);
-  RecoveryInput RecoveryOf(const Request& request, TimeNs now) const;
+  void PlanRecoveryOf(Request& request, TimeNs now);
+  std::map<NodeKey, RecoveryLink> LinksOf(const Request& request, int64_t* missing,
+                                          int64_t* restorable) const;
+  LinkLoad& LoadOf(const NodeKey& source);
   int64_t SparePages(const Request& request) const;
   std::optional<FetchedBlock> TailItem(const Request& request, size_t branch) const;
   const NodeRef* ReplicaWith(const Request& request, size_t branch, int64_t block) const;
@@ -198,7 +202,6 @@ class WorkerCore {
   void RestoreBranches(Request& request, TimeNs now);
   void TakeBranches(Request& request, TimeNs now);
   void CountRestored(const Request& request, int64_t rows);
-  void Measure(const Fetch& fetch, int64_t items_ok, TimeNs now);
 
   // window.cc: gateways that go and come back
   void On(const Orphan& event, TimeNs now);
@@ -331,11 +334,9 @@ class WorkerCore {
   bool can_decode_ = true;
   bool draining_ = false;
   TimeNs drain_flushed_ns_ = 0;
-  TimeNs drain_deadline_ns_ = 0;  // 0: none
-  // Measured, smoothed.
-  double link_bytes_per_s_ = 0;
-  TimeNs link_latency_ns_ = 0;
-  double prefill_tokens_per_s_ = 0;
+  TimeNs drain_deadline_ns_ = 0;       // 0: none
+  std::map<NodeKey, LinkLoad> loads_;  // by source of fetches
+  RateEstimate prefill_rate_;
   CoreStats stats_;
 };
 

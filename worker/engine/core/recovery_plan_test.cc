@@ -10,9 +10,11 @@ RecoveryInput Input() {
   RecoveryInput input;
   input.rows_restorable = 1'000;
   input.rows_behind = 40;
-  input.bytes = 100'000'000;
-  input.link_bytes_per_s = 1e9;
-  input.latency_ns = kMillisecond;
+  RecoveryLink link;
+  link.bytes = 100'000'000;
+  link.bytes_per_s = 1e9;
+  link.latency_ns = kMillisecond;
+  input.links.push_back(link);
   input.prefill_rows_per_s = 4'000;
   input.fetch_timeout_ns = 10 * kSecond;
   return input;
@@ -20,33 +22,61 @@ RecoveryInput Input() {
 
 TEST(RecoveryPlan, TimesFollowTheFormula) {
   RecoveryInput input = Input();
-  input.backlog_bytes = 50'000'000;
-  input.rows_ahead = 400;
+  input.links[0].backlog_bytes = 500'000'000;
+  input.links[0].contending_bytes = 50'000'000;
+  input.links[0].coming_bytes = 30'000'000;
   const RecoveryPlan plan = PlanRecovery(input);
-  EXPECT_DOUBLE_EQ(plan.restore_s, 0.001 + 0.05 + 0.1 + 0.01);
-  EXPECT_DOUBLE_EQ(plan.wait_s, plan.restore_s);
-  EXPECT_DOUBLE_EQ(plan.recompute_s, 1'440 / 4'000.0);
+  EXPECT_DOUBLE_EQ(plan.restore_s, 0.001 + 0.15 + 0.01);
+  EXPECT_DOUBLE_EQ(plan.wait_s, 0.5 + (0.001 + 0.07) + 0.01);
+  EXPECT_DOUBLE_EQ(plan.recompute_s, 1'040 / 4'000.0);
+}
+
+TEST(RecoveryPlan, LinksWorkSideBySide) {
+  RecoveryInput input = Input();
+  input.links.push_back(input.links[0]);
+  EXPECT_DOUBLE_EQ(PlanRecovery(input).restore_s, PlanRecovery(Input()).restore_s);
+  input.links[1].bytes_per_s = 5e8;
+  EXPECT_DOUBLE_EQ(PlanRecovery(input).restore_s, 0.001 + 0.2 + 0.01);
+}
+
+TEST(RecoveryPlan, RowsThatNobodyHoldsWaitForThoseAhead) {
+  RecoveryInput input = Input();
+  input.rows_ahead = 2'000;
+  EXPECT_DOUBLE_EQ(PlanRecovery(input).restore_s, 0.5 + 0.01);
+  input.rows_behind = 0;  // then only the fetch
+  EXPECT_DOUBLE_EQ(PlanRecovery(input).restore_s, 0.101);
 }
 
 TEST(RecoveryPlan, TheFasterOneIsChosen) {
   EXPECT_EQ(PlanRecovery(Input()).choice, Recovery::kRestore);
   RecoveryInput slow_link = Input();
-  slow_link.link_bytes_per_s = 2e8;
+  slow_link.links[0].bytes_per_s = 2e8;
   EXPECT_EQ(PlanRecovery(slow_link).choice, Recovery::kRecompute);
-  RecoveryInput backlog = Input();
-  backlog.backlog_bytes = 200'000'000;
-  EXPECT_EQ(PlanRecovery(backlog).choice, Recovery::kRecompute);
-  backlog.rows_ahead = 1'000;  // the processor has a queue too
-  EXPECT_EQ(PlanRecovery(backlog).choice, Recovery::kRestore);
+  RecoveryInput crowd = Input();
+  crowd.links[0].backlog_bytes = crowd.links[0].contending_bytes = 200'000'000;
+  EXPECT_EQ(PlanRecovery(crowd).choice, Recovery::kRecompute);
+  crowd.rows_ahead = 1'000;  // the processor has a queue too
+  EXPECT_EQ(PlanRecovery(crowd).choice, Recovery::kRestore);
+}
+
+TEST(RecoveryPlan, RowsOnTheWayForAnotherRequestAreWaitedFor) {
+  RecoveryInput input = Input();
+  input.prefill_rows_per_s = 1'000;
+  input.links[0].backlog_bytes = input.links[0].contending_bytes = 90'000'000;
+  EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRestore);
+  input.links[0].coming_bytes = 90'000'000;
+  EXPECT_EQ(PlanRecovery(input).choice, Recovery::kWait);
 }
 
 TEST(RecoveryPlan, ATransferThatWouldTimeOutInTheCrowdWaitsForTheLink) {
   RecoveryInput input = Input();
   input.prefill_rows_per_s = 10;
-  input.backlog_bytes = 3'000'000'000;
+  RecoveryLink& link = input.links[0];
+  link.bytes = 1'000'000'000;
+  link.backlog_bytes = link.contending_bytes = 3'000'000'000;
   input.fetch_timeout_ns = 2 * kSecond;
   EXPECT_EQ(PlanRecovery(input).choice, Recovery::kWait);
-  input.bytes = 3'000'000'000;  // not even alone
+  link.bytes = 3'000'000'000;  // not even alone
   EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRecompute);
 }
 
@@ -62,7 +92,7 @@ TEST(RecoveryPlan, WhatEndsAfterTheDeadlineIsRefusedUnlessEverythingDoes) {
 
 TEST(RecoveryPlan, ADeadLinkIsNotCountedOn) {
   RecoveryInput input = Input();
-  input.link_bytes_per_s = 0;
+  input.links[0].bytes_per_s = 0;
   EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRecompute);
 }
 

@@ -163,8 +163,9 @@ struct Request {
   std::vector<BranchRestore> restore;  // by branch; empty: nothing is held elsewhere
   int queries_open = 0;
   bool recovery_planned = false;
-  bool recompute = false;     // though rows could be had
-  FetchId wait_before = 0;    // not before all earlier fetches have ended
+  bool recompute = false;   // though rows could be had
+  FetchId wait_before = 0;  // not before all earlier fetches from there have ended
+  std::vector<NodeKey> wait_for;
   std::vector<PageId> spare;  // for rows of branches, restored after the fork
   TimeNs restored_ns = 0;
 

@@ -1,5 +1,6 @@
 // Rows that earlier attempts computed, brought back from where they are held.
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "worker/engine/core/core.h"
@@ -202,92 +203,103 @@ bool WorkerCore::ReadyToAdmit(Request& request, TimeNs now) {
   if (request.queries_open > 0) return false;
   SetTrunk(request);
   if (request.resumed && !std::exchange(request.recovery_planned, true)) {
-    const RecoveryInput input = RecoveryOf(request, now);
-    if (input.rows_restorable > 0) {
-      const Recovery choice = PlanRecovery(input).choice;
-      ++(choice == Recovery::kRestore     ? stats_.restores
-         : choice == Recovery::kRecompute ? stats_.recomputes
-                                          : stats_.waits);
-      request.recompute = choice == Recovery::kRecompute;
-      if (choice == Recovery::kWait) request.wait_before = next_fetch_;
-    }
+    PlanRecoveryOf(request, now);
   }
+  const std::vector<NodeKey>& awaited = request.wait_for;
   for (const auto& [id, fetch] : fetches_) {
     if (id >= request.wait_before) break;
-    if (!fetch.subscribed) return false;
+    const bool there = std::find(awaited.begin(), awaited.end(), fetch.source) != awaited.end();
+    if (there && !fetch.subscribed) return false;
   }
   return true;
 }
 
-RecoveryInput WorkerCore::RecoveryOf(const Request& request, TimeNs now) const {
-  RecoveryInput input;
-  int64_t items = 0;
+void WorkerCore::PlanRecoveryOf(Request& request, TimeNs now) {
   int64_t missing = 0;
-  const int64_t hits = CachedBlocks(request);
-  const std::optional<FetchedBlock> tail = TailItem(request, request.lead);
-  for (int64_t block = hits; block < Covering(request.trunk_len); ++block) {
-    const int64_t first = block * block_;
-    const bool whole = first + block_ <= request.trunk_len;
-    missing += std::min(first + block_, request.trunk_len) - first;
-    if (whole && SourceOf(request, block)) {
-      ++items;
-      input.rows_restorable += block_;
-    } else if (tail && tail->block == block) {
-      ++items;
-      input.rows_restorable += tail->rows_end - first;
-    }
+  int64_t restorable = 0;
+  std::map<NodeKey, RecoveryLink> links = LinksOf(request, &missing, &restorable);
+  if (restorable == 0) return;
+  RecoveryInput input;
+  input.rows_restorable = restorable;
+  input.rows_behind = std::max<int64_t>(0, missing - restorable);
+  for (auto& [source, link] : links) {
+    LinkLoad& load = LoadOf(source);
+    link.backlog_bytes = load.Backlog(now);
+    link.contending_bytes = load.Contending(link.bytes, now);
+    link.bytes_per_s = load.bytes_per_s();
+    link.latency_ns = load.latency_ns();
+    input.links.push_back(link);
+    request.wait_for.push_back(source);
   }
-  for (size_t b = 0; b < request.branches.size(); ++b) {
-    const Branch& branch = request.branches[b];
-    if (!branch.live || request.live_branches() < 2) continue;
-    missing += std::max<int64_t>(0, branch.known_rows - request.trunk_len);
-    int64_t rows = request.trunk_len;
-    for (const auto& [store, item] : BranchItems(request, b, rows)) {
-      ++items;
-      input.rows_restorable += item.rows_end - rows;
-      rows = item.rows_end;
-    }
-  }
-  const int64_t block_bytes = settings_.row_bytes * block_;
-  input.rows_behind = std::max<int64_t>(0, missing - input.rows_restorable);
-  input.bytes = items * block_bytes;
-  input.link_bytes_per_s = link_bytes_per_s_;
-  for (const auto& [id, fetch] : fetches_) {
-    if (!fetch.subscribed) {
-      input.backlog_bytes += static_cast<int64_t>(fetch.blocks.size()) * block_bytes;
-    }
-  }
-  input.latency_ns = link_latency_ns_;
-  input.prefill_rows_per_s = prefill_tokens_per_s_;
+  input.prefill_rows_per_s = prefill_rate_.per_s();
   for (const auto& [rank, other] : running_) {
     if (!(rank < request.rank) || other->phase != Phase::kComputing || other->forked) continue;
     input.rows_ahead += other->trunk_len - other->branches[other->lead].computed;
   }
   input.fetch_timeout_ns = settings_.fetch_timeout_ns;
   if (request.deadline_ns != 0) input.time_left_ns = std::max<TimeNs>(0, request.deadline_ns - now);
-  return input;
+  const Recovery choice = settings_.recovery.value_or(PlanRecovery(input).choice);
+  ++(choice == Recovery::kRestore     ? stats_.restores
+     : choice == Recovery::kRecompute ? stats_.recomputes
+                                      : stats_.waits);
+  request.recompute = choice == Recovery::kRecompute;
+  if (choice == Recovery::kWait) request.wait_before = next_fetch_;
 }
 
-// A large fetch tells the rate of the link, a small one how long any takes.
-void WorkerCore::Measure(const Fetch& fetch, int64_t items_ok, TimeNs now) {
-  constexpr int64_t kLargeBytes = 256 << 10;
-  constexpr double kNew = 0.3;
-  const TimeNs took = now - fetch.started_ns;
-  if (fetch.subscribed || items_ok == 0 || took <= 0) return;
-  const int64_t bytes = items_ok * settings_.row_bytes * block_;
-  if (bytes < kLargeBytes) {
-    link_latency_ns_ += static_cast<TimeNs>(kNew * static_cast<double>(took - link_latency_ns_));
-    return;
+// What would cross the link from each source, and how many rows of the request are not here.
+std::map<NodeKey, RecoveryLink> WorkerCore::LinksOf(const Request& request, int64_t* missing,
+                                                    int64_t* restorable) const {
+  const int64_t block_bytes = settings_.row_bytes * block_;
+  std::set<kv::BlockId> coming;
+  for (const auto& [id, fetch] : fetches_) {
+    if (fetch.subscribed) continue;
+    for (const FetchedBlock& block : fetch.blocks) {
+      if (block.whole) coming.insert(block.item.id);
+    }
   }
-  // Others on the link at the same time moved their bytes too.
-  int64_t others = 0;
-  for (const auto& [id, other] : fetches_) {
-    if (other.subscribed || other.started_ns >= now) continue;
-    others += static_cast<int64_t>(other.blocks.size()) * settings_.row_bytes * block_;
+  std::map<NodeKey, RecoveryLink> links;
+  const auto move = [&](const NodeRef& source, int64_t rows) -> RecoveryLink& {
+    RecoveryLink& link = links[source.key];
+    link.bytes += block_bytes;
+    *restorable += rows;
+    return link;
+  };
+  const std::optional<FetchedBlock> tail = TailItem(request, request.lead);
+  const Branch& lead = request.branches[request.lead];
+  for (int64_t block = CachedBlocks(request); block < Covering(request.trunk_len); ++block) {
+    const int64_t first = block * block_;
+    const bool whole = first + block_ <= request.trunk_len;
+    *missing += std::min(first + block_, request.trunk_len) - first;
+    const NodeRef* source = whole ? SourceOf(request, block) : nullptr;
+    if (source != nullptr) {
+      RecoveryLink& link = move(*source, block_);
+      if (coming.contains(lead.chain[static_cast<size_t>(block)])) link.coming_bytes += block_bytes;
+    } else if (tail && tail->block == block) {
+      move(request.restore[request.lead].tail_store, tail->rows_end - first);
+    }
   }
-  const TimeNs moving = std::max<TimeNs>(1, took - std::min(took / 2, link_latency_ns_));
-  const double rate = static_cast<double>(bytes + std::min(others, bytes)) / SecondsFromNs(moving);
-  link_bytes_per_s_ = (1 - kNew) * link_bytes_per_s_ + kNew * rate;
+  for (size_t b = 0; b < request.branches.size(); ++b) {
+    const Branch& branch = request.branches[b];
+    if (!branch.live || request.live_branches() < 2) continue;
+    *missing += std::max<int64_t>(0, branch.known_rows - request.trunk_len);
+    int64_t rows = request.trunk_len;
+    for (const auto& [store, item] : BranchItems(request, b, rows)) {
+      move(store, item.rows_end - rows);
+      rows = item.rows_end;
+    }
+  }
+  return links;
+}
+
+LinkLoad& WorkerCore::LoadOf(const NodeKey& source) {
+  const auto found = loads_.find(source);
+  if (found != loads_.end()) return found->second;
+  // Processes come and go; what nobody uses is forgotten.
+  for (auto at = loads_.begin(); loads_.size() >= limits::kNodesMax && at != loads_.end();) {
+    at = at->second.idle() ? loads_.erase(at) : std::next(at);
+  }
+  return loads_.emplace(source, LinkLoad(settings_.link_bytes_per_s, settings_.link_latency_ns))
+      .first->second;
 }
 
 }  // namespace reprise::worker

@@ -156,6 +156,49 @@ TEST_F(RestoreTest, AFastProcessorComputesInsteadOfFetching) {
   EXPECT_EQ(cluster_.core("c").stats().restored_rows, 0u);
 }
 
+TEST_F(RestoreTest, RowsOnTheWayForAnotherRequestAreWaitedForNotFetchedTwice) {
+  cluster_.AddWorker(cluster_.Settings("a"));
+  CoreSettings settings = cluster_.Settings("b");
+  settings.prefill_tokens_per_s = 1;
+  cluster_.AddWorker(settings);
+  const Submit held = Request("held", 18, 4);
+  cluster_.Send("a", held);
+  cluster_.RunToEnd();
+  std::vector<Submit> resumed;
+  Record();
+  for (const char* id : {"r1", "r2"}) {
+    Submit next = Request(id, 18, 4);
+    next.key.attempt.n = 2;
+    next.sources = {{cluster_.Node("a"), 0, 4}};
+    cluster_.Send("b", next);
+    resumed.push_back(next);
+  }
+  cluster_.RunToEnd();
+  for (const Submit& next : resumed) ExpectServed(next);
+  EXPECT_EQ(stats().restores, 1u);
+  EXPECT_EQ(stats().waits, 1u);
+  size_t blocks = 0;
+  for (const StartFetch& fetch : Recorded<StartFetch>()) blocks += fetch.items.size();
+  EXPECT_EQ(blocks, 4u);
+}
+
+TEST_F(RestoreTest, AChoiceThatIsOrderedIsTaken) {
+  for (const Recovery choice : {Recovery::kRestore, Recovery::kRecompute, Recovery::kWait}) {
+    cluster_ = FakeCluster(5, 10);
+    Submit next = MoveAfter(Request("r", 18, 40), 21);
+    CoreSettings settings = cluster_.Settings("c");
+    settings.recovery = choice;
+    cluster_.AddWorker(settings);
+    cluster_.Send("c", next);
+    cluster_.RunToEnd();
+    ExpectContinued(next);
+    const CoreStats& stats = cluster_.core("c").stats();
+    EXPECT_EQ(stats.restores, choice == Recovery::kRestore ? 1u : 0u);
+    EXPECT_EQ(stats.waits, choice == Recovery::kWait ? 1u : 0u);
+    EXPECT_EQ(stats.restored_rows > 0, choice != Recovery::kRecompute);
+  }
+}
+
 TEST_F(RestoreTest, ReplicasGoOnFromWhatTheyHold) {
   Record();
   const Submit next = MoveAfter(Request("r", 18, 40), 21);

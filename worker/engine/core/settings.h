@@ -4,12 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/limits.h"
 #include "kvstore/block/block_id.h"
+#include "worker/engine/core/recovery_plan.h"
 
 namespace reprise::worker {
 
@@ -58,6 +60,7 @@ struct CoreSettings {
   double link_bytes_per_s = 1e9;
   TimeNs link_latency_ns = kMillisecond;
   double prefill_tokens_per_s = 2'000;
+  std::optional<Recovery> recovery;  // this one always, for measurements; empty: as planned
 
   // Ends.
   size_t kept_max =

@@ -10,9 +10,8 @@ void WorkerCore::On(StepDone& event, TimeNs now) {
   const std::vector<Flight> flights = std::exchange(flight_, {});
   constexpr int64_t kRowsToMeasure = 8;
   if (event.status.ok() && step_prompt_tokens_ >= kRowsToMeasure && now > step_began_ns_) {
-    const double rate =
-        static_cast<double>(step_prompt_tokens_) / SecondsFromNs(now - step_began_ns_);
-    prefill_tokens_per_s_ = 0.8 * prefill_tokens_per_s_ + 0.2 * rate;
+    prefill_rate_.Add(static_cast<double>(step_prompt_tokens_),
+                      SecondsFromNs(now - step_began_ns_));
   }
   size_t expected = 0;
   for (const Flight& flight : flights) expected += flight.samples.size();
