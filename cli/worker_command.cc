@@ -1,4 +1,5 @@
 #include "cli/roles.h"
+#include "common/limits.h"
 #include "worker/server/worker_main.h"
 
 namespace reprise::cli {
@@ -22,6 +23,16 @@ void DeclareTimed(FlagSet& flags, worker::WorkerOptions& o) {
 
 void DeclareKv(FlagSet& flags, worker::WorkerOptions& o) {
   flags.AddBytes("pool-bytes", &o.pool_bytes, 1 << 10, int64_t{1} << 44, "memory of the KV pool");
+  flags.AddBytes("swap-host-bytes", &o.swap_host_bytes, 0, int64_t{1} << 44,
+                 "memory for sequences that leave the pool; 0: they are computed again");
+  flags.AddBytes("swap-disk-bytes", &o.swap_disk_bytes, 0, int64_t{1} << 44,
+                 "disk for sequences that leave the pool when that memory is full");
+  flags.Add("swap-dir", &o.swap_dir, "folder of the swap file");
+  flags.AddBytes("swap-bytes-per-s", &o.swap_bytes_per_s, 0, int64_t{1} << 44,
+                 "cap on copies out of the pool and back, for benchmarks; 0: none");
+  flags.AddRange("microbatches", &o.microbatches, 1, static_cast<int32_t>(limits::kMicrobatchesMax),
+                 "the running set takes turns in so many parts, one a step; with room to swap to, "
+                 "together they may exceed the pool");
   flags.AddRange("block-tokens", &o.block_tokens, 1, 1024, "tokens per KV block");
   flags.Add("kv-dtype", &o.kv_dtype, "KV element type: auto, f32, bf16, f16");
   flags.Add("devices", &o.devices, "network devices of the KV stream");

@@ -66,6 +66,7 @@ inline constexpr int64_t kServeSilenceMs = 1'000;
 inline constexpr int64_t kServeStuckMs = 1'500;  // busy without progress
 inline constexpr size_t kVerdictsMax = 1'024;
 inline constexpr size_t kKeptRequestsMax = 4'096;  // ended, their tokens kept for the resume window
+inline constexpr uint64_t kMicrobatchesMax = 64;   // that take turns in one worker
 inline constexpr int32_t kRebuildsMax = 4;         // replicas a worker begins anew at a time
 inline constexpr int64_t kReplicasNamedMax = 32;   // stores of earlier attempts in one request
 inline constexpr size_t kStoresListedMax = 1'024;  // live stores in one report answer

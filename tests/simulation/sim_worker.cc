@@ -9,6 +9,8 @@ namespace reprise::sim {
 namespace {
 
 constexpr TimeNs kDrainDeadline = 3 * kSecond;
+constexpr int32_t kSwapHostSlots = 24;
+constexpr int32_t kSwapDiskSlots = 48;
 
 worker::CoreSettings SettingsOf(const Context& context, const NodeKey& key,
                                 const WorkerSize& size) {
@@ -30,6 +32,8 @@ worker::CoreSettings SettingsOf(const Context& context, const NodeKey& key,
   settings.row_bytes = static_cast<int64_t>(context.model.row_bytes) * context.model.layers;
   // Small enough for a slow store to be felt.
   settings.append_bytes_max = 24 * settings.row_bytes;
+  settings.swap_host_slots = kSwapHostSlots;
+  settings.swap_disk_slots = kSwapDiskSlots;
   // As for a link worth using: the simulated prefill is slow.
   settings.prefill_tokens_per_s = 200;
   return settings;

@@ -110,9 +110,14 @@ class SimWorker {
   void Run(const worker::UnlistBlock& command);
   void Run(const worker::OfferBlocks& command) { QueueReplicaOrder(command); }
   void Run(const worker::AppendRows& command);
+  void Run(const worker::SwapOut& command);
+  void Run(const worker::SwapIn& command);
   void Run(const worker::ReleaseReplicas& command);
   void Run(const worker::QueryTails& command) { QueueReplicaOrder(command); }
   void Run(const worker::Emit& command);
+
+  // The swap tier's thread: one order after the other.
+  void AfterSwap(size_t pages, std::function<void()> done);
 
   // The replicator thread: one order after the other.
   void QueueReplicaOrder(ReplicaOrder order);
@@ -162,6 +167,12 @@ class SimWorker {
   std::map<std::string, worker::Submit> submits_;                     // of the planted bug
   std::deque<ReplicaOrder> replica_orders_;                           // the front is under way
   std::map<worker::AppendId, std::vector<uint8_t>> packing_;  // what the rows were when ordered
+  struct SwapSlot {
+    uint64_t ticket = 0;
+    std::vector<uint8_t> bytes;
+  };
+  std::map<worker::SlotId, SwapSlot> swap_slots_;
+  TimeNs swapping_until_ = 0;
   std::map<LegKey, LegCaller> legs_served_;
   std::map<LegKey, StreamId> legs_called_;
   std::optional<worker::StepPlan> plan_;

@@ -43,6 +43,11 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
   core.chain.block_tokens = static_cast<int>(info.kv_format.block_tokens);
   core.row_bytes = static_cast<int64_t>(info.kv_format.block_bytes()) / core.chain.block_tokens;
   core.pages = static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
+  core.swap_host_slots = SwapTier::Slots(options.swap.host_bytes, info.kv_format);
+  core.swap_disk_slots = SwapTier::Slots(options.swap.disk_bytes, info.kv_format);
+  if (options.swap.throttle_bytes_per_s > 0) {
+    core.swap_bytes_per_s = static_cast<double>(options.swap.throttle_bytes_per_s);
+  }
   core.vocab_size = info.vocab_size;
   core.context_tokens = info.context_tokens;
   core.chunk_tokens = core.chunk_tokens <= 0 ? info.chunk_tokens_max
@@ -74,6 +79,7 @@ void Engine::Stop() {
   thread_.Join();
   if (prober_) prober_->Stop();
   if (replicator_) replicator_->Stop();
+  if (swap_) swap_->Stop();
   stream_ = nullptr;
 }
 
@@ -98,6 +104,12 @@ Status Engine::Open() {
   replicator_ = std::make_unique<Replicator>(
       Replicator::Pool{memory_.data(), info().kv_format}, stream_.get(),
       [this](Event event) { static_cast<void>(Post(std::move(event))); });
+  if (options_.core.swap_host_slots + options_.core.swap_disk_slots > 0) {
+    ASSIGN_OR_RETURN(swap_, SwapTier::Create(options_.swap, {memory_.data(), info().kv_format},
+                                             [this](Event event) {
+                                               static_cast<void>(Post(std::move(event)));
+                                             }));
+  }
   CoreSettings core = options_.core;
   core.self.key = options_.stream.self;
   core.self.kv_address = HostPort{address_.host, static_cast<uint16_t>(address_.port)}.ToString();
@@ -308,6 +320,8 @@ void Engine::CarryOut() {
               sink_->OnReplyPrefill(std::move(order));
             } else if constexpr (std::is_constructible_v<Replicator::Order, T>) {
               replicator_->Send(std::move(order));
+            } else if constexpr (std::is_constructible_v<SwapTier::Order, T>) {
+              swap_->Send(std::move(order));
             } else {
               Do(order);
             }
@@ -388,6 +402,7 @@ void Engine::Publish() {
   stats.can_decode = core_->can_decode();
   stats.draining = core_->draining();
   stats.idle = core_->idle() && !core_->step_in_flight();
+  stats.swap = core_->swap_use();
   stats.violations = core_->violations();
   MutexLock lock(mu_);
   if (stats.violations > stats_.violations) ReportBug("page_accounting");

@@ -1,14 +1,14 @@
 // The worker's engine: the pure core in production. Owns the executor, the pool's memory, the KV
-// stream, the replicator, the prober and one step thread that feeds events to the core, carries out
-// its commands and runs its steps. Owned by the worker's server.
+// stream, the replicator, the swap tier, the prober and one step thread that feeds events to the
+// core, carries out its commands and runs its steps. Owned by the worker's server.
 //
 // Threads: Post and the observers from any thread; the sink is called on the step thread only.
 // The step thread blocks when nothing can run; while a step runs it handles events between layers.
 //
 // Invariants:
 // 1. Events are handled in the order posted; all tokens of one step reach the sink in one call.
-// 2. Bytes of a page change only by the executor, a copy the plan orders, or a fetch the core
-//    started into it.
+// 2. Bytes of a page change only by the executor, a copy the plan orders, or a fetch or swap the
+//    core started into it.
 // 3. The stream is gone before the memory it reads and writes.
 #ifndef REPRISE_WORKER_ENGINE_ENGINE_H_
 #define REPRISE_WORKER_ENGINE_ENGINE_H_
@@ -32,6 +32,7 @@
 #include "worker/engine/peer_prober.h"
 #include "worker/engine/pool_memory.h"
 #include "worker/engine/replicator.h"
+#include "worker/engine/swap_tier.h"
 
 namespace reprise::worker {
 
@@ -50,6 +51,7 @@ class EngineSink {
 struct EngineOptions {
   kv::StreamOptions stream;  // self, addresses, devices; the format is the executor's
   int64_t pool_bytes = int64_t{256} << 20;
+  SwapOptions swap;
   CoreSettings core;           // limits and times; what the executor and pool decide is filled in
   size_t coordinators = 1;     // that are told of KV events
   bool publish_layers = true;  // false: peers see a block only when it is sealed (benchmarks)
@@ -71,6 +73,7 @@ struct EngineStats {
   bool can_decode = true;
   bool draining = false;
   bool idle = true;  // nothing accepted is left
+  SwapUse swap;
 };
 
 class Engine {
@@ -143,6 +146,7 @@ class Engine {
   std::unique_ptr<kv::KvStream> stream_;
   kv::PeerAddress address_;
   std::unique_ptr<Replicator> replicator_;
+  std::unique_ptr<SwapTier> swap_;  // null: there are no slots
   std::unique_ptr<PeerProber> prober_;
 
   // Of the step thread.

@@ -63,6 +63,47 @@ void RegisterReplicaMetrics(const Engine& engine, MetricsRegistry& metrics) {
   AddCounter(engine, metrics, stale, stale_help, &CoreStats::fenced, {{"what", "fenced_by_store"}});
 }
 
+void RegisterSwapMetrics(const Engine& engine, MetricsRegistry& metrics) {
+  const std::string bytes = "reprise_worker_swap_bytes_total";
+  const std::string bytes_help = "KV bytes copied out of the pool and back.";
+  AddCounter(engine, metrics, bytes, bytes_help, &CoreStats::swapped_out_bytes,
+             {{"direction", "out"}});
+  AddCounter(engine, metrics, bytes, bytes_help, &CoreStats::swapped_in_bytes,
+             {{"direction", "in"}});
+  AddCounter(engine, metrics, "reprise_worker_swap_ins_total", "Times a sequence came back.",
+             &CoreStats::swap_ins);
+  AddCounter(engine, metrics, "reprise_worker_swap_lost_total",
+             "Copied blocks that did not come back right: computed again.", &CoreStats::swap_lost);
+  AddCounter(engine, metrics, "reprise_worker_swap_failures_total",
+             "Orders to copy out that could not be written.", &CoreStats::swap_failures);
+  AddCounter(engine, metrics, "reprise_worker_rotations_total",
+             "Requests admitted beyond the pool, to take turns.", &CoreStats::rotations);
+  AddCounter(engine, metrics, "reprise_worker_turns_given_total",
+             "Times a sequence made room for the next microbatch.", &CoreStats::turns_given);
+  const std::string refused = "reprise_worker_swap_refused_total";
+  const std::string refused_help = "Requests that the planner did not let swap, by reason.";
+  AddCounter(engine, metrics, refused, refused_help, &CoreStats::swap_refused_slots,
+             {{"why", "slots"}});
+  AddCounter(engine, metrics, refused, refused_help, &CoreStats::swap_refused_room,
+             {{"why", "room"}});
+  AddCounter(engine, metrics, refused, refused_help, &CoreStats::swap_refused_slow,
+             {{"why", "slow"}});
+  const auto gauge = [&](const std::string& name, const std::string& help, const char* tier,
+                         int32_t SwapUse::*field) {
+    metrics.RegisterCallbackGauge(
+        name, help, [&engine, field] { return static_cast<double>(engine.stats().swap.*field); },
+        {{"tier", tier}});
+  };
+  const std::string slots = "reprise_worker_swap_slots";
+  const std::string slots_help = "Blocks that have a copy outside the pool.";
+  gauge(slots, slots_help, "host", &SwapUse::host_slots);
+  gauge(slots, slots_help, "disk", &SwapUse::disk_slots);
+  const std::string sequences = "reprise_worker_swapped_sequences";
+  const std::string sequences_help = "Sequences that are outside the pool.";
+  gauge(sequences, sequences_help, "host", &SwapUse::sequences_on_host);
+  gauge(sequences, sequences_help, "disk", &SwapUse::sequences_on_disk);
+}
+
 }  // namespace
 
 void RegisterEngineMetrics(const Engine& engine, MetricsRegistry& metrics) {
@@ -102,6 +143,7 @@ void RegisterEngineMetrics(const Engine& engine, MetricsRegistry& metrics) {
   AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_failed, {{"event", "failed"}});
   AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_served, {{"event", "served"}});
   RegisterReplicaMetrics(engine, metrics);
+  RegisterSwapMetrics(engine, metrics);
   metrics.RegisterCallbackCounter("reprise_worker_progress_total", "Layers computed.",
                                   [&] { return static_cast<double>(engine.progress()); });
 }

@@ -87,6 +87,11 @@ StatusOr<EngineOptions> MakeEngineOptions(const WorkerOptions& options, const No
   engine.core.local_suffix_tokens = options.local_suffix_tokens;
   engine.core.can_prefill = options.prefill;
   engine.core.can_decode = options.decode;
+  engine.swap.host_bytes = options.swap_host_bytes;
+  engine.swap.disk_bytes = options.swap_disk_bytes;
+  engine.swap.disk_dir = options.swap_dir;
+  engine.swap.throttle_bytes_per_s = options.swap_bytes_per_s;
+  engine.core.microbatches = options.microbatches;
   engine.core.recovery = ForcedRecovery(options.recovery);
   engine.core.fetch_timeout_ns = NsFromMs(options.fetch_timeout_ms);
   engine.core.leg_timeout_ns = NsFromMs(options.leg_timeout_ms);
@@ -216,6 +221,12 @@ Status ValidateOptions(const WorkerOptions& options) {
   RETURN_IF_ERROR(CheckAtLeast("chunk_tokens", options.chunk_tokens, 0));
   RETURN_IF_ERROR(CheckAtLeast("running_max", options.running_max, 1));
   RETURN_IF_ERROR(CheckAtLeast("waiting_max", options.waiting_max, 1));
+  RETURN_IF_ERROR(CheckAtLeast("microbatches", options.microbatches, 1));
+  RETURN_IF_ERROR(CheckAtLeast("swap_host_bytes", options.swap_host_bytes, 0));
+  RETURN_IF_ERROR(CheckAtLeast("swap_disk_bytes", options.swap_disk_bytes, 0));
+  if (options.swap_disk_bytes > 0 && options.swap_dir.empty()) {
+    return absl::InvalidArgumentError("swap_disk_bytes needs swap_dir, a folder for the file");
+  }
   RETURN_IF_ERROR(CheckAtLeast("threads", options.threads, 1));
   RETURN_IF_ERROR(CheckAtLeast("fetch_timeout_ms", options.fetch_timeout_ms, 1));
   RETURN_IF_ERROR(CheckAtLeast("leg_timeout_ms", options.leg_timeout_ms, 1));

@@ -43,6 +43,11 @@ struct WorkerOptions {
   int32_t block_tokens = 64;
   int32_t chunk_tokens = 0;  // prompt tokens a step may hold; 0: what the executor says
   int64_t pool_bytes = int64_t{256} << 20;
+  int64_t swap_host_bytes = 0;   // for sequences beyond the pool
+  int64_t swap_disk_bytes = 0;   // and beyond that
+  std::string swap_dir;          // of the disk's file
+  int64_t swap_bytes_per_s = 0;  // caps the link between pool and slots (benchmarks); 0: none
+  int32_t microbatches = 1;      // the running set takes turns in so many parts
   int32_t running_max = 64;
   int32_t waiting_max = 512;
   int32_t local_suffix_tokens = 1;  // up to this long, a suffix is computed here in any case

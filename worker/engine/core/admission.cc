@@ -12,7 +12,9 @@ void WorkerCore::AdmitWaiting(int64_t pages_wanted, TimeNs now) {
   for (auto next = waiting_.begin(); next != waiting_.end() && running() < settings_.running_max;) {
     Request& request = *(next++)->second;
     if (!ReadyToAdmit(request, now)) continue;
-    if (!TryAdmit(request, pages_wanted, now)) return;
+    // Free pages are of those whose turn comes before they are anybody's.
+    if (!AnyParked() && TryAdmit(request, pages_wanted, now)) continue;
+    if (!AdmitBeyondPool(request, now)) return;
   }
 }
 
@@ -44,54 +46,60 @@ void WorkerCore::SetTrunk(Request& request) {
   EnsureChain(request, to, request.trunk_len);
 }
 
-bool WorkerCore::TryAdmit(Request& request, int64_t pages_wanted, TimeNs now) {
-  Branch& lead = request.branches[request.lead];
-  const auto cached_at = [&](int64_t block) {
-    return cache_.FindSealed(lead.chain[static_cast<size_t>(block)]);
-  };
-  int64_t hits = CachedBlocks(request);
+WorkerCore::Room WorkerCore::RoomFor(const Request& request) const {
+  const Branch& lead = request.branches[request.lead];
+  Room room;
+  room.hits = CachedBlocks(request);
   // Room for what is known and one block more, so that admission is followed by progress.
   const int64_t rows_ever = request.prompt_len() + request.sampling.max_tokens - 1;
-  const int64_t rows =
-      request.is_leg ? request.trunk_len
-                     : std::min(request.trunk_len + block_, std::max(request.trunk_len, rows_ever));
+  room.rows = request.is_leg
+                  ? request.trunk_len
+                  : std::min(request.trunk_len + block_, std::max(request.trunk_len, rows_ever));
   // When even the last row is cached it still runs, for its output, in a copy of its page.
-  bool copies = request.TrunkHasOutput() && hits * block_ == request.trunk_len;
-  if (copies && Covering(rows) + 1 > settings_.pages) {
-    --hits;  // computing the whole block anew needs no page more
+  bool copies = request.TrunkHasOutput() && room.hits * block_ == request.trunk_len;
+  if (copies && Covering(room.rows) + 1 > settings_.pages) {
+    --room.hits;  // computing the whole block anew needs no page more
     copies = false;
   }
-  int64_t idle_hits = 0;
-  for (int64_t block = 0; block < hits; ++block) idle_hits += cache_.idle(*cached_at(block));
+  for (int64_t block = 0; block < room.hits; ++block) {
+    room.idle_hits += cache_.idle(*cache_.FindSealed(lead.chain[static_cast<size_t>(block)]));
+  }
   // What branches restore for themselves needs room too, if there ever is so much.
-  int64_t spare = SparePages(request);
-  if (Covering(rows) + copies + spare > settings_.pages) spare = 0;
-  const int64_t needed = Covering(rows) - hits + copies + spare;
-  const PagePool::Counts& counts = pool_.counts();
-  if (counts.free + counts.cached - idle_hits < needed + pages_wanted) return false;
+  room.spare = SparePages(request);
+  if (Covering(room.rows) + copies + room.spare > settings_.pages) room.spare = 0;
+  room.needed = Covering(room.rows) - room.hits + copies + room.spare;
+  return room;
+}
 
-  for (int64_t block = 0; block < hits; ++block) {
-    const PageId page = *cached_at(block);
+bool WorkerCore::TryAdmit(Request& request, int64_t pages_wanted, TimeNs now) {
+  Branch& lead = request.branches[request.lead];
+  const Room room = RoomFor(request);
+  const PagePool::Counts& counts = pool_.counts();
+  if (counts.free + counts.cached - room.idle_hits < room.needed + pages_wanted) return false;
+
+  for (int64_t block = 0; block < room.hits; ++block) {
+    const PageId page = *cache_.FindSealed(lead.chain[static_cast<size_t>(block)]);
     RefPage(page);
     lead.pages.push_back(page);
   }
   // Never at the cost of rows that run already: they must find their pages in this very step.
-  if (counts.free < needed + pages_wanted) {
-    Evict(needed + pages_wanted - counts.free);
+  if (counts.free < room.needed + pages_wanted) {
+    Evict(room.needed + pages_wanted - counts.free);
     while (!lead.pages.empty()) {
       ReleasePage(lead.pages.back());
       lead.pages.pop_back();
     }
     return false;  // until the evicted pages are quiet
   }
-  for (int64_t page = hits; page < Covering(rows); ++page) {
+  for (int64_t page = room.hits; page < Covering(room.rows); ++page) {
     lead.pages.push_back(*pool_.Allocate());
   }
-  while (spare-- > 0) request.spare.push_back(*pool_.Allocate());
-  lead.computed = std::min(hits * block_, request.trunk_len - request.TrunkHasOutput());
+  for (int64_t page = 0; page < room.spare; ++page) request.spare.push_back(*pool_.Allocate());
+  lead.computed = std::min(room.hits * block_, request.trunk_len - request.TrunkHasOutput());
   waiting_.erase(request.rank);
   running_.emplace(request.rank, &request);
-  BeginWork(request, hits, now);
+  JoinMicrobatch(request);
+  BeginWork(request, room.hits, now);
   return true;
 }
 
@@ -103,6 +111,8 @@ void WorkerCore::BeginWork(Request& request, int64_t hits, TimeNs now) {
     CountRestored(request, std::min(lead.computed, lead.known_rows));
     StartFetches(request, hits, now);
     if (request.fetches_open == 0 && !request.awaiting_leg()) request.restored_ns = now;
+  } else {
+    StartSwapIn(request, hits, now);
   }
   if (request.awaiting_leg()) {
     request.phase = Phase::kFetching;
@@ -284,7 +294,7 @@ void WorkerCore::TakeArrived(Request& request) {
     if (island.first < island.last) lead.islands.push_back(island);
     // A block whose last row still runs here is sealed then.
     if (block.whole && block.rows_end <= rows_max) Seal(lead, block.block);
-    if (block.from_leg) continue;
+    if (block.from_leg || block.copy) continue;
     cached += std::min(island.last, request.prompt_len()) - island.first;
     CountRestored(request, std::min(island.last, lead.known_rows) - island.first);
   }

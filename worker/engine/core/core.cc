@@ -8,6 +8,8 @@ namespace reprise::worker {
 namespace {
 
 constexpr double kPrefillKeep = 0.8;
+constexpr double kSwapKeep = 0.8;
+constexpr double kStepsKeep = 0.9;
 
 }  // namespace
 
@@ -19,6 +21,9 @@ WorkerCore::WorkerCore(CoreSettings settings)
       reads_(static_cast<size_t>(settings_.pages)),
       can_prefill_(settings_.can_prefill),
       can_decode_(settings_.can_decode),
+      slots_(settings_.swap_host_slots, settings_.swap_disk_slots),
+      swap_rate_(settings_.swap_bytes_per_s, kSwapKeep),
+      decode_steps_(0, kStepsKeep),
       prefill_rate_(settings_.prefill_tokens_per_s, kPrefillKeep) {}
 
 void WorkerCore::Handle(Event event, TimeNs now) {
@@ -33,6 +38,7 @@ void WorkerCore::Handle(Event event, TimeNs now) {
 void WorkerCore::Settle(TimeNs now) {
   if (draining_) DrainRequests(now);
   Replicate(now);
+  BringIn(now);
 }
 
 std::vector<Command> WorkerCore::TakeCommands() { return std::exchange(commands_, {}); }
@@ -251,8 +257,11 @@ void WorkerCore::On(const FetchDone& event, TimeNs now) {
   Fetch& fetch = node.mapped();
   const auto ok = std::count_if(event.items.begin(), event.items.end(),
                                 [](const Status& status) { return status.ok(); });
-  if (!fetch.subscribed)
+  if (fetch.swap) {
+    TakeSwapped(fetch, event, now);
+  } else if (!fetch.subscribed) {
     LoadOf(fetch.source).End(event.fetch, ok * settings_.row_bytes * block_, now);
+  }
   if (fetch.owner == nullptr) {
     for (const FetchedBlock& block : fetch.blocks) pool_.Quiet(block.item.page);
     return;
@@ -262,10 +271,10 @@ void WorkerCore::On(const FetchDone& event, TimeNs now) {
   bool leg_lost = false;
   for (size_t i = 0; i < fetch.blocks.size(); ++i) {
     if (i < event.items.size() && event.items[i].ok()) {
-      ++stats_.fetch_hits;
+      stats_.fetch_hits += !fetch.swap;
       request.arrived.push_back(fetch.blocks[i]);
     } else {
-      ++stats_.fetch_misses;
+      stats_.fetch_misses += !fetch.swap;
       leg_lost |= fetch.blocks[i].from_leg;
       // A page that waits to be put into a branch's table.
       if (request.forked) ReleasePage(fetch.blocks[i].item.page);
@@ -338,7 +347,8 @@ int64_t WorkerCore::queued_prefill_tokens() const {
   }
   for (const auto& [rank, request] : running_) {
     // What a remote leg computes is queued there.
-    if (request->phase == Phase::kFetching || request->forked) continue;
+    const bool elsewhere = request->phase == Phase::kFetching || request->phase == Phase::kParked;
+    if (elsewhere || request->forked) continue;
     tokens += request->trunk_len - request->branches[request->lead].computed;
   }
   return tokens;

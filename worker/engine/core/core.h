@@ -19,6 +19,7 @@
 #ifndef REPRISE_WORKER_ENGINE_CORE_CORE_H_
 #define REPRISE_WORKER_ENGINE_CORE_CORE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -32,6 +33,8 @@
 #include "worker/engine/core/link_load.h"
 #include "worker/engine/core/recovery_plan.h"
 #include "worker/engine/core/request.h"
+#include "worker/engine/core/swap_plan.h"
+#include "worker/engine/core/swap_slots.h"
 #include "worker/engine/core/types.h"
 #include "worker/engine/page_pool.h"
 #include "worker/engine/prefix_cache.h"
@@ -64,6 +67,7 @@ class WorkerCore {
   // nobody heard.
   bool idle() const { return requests_.empty() && unheard_ == 0; }
   ReplicationLag Lag(TimeNs now) const;
+  SwapUse swap_use() const;
   // Pages of requests that have ended, and pages that transfers have not let go yet.
   int64_t stranded_pages() const;
   std::vector<kv::BlockId> SealedIds() const { return cache_.SealedIds(); }
@@ -90,6 +94,8 @@ class WorkerCore {
     std::vector<FetchedBlock> blocks;
     NodeKey source;
     bool subscribed = false;  // waits for work elsewhere: says nothing of the link
+    bool swap = false;        // from slots, no link at all
+    TimeNs began_ns = 0;
   };
   // An ended request whose tokens somebody may still come for.
   struct Kept {
@@ -203,6 +209,41 @@ class WorkerCore {
   void TakeBranches(Request& request, TimeNs now);
   void CountRestored(const Request& request, int64_t rows);
 
+  // swap.cc: copies of pages outside the pool
+  void On(const SwapDone& event, TimeNs now);
+  // Rows of a block that are there.
+  int64_t RowsEnd(const Branch& branch, size_t block) const {
+    return std::min((static_cast<int64_t>(block) + 1) * block_, branch.computed);
+  }
+  std::map<PageId, std::vector<SwapCopy*>> StaleCopies(Request& request) const;
+  bool Rewritable(const std::vector<SwapCopy*>& copies) const;
+  int64_t SlotsWanted(Request& request) const;
+  bool CopyOut(Request& request, TimeNs now);
+  void CopyOutIfWorth(Request& request, TimeNs now);
+  void Vacate(Request& request);
+  std::vector<FetchedBlock> CopiesOf(const Request& request, size_t branch, int64_t computed) const;
+  void StartSwapIn(Request& request, int64_t first_block, TimeNs now);
+  void StartSwapFetch(Request& request, std::vector<FetchedBlock> blocks, TimeNs now);
+  void TakeSwapped(const Fetch& fetch, const FetchDone& event, TimeNs now);
+  void DropCopy(Branch& branch, int64_t block);
+  void DropCopies(Branch& branch);
+  void CountSwapRefusal(Request& request, SwapVerdict verdict);
+
+  // rotation.cc: microbatches that take turns in the pool
+  bool Rotates() const { return settings_.microbatches > 1 && slots_.total() > 0; }
+  bool AnyParked() const;
+  std::vector<uint64_t> TurnOrder() const;
+  bool ComingIn(uint64_t group) const;
+  void BringIn(TimeNs now);
+  bool MakeRoom(const Request& request, const std::vector<uint64_t>& order, size_t turn,
+                TimeNs now);
+  bool ParkFurthest(const std::vector<uint64_t>& order, size_t turn, TimeNs now);
+  bool ParkForGrowth(TimeNs now);
+  void JoinMicrobatch(Request& request);
+  SwapVerdict RotationOf(const Request* with) const;
+  int64_t LongestPages(const Request& request) const;
+  bool AdmitBeyondPool(Request& request, TimeNs now);
+
   // window.cc: gateways that go and come back
   void On(const Orphan& event, TimeNs now);
   void On(const Attach& event, TimeNs now);
@@ -236,6 +277,15 @@ class WorkerCore {
   void FlushEmits();
 
   // admission.cc: from waiting to computing
+  // What admission of a request takes.
+  struct Room {
+    int64_t hits = 0;       // leading blocks cached here
+    int64_t idle_hits = 0;  // of these, that nobody uses
+    int64_t rows = 0;       // that get pages
+    int64_t spare = 0;      // pages for what branches bring back for themselves
+    int64_t needed = 0;     // pages beside the hits
+  };
+  Room RoomFor(const Request& request) const;
   void AdmitWaiting(int64_t pages_wanted, TimeNs now);
   bool TryAdmit(Request& request, int64_t pages_wanted, TimeNs now);
   void BeginWork(Request& request, int64_t hits, TimeNs now);
@@ -266,15 +316,15 @@ class WorkerCore {
   int64_t TargetRows(const Request& request, size_t branch) const;
   bool IsDecodeRow(const Request& request, size_t branch) const;
   std::vector<Row> CollectRows() const;
-  // Requests that share a step: all but those that run alone.
+  // Requests that share a step: a microbatch, but for those that run alone.
   static uint64_t GroupOf(const Request& request) {
-    return request.alone ? request.rank.arrival : 0;
+    return request.alone ? limits::kMicrobatchesMax + request.rank.arrival
+                         : static_cast<uint64_t>(request.microbatch.value_or(0));
   }
-  std::vector<uint64_t> GroupsInTurn(const std::vector<Row>& rows) const;
   void CollectChunks(std::vector<Row>& rows) const;
   int64_t PagesWanted(const Row& row) const;
   int64_t PagesWanted() const;
-  bool Preempt();
+  bool Preempt(TimeNs now);
   bool TakePages(const Row& row, StepPlan& plan);
   void PlanRow(const Row& row, StepPlan& plan);
   void PlanSamples(const Row& row, StepPlan& plan);
@@ -334,7 +384,13 @@ class WorkerCore {
   bool can_decode_ = true;
   bool draining_ = false;
   TimeNs drain_flushed_ns_ = 0;
-  TimeNs drain_deadline_ns_ = 0;       // 0: none
+  TimeNs drain_deadline_ns_ = 0;  // 0: none
+  SwapSlots slots_;
+  std::map<SwapId, std::vector<PageId>> swaps_;  // pages being copied out
+  SwapId next_swap_ = 1;
+  uint64_t next_ticket_ = 1;
+  RateEstimate swap_rate_;
+  RateEstimate decode_steps_;          // steps without prompt rows a second
   std::map<NodeKey, LinkLoad> loads_;  // by source of fetches
   RateEstimate prefill_rate_;
   CoreStats stats_;

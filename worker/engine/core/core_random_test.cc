@@ -36,6 +36,9 @@ class Scenario {
     cluster_.faults.lose_append = random_.Chance(0.3) ? 0.1 : 0;
     cluster_.faults.lose_held = random_.Chance(0.3) ? 0.2 : 0;
     cluster_.faults.full_store = random_.Chance(0.2) ? 0.1 : 0;
+    cluster_.faults.lose_copy = random_.Chance(0.3) ? 0.1 : 0;
+    cluster_.faults.fail_copy = random_.Chance(0.3) ? 0.3 : 0;
+    cluster_.step_ns = random_.Chance(0.5) ? 100 : 0;
     for (const char* name : kStores) cluster_.AddStore(name);
     for (const char* name : kNames) {
       CoreSettings settings = cluster_.Settings(name);
@@ -53,6 +56,13 @@ class Scenario {
       settings.pages = 26 + static_cast<int32_t>(random_.Below(30));
       settings.chunk_tokens = 1 + static_cast<int32_t>(random_.Below(12));
       settings.running_max = 2 + static_cast<int32_t>(random_.Below(8));
+      if (random_.Chance(0.5)) {
+        settings.swap_host_slots = static_cast<int32_t>(random_.Below(30));
+        settings.swap_disk_slots = static_cast<int32_t>(random_.Below(80));
+        settings.swap_bytes_per_s = random_.Chance(0.8) ? 1e15 : 1;
+        settings.swap_disk_retry_ns = 100;
+        settings.microbatches = 1 + static_cast<int32_t>(random_.Below(4));
+      }
       settings.fetch_timeout_ns = 500;
       settings.leg_timeout_ns = 3000;
       settings.leg_linger_ns = 1000;
@@ -118,6 +128,11 @@ class Scenario {
     for (const char* name : kNames) {
       const CoreStats& stats = cluster_.core(name).stats();
       totals["preemptions"] += stats.preemptions;
+      totals["swap_ins"] += stats.swap_ins;
+      totals["swap_lost"] += stats.swap_lost;
+      totals["swap_failures"] += stats.swap_failures;
+      totals["turns_given"] += stats.turns_given;
+      totals["rotations"] += stats.rotations;
       totals["cached"] += stats.cached_tokens;
       totals["hits"] += stats.fetch_hits;
       totals["misses"] += stats.fetch_misses;

@@ -96,7 +96,7 @@ void FakeCluster::Run(const std::string& name, StepPlan plan) {
   for (const StepPlan::PageCopy& copy : plan.copies) {
     std::memcpy(Page(name, copy.to), Page(name, copy.from), bytes);
   }
-  After(1 + Delay(), [this, name, plan = std::move(plan)] {
+  After(1 + step_ns + Delay(), [this, name, plan = std::move(plan)] {
     TimedExecutor& executor = *workers_.at(name).executor;
     StepDone done;
     done.status = executor.Run(plan.items, nullptr);
@@ -145,6 +145,10 @@ void FakeCluster::Execute(const std::string& name, Command command) {
     Append(name, *append);
   } else if (const auto* query = std::get_if<QueryTails>(&command)) {
     Query(name, *query);
+  } else if (const auto* out = std::get_if<SwapOut>(&command)) {
+    Swap(name, *out);
+  } else if (const auto* in = std::get_if<SwapIn>(&command)) {
+    Swap(name, *in);
   } else if (const auto* done = std::get_if<ReleaseReplicas>(&command)) {
     After(Lane(name, done->store.key.name) - now_, [this, order = *done] {
       if (FakeStore* const store = Alive(order.store.key)) store->Release(order.key);
@@ -156,6 +160,47 @@ void FakeCluster::Execute(const std::string& name, Command command) {
     if (emit->done) outcome.dones.push_back(*emit->done);
     if (on_emit) on_emit(*emit);
   }
+}
+
+TimeNs FakeCluster::SwapDelay(const std::string& name, size_t pages) {
+  TimeNs& until = workers_.at(name).swapping_until;
+  until = std::max(until, now_) + 1 + swap_ns * static_cast<TimeNs>(pages) + Delay();
+  return until - now_;
+}
+
+// Bytes are read and written at the end, so a page let go too early shows.
+void FakeCluster::Swap(const std::string& name, const SwapOut& order) {
+  After(SwapDelay(name, order.items.size()), [this, name, order] {
+    Worker& worker = workers_.at(name);
+    const size_t bytes = worker.executor->info().kv_format.block_bytes();
+    SwapDone done{order.swap, absl::OkStatus(), false};
+    if (random_.Chance(faults.fail_copy)) {
+      done.status = absl::ResourceExhaustedError("no space left");
+      done.disk = random_.Chance(0.5);
+    }
+    for (const SwapItem& item : order.items) {
+      Worker::Copy& copy = worker.slots[item.slot];
+      copy.ticket = done.status.ok() ? item.ticket : 0;
+      const uint8_t* const page = Page(name, item.page);
+      copy.bytes.assign(page, page + bytes);
+    }
+    Deliver(name, done);
+  });
+}
+
+void FakeCluster::Swap(const std::string& name, const SwapIn& order) {
+  After(SwapDelay(name, order.items.size()), [this, name, order] {
+    FetchDone done{order.fetch, {}};
+    for (const SwapItem& item : order.items) {
+      const Worker::Copy& copy = workers_.at(name).slots[item.slot];
+      const bool right = copy.ticket == item.ticket && !random_.Chance(faults.lose_copy);
+      done.items.push_back(right ? absl::OkStatus() : absl::DataLossError("another copy"));
+      // What does not verify may have been written all the same.
+      if (!copy.bytes.empty())
+        std::copy(copy.bytes.begin(), copy.bytes.end(), Page(name, item.page));
+    }
+    Deliver(name, done);
+  });
 }
 
 void FakeCluster::Unlist(const std::string& name, const UnlistBlock& command) {
@@ -322,6 +367,7 @@ int64_t FakeCluster::HeldPages() const {
   int64_t held = 0;
   for (const auto& [name, worker] : workers_) {
     held += worker.core->pages().used + worker.core->pages().quarantined;
+    held += worker.core->swap_use().host_slots + worker.core->swap_use().disk_slots;
   }
   return held;
 }

@@ -25,6 +25,8 @@ struct FakeFaults {
   double lose_append = 0;  // and of offers: the store never sees it
   double lose_held = 0;    // a store's word is lost; else some words come twice, or late
   double full_store = 0;   // an append is refused for want of room
+  double lose_copy = 0;    // of a page outside the pool: DATA_LOSS
+  double fail_copy = 0;    // an order to copy out writes nothing
 };
 
 // What came out for one attempt.
@@ -70,10 +72,13 @@ class FakeCluster {
   FakeFaults faults;
   // First broken rule seen: accounting, a plan nobody may run, ...; empty: none.
   std::string trouble;
+  // Beside the random delay: of a step, and of each page copied out or in.
+  TimeNs step_ns = 0;
+  TimeNs swap_ns = 0;
   // Sequences that stores hold.
   int64_t HeldSequences() const;
   std::string DescribeSequences() const;
-  // Used or quarantined pages of all workers.
+  // Used or quarantined pages of all workers, and slots in use.
   int64_t HeldPages() const;
 
  private:
@@ -88,6 +93,12 @@ class FakeCluster {
     std::map<kv::BlockId, Listed> directory;
     std::map<PageId, int> pins;
     std::map<PageId, bool> retired;  // unlisted while pinned
+    struct Copy {
+      uint64_t ticket = 0;
+      std::vector<uint8_t> bytes;
+    };
+    std::map<SlotId, Copy> slots;
+    TimeNs swapping_until = 0;
   };
   struct Transfer {
     std::string to;
@@ -117,6 +128,10 @@ class FakeCluster {
   void ServeWaiters(const std::string& source, const kv::BlockId& id);
   void Unlist(const std::string& name, const UnlistBlock& command);
   void Unpin(const std::string& name, PageId page);
+  void Swap(const std::string& name, const SwapOut& order);
+  void Swap(const std::string& name, const SwapIn& order);
+  // When the next order of a worker's copies is carried out: one after the other.
+  TimeNs SwapDelay(const std::string& name, size_t pages);
   void Call(const std::string& caller, CallPrefill call);
   void Append(const std::string& name, const AppendRows& order);
   void Offer(const std::string& name, const OfferBlocks& order);

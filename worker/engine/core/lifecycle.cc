@@ -84,6 +84,7 @@ void WorkerCore::LetReplicasGo(const Request& request, const Status& status) {
 
 void WorkerCore::Destroy(Request& request) {
   ReleaseAll(request);
+  for (Branch& branch : request.branches) DropCopies(branch);
   requests_.erase(request.rank.arrival);
 }
 
@@ -92,7 +93,7 @@ void WorkerCore::DetachFetches(Request& request) {
   for (auto& [id, fetch] : fetches_) {
     if (fetch.owner != &request) continue;
     fetch.owner = nullptr;
-    commands_.push_back(CancelFetch{id});
+    if (!fetch.swap) commands_.push_back(CancelFetch{id});
     for (const FetchedBlock& block : fetch.blocks) {
       // Before the fork the page is in the lead's table.
       if (!request.forked) {
@@ -155,6 +156,7 @@ void WorkerCore::EndBranch(Request& request, size_t branch_index, EndReason reas
     ReleasePage(branch.pages.back());
     branch.pages.pop_back();
   }
+  DropCopies(branch);
 }
 
 void WorkerCore::FinishIfAllEnded(Request& request) {

@@ -1,6 +1,5 @@
 // One step: which rows run, on which pages, and who gives way when there are too few.
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "worker/engine/core/core.h"
@@ -63,9 +62,10 @@ int64_t WorkerCore::PagesWanted() const {
   return wanted;
 }
 
-// The youngest request that computes gives its pages up and waits again, ahead of newer work.
+// The youngest request that computes gives its pages up and waits again, ahead of newer work; its
+// rows are copied out where that pays.
 // False when only the oldest is left: it waits for pages instead.
-bool WorkerCore::Preempt() {
+bool WorkerCore::Preempt(TimeNs now) {
   Request* youngest = nullptr;
   int candidates = 0;
   for (const auto& [rank, request] : running_) {
@@ -75,8 +75,9 @@ bool WorkerCore::Preempt() {
   }
   if (candidates < 2) return false;
   ++stats_.preemptions;
-  youngest->preempted = true;
-  ReleaseAll(*youngest);
+  youngest->preempted_at = stats_.steps;
+  CopyOutIfWorth(*youngest, now);
+  Vacate(*youngest);
   youngest->phase = Phase::kWaiting;
   running_.erase(youngest->rank);
   waiting_.emplace(youngest->rank, youngest);
@@ -154,32 +155,27 @@ void WorkerCore::PlanRow(const Row& row, StepPlan& plan) {
   request.in_step = true;
 }
 
-// The group after the one that ran last comes first, so that everybody moves on.
-std::vector<uint64_t> WorkerCore::GroupsInTurn(const std::vector<Row>& rows) const {
-  std::set<uint64_t> groups;
-  for (const Row& row : rows) groups.insert(GroupOf(*row.request));
-  std::vector<uint64_t> turn(groups.upper_bound(last_group_), groups.end());
-  turn.insert(turn.end(), groups.begin(), groups.upper_bound(last_group_));
-  return turn;
-}
-
 std::optional<StepPlan> WorkerCore::PlanStep(TimeNs now) {
   now_ = now;
   if (!flight_.empty()) return std::nullopt;
   const uint64_t evictions_before = stats_.evictions;
   const PagePool::Counts& counts = pool_.counts();
   int64_t wanted = PagesWanted();
-  while (counts.free + counts.cached + counts.quarantined < wanted && Preempt()) {
+  while (counts.free + counts.cached + counts.quarantined < wanted &&
+         (ParkForGrowth(now) || Preempt(now))) {
     wanted = PagesWanted();
   }
   Evict(wanted - counts.free);
+  if (stats_.evictions == evictions_before) BringIn(now);
   if (stats_.evictions == evictions_before) AdmitWaiting(wanted, now);
   // Evicted pages are usable once quiet, mostly at once: the caller asks again.
   if (stats_.evictions != evictions_before) return std::nullopt;
 
   StepPlan plan;
   const std::vector<Row> rows = CollectRows();
-  for (const uint64_t group : GroupsInTurn(rows)) {
+  for (const uint64_t group : TurnOrder()) {
+    // Those who come in have their turn now; the copies end by themselves.
+    if (ComingIn(group)) return std::nullopt;
     for (const Row& row : rows) {
       if (GroupOf(*row.request) != group) continue;
       // A row without a page stays out of this step; the pages it waits for are in quarantine.

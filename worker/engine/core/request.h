@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "worker/engine/core/swap_plan.h"
 #include "worker/engine/core/types.h"
 
 namespace reprise::worker {
@@ -69,11 +70,19 @@ struct BranchRestore {
   }
 };
 
+// A copy of a block outside the pool: its rows up to `rows_end`, which never change.
+struct SwapCopy {
+  SlotId slot = -1;  // -1: there is none
+  uint64_t ticket = 0;
+  int64_t rows_end = 0;
+};
+
 struct Branch {
   std::vector<int32_t> tokens;
   std::vector<PageId> pages;           // of block i; may extend beyond the rows needed yet
   std::vector<kv::BlockId> chain;      // ids of whole blocks of `tokens`, as far as needed yet
   std::vector<Island> islands;         // ascending, beyond `computed`
+  std::vector<SwapCopy> copies;        // of block i; kept while the request lives
   std::vector<SampledToken> given;     // behind the prompt, while somebody may attach
   EndReason end = EndReason::kLength;  // once it is not live
   int64_t computed = 0;
@@ -98,6 +107,7 @@ enum class Phase : uint8_t {
   kWaiting,    // holds nothing
   kFetching,   // holds pages that transfers write; may await a prefill leg
   kComputing,  // holds pages; has rows to compute
+  kParked,     // runs, and holds nothing until its microbatch's turn comes near
   kLingering,  // a leg that has answered; its pages stay for the decode worker
   kEnded,      // answered; its pages are in the running step
 };
@@ -112,6 +122,7 @@ struct FetchedBlock {
   int64_t rows_end = 0;  // rows of the sequence it brings end here
   bool whole = true;     // false: an open tail, no block of its own
   bool from_leg = false;
+  std::optional<SwapCopy> copy;  // it comes from here
 };
 
 // What to fetch from whom. Tails go apart from whole blocks: they are waited for.
@@ -151,6 +162,9 @@ struct Request {
   bool admitted_before = false;
   bool emitted_any = false;
   bool preempted = false;
+  uint64_t preempted_at = UINT64_MAX;            // when so many steps had run
+  std::optional<int32_t> microbatch;             // once it runs
+  SwapVerdict swap_verdict = SwapVerdict::kYes;  // the latest
   int32_t cached_tokens = 0;
 
   std::vector<Replica> replicas;

@@ -135,10 +135,14 @@ std::vector<std::pair<NodeRef, FetchedBlock>> WorkerCore::BranchItems(const Requ
   return items;
 }
 
+// For the rows that branches bring back for themselves, and for the next row of each behind copies.
 int64_t WorkerCore::SparePages(const Request& request) const {
   int64_t pages = 0;
   for (size_t b = 0; b < request.branches.size(); ++b) {
-    pages += static_cast<int64_t>(BranchItems(request, b, request.trunk_len).size());
+    const std::vector<FetchedBlock> copies = CopiesOf(request, b, request.trunk_len);
+    const size_t next = !copies.empty() && copies.back().whole ? 1 : 0;
+    const size_t items = BranchItems(request, b, request.trunk_len).size();
+    pages += static_cast<int64_t>(std::max(copies.size() + next, items));
   }
   return pages;
 }
@@ -146,8 +150,16 @@ int64_t WorkerCore::SparePages(const Request& request) const {
 // Right after the fork: each branch fetches the rows that are its own.
 void WorkerCore::RestoreBranches(Request& request, TimeNs now) {
   FetchesBySource by_store;
+  std::vector<FetchedBlock> copied;
   for (size_t b = 0; b < request.branches.size(); ++b) {
     Branch& branch = request.branches[b];
+    for (FetchedBlock& wanted : CopiesOf(request, b, branch.computed)) {
+      if (request.spare.empty()) break;
+      wanted.item.page = request.spare.back();
+      request.spare.pop_back();
+      if (wanted.whole) EnsureChain(request, branch, wanted.rows_end);
+      copied.push_back(wanted);
+    }
     for (auto& [store, wanted] : BranchItems(request, b, branch.computed)) {
       if (request.spare.empty()) break;
       wanted.item.page = request.spare.back();
@@ -161,8 +173,9 @@ void WorkerCore::RestoreBranches(Request& request, TimeNs now) {
   }
   for (const PageId page : std::exchange(request.spare, {})) ReleasePage(page);
   request.restore.clear();
-  if (by_store.all.empty()) return;
+  if (by_store.all.empty() && copied.empty()) return;
   request.phase = Phase::kFetching;
+  if (!copied.empty()) StartSwapFetch(request, std::move(copied), now);
   StartFetchesOf(request, std::move(by_store), now);
 }
 
@@ -185,7 +198,7 @@ void WorkerCore::TakeBranches(Request& request, TimeNs now) {
     } else {
       ReleasePage(std::exchange(branch.pages[index], block.item.page));
     }
-    CountRestored(request, block.rows_end - branch.computed);
+    if (!block.copy) CountRestored(request, block.rows_end - branch.computed);
     branch.computed = block.rows_end;
     if (block.whole) Seal(branch, block.block);
   }
@@ -209,7 +222,7 @@ bool WorkerCore::ReadyToAdmit(Request& request, TimeNs now) {
   for (const auto& [id, fetch] : fetches_) {
     if (id >= request.wait_before) break;
     const bool there = std::find(awaited.begin(), awaited.end(), fetch.source) != awaited.end();
-    if (there && !fetch.subscribed) return false;
+    if (there && !fetch.subscribed && !fetch.swap) return false;
   }
   return true;
 }
@@ -252,7 +265,7 @@ std::map<NodeKey, RecoveryLink> WorkerCore::LinksOf(const Request& request, int6
   const int64_t block_bytes = settings_.row_bytes * block_;
   std::set<kv::BlockId> coming;
   for (const auto& [id, fetch] : fetches_) {
-    if (fetch.subscribed) continue;
+    if (fetch.subscribed || fetch.swap) continue;
     for (const FetchedBlock& block : fetch.blocks) {
       if (block.whole) coming.insert(block.item.id);
     }

@@ -62,6 +62,14 @@ struct CoreSettings {
   double prefill_tokens_per_s = 2'000;
   std::optional<Recovery> recovery;  // this one always, for measurements; empty: as planned
 
+  // Copies outside the pool; both 0: none are made.
+  int32_t swap_host_slots = 0;
+  int32_t swap_disk_slots = 0;
+  double swap_bytes_per_s = 4e9;  // until it is measured
+  // The running set takes turns in so many parts; with slots, together they may exceed the pool.
+  int32_t microbatches = 1;
+  TimeNs swap_disk_retry_ns = 10 * kSecond;  // a disk that could not be written is left alone
+
   // Ends.
   size_t kept_max =
       limits::kKeptRequestsMax;             // ended requests whose tokens are kept for their window

@@ -13,6 +13,9 @@ void WorkerCore::On(StepDone& event, TimeNs now) {
     prefill_rate_.Add(static_cast<double>(step_prompt_tokens_),
                       SecondsFromNs(now - step_began_ns_));
   }
+  if (event.status.ok() && step_prompt_tokens_ == 0 && now > step_began_ns_) {
+    decode_steps_.Add(1, SecondsFromNs(now - step_began_ns_));
+  }
   size_t expected = 0;
   for (const Flight& flight : flights) expected += flight.samples.size();
   if (event.status.ok() && event.samples.size() != expected) {

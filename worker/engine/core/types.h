@@ -16,6 +16,7 @@
 #include "kvstore/block/block_id.h"
 #include "kvstore/stream/tail.h"
 #include "worker/engine/core/settings.h"
+#include "worker/engine/core/swap_slots.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/page_pool.h"
 #include "worker/engine/sampling.h"
@@ -142,6 +143,14 @@ using AppendId = uint64_t;
 struct RowsPacked {
   AppendId append = 0;
 };
+using SwapId = uint64_t;
+// The pages of a SwapOut are not read any more. `status`: of the first item that could not be
+// written, and `disk` says whether that was on disk.
+struct SwapDone {
+  SwapId swap = 0;
+  Status status;
+  bool disk = false;
+};
 using QueryId = uint64_t;
 using kv::TailState;
 struct TailsFound {
@@ -159,9 +168,10 @@ struct Attach {
   std::string resume_handle;
 };
 
-using Event = std::variant<Submit, SubmitPrefill, Cancel, CancelPrefill, FetchDone, PrefillStarted,
-                           PrefillReply, StepDone, PageQuiet, Tick, Drain, SetRoles, RowsHeld,
-                           ReplicaLost, LiveStores, RowsPacked, TailsFound, Orphan, Attach>;
+using Event =
+    std::variant<Submit, SubmitPrefill, Cancel, CancelPrefill, FetchDone, PrefillStarted,
+                 PrefillReply, StepDone, PageQuiet, Tick, Drain, SetRoles, RowsHeld, ReplicaLost,
+                 LiveStores, RowsPacked, SwapDone, TailsFound, Orphan, Attach>;
 
 // Commands -----------------------------------------------------------------------------------
 
@@ -246,6 +256,24 @@ struct AppendRows {
   NodeRef store;
   std::vector<Entry> entries;
 };
+// Copies between pages and slots outside the pool, in the background. All swaps are carried out one
+// after the other in the order given, so a slot may be named anew at once. A copy is named by the
+// ticket it was made with: no other verifies.
+struct SwapItem {
+  PageId page = -1;
+  SlotId slot = -1;
+  uint64_t ticket = 0;
+};
+// Answered by SwapDone.
+struct SwapOut {
+  SwapId swap = 0;
+  std::vector<SwapItem> items;
+};
+// Answered by FetchDone: an item that does not verify is lost.
+struct SwapIn {
+  FetchId fetch = 0;
+  std::vector<SwapItem> items;
+};
 // The request has ended: nothing of it is needed any more.
 struct ReleaseReplicas {
   NodeRef store;
@@ -298,8 +326,8 @@ struct Emit {
 };
 
 using Command = std::variant<StartFetch, CancelFetch, CallPrefill, ReleasePrefill, AcceptPrefill,
-                             ReplyPrefill, ListBlock, UnlistBlock, OfferBlocks, AppendRows,
-                             ReleaseReplicas, QueryTails, Emit>;
+                             ReplyPrefill, ListBlock, UnlistBlock, OfferBlocks, AppendRows, SwapOut,
+                             SwapIn, ReleaseReplicas, QueryTails, Emit>;
 
 // One step. Its spans point into the core and live until the step's StepDone has been handled.
 struct StepPlan {
@@ -353,9 +381,27 @@ struct CoreStats {
   uint64_t restores = 0;
   uint64_t recomputes = 0;  // where a restore was possible
   uint64_t waits = 0;
+  // Copies outside the pool.
+  uint64_t swapped_out_bytes = 0;
+  uint64_t swapped_in_bytes = 0;
+  uint64_t swap_ins = 0;       // sequences that came back
+  uint64_t swap_lost = 0;      // blocks that did not verify, or could not be read: computed again
+  uint64_t swap_failures = 0;  // orders that could not be written
+  uint64_t turns_given = 0;    // microbatches: sequences that made room for the next
+  uint64_t rotations = 0;      // requests admitted beyond the pool
+  uint64_t swap_refused_slots = 0;  // by the planner: host memory and disk are full
+  uint64_t swap_refused_room = 0;   // two microbatches do not fit
+  uint64_t swap_refused_slow = 0;   // the link does not hide it, or computing is faster
   uint64_t orphaned = 0;
   uint64_t attached = 0;
   uint64_t windows_over = 0;  // orphans nobody came for
+};
+// What is outside the pool now.
+struct SwapUse {
+  int32_t host_slots = 0;
+  int32_t disk_slots = 0;
+  int32_t sequences_on_host = 0;  // that hold no pages and have copies
+  int32_t sequences_on_disk = 0;  // of these, with a block or more on disk
 };
 // How far replicas are behind, the worst request counts.
 struct ReplicationLag {
