@@ -25,6 +25,13 @@ struct ChainLink {
   std::vector<int32_t> tokens;  // of a block sealed here; empty: it was offered
 };
 
+// What is known of the bytes of a tail's slot: the part (crc32c.h) of each of its first `rows`
+// rows, held or cut off. Behind them is what the slot held before.
+struct SlotParts {
+  std::vector<uint32_t> parts;  // [layer][row]
+  uint32_t rows = 0;
+};
+
 // The rows behind the last whole block, in a memory slot of their own.
 struct OpenTail {
   int64_t index = 0;  // of the block in its sequence
@@ -32,8 +39,8 @@ struct OpenTail {
   std::string tenant_salt;
   std::string derivation;
   std::vector<int32_t> tokens;  // of the rows held, from the block's first
-  std::vector<uint32_t> parts;  // of all rows of the slot, held or not: [layer][row]
-  Attempt attempt;              // that appended the last of them
+  SlotParts known;
+  Attempt attempt;  // that appended the last of them
   Slot slot = -1;
   uint64_t write = 0;  // rows are being written behind these; 0: none
 };

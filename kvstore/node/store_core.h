@@ -20,8 +20,8 @@
 // 8. Checksums are carried from where the bytes were verified: a fetched layer's from its arrival,
 //    a tail's and a sealed block's from the parts of its rows (crc32c.h) in their appends. No slot
 //    is ever summed, so bytes that change in one are refused by whoever reads them. The parts of a
-//    tail (4 bytes a layer and row; 8 KiB beside 8 MiB, say) describe every byte of its slot, which
-//    is zeroed when it becomes a tail: written once more, and not read again when it is full.
+//    tail take 4 bytes a layer and row (8 KiB beside 8 MiB, say). Sealing reads no byte; what lies
+//    behind the rows of an open tail is zeroed when somebody asks for it.
 #ifndef REPRISE_KVSTORE_NODE_STORE_CORE_H_
 #define REPRISE_KVSTORE_NODE_STORE_CORE_H_
 
@@ -116,7 +116,7 @@ struct ReplicaCounts {
   int64_t stranded_slots = 0;  // of requests that ended, still in use
 };
 
-// Commands, to be carried out in order.
+// Commands, to be carried out in order; ClearRows before the call that made it is answered.
 struct StartStoreFetch {
   struct Item {
     BlockId id;
@@ -129,6 +129,7 @@ struct StartStoreFetch {
   std::vector<Item> items;
   TimeNs timeout_ns = 0;
 };
+// Of a fetch whose request has ended; OnFetchDone follows.
 struct CancelStoreFetch {
   uint64_t fetch = 0;
 };
@@ -150,11 +151,15 @@ struct LoadDisk {
   Slot memory_slot = 0;
   Slot disk_slot = 0;
 };
+struct ClearRows {  // zeros into this row of a tail's slot and all behind it
+  Slot slot = 0;
+  uint32_t first_row = 0;
+};
 struct ForgetDisk {  // invalidate the record of an evicted disk slot
   Slot disk_slot = 0;
 };
-using StoreCommand = std::variant<StartStoreFetch, CancelStoreFetch, PublishBlock, WithdrawBlock,
-                                  WriteDisk, LoadDisk, ForgetDisk>;
+using StoreCommand = std::variant<StartStoreFetch, CancelStoreFetch, ClearRows, PublishBlock,
+                                  WithdrawBlock, WriteDisk, LoadDisk, ForgetDisk>;
 
 // What to tell the owner of a sequence by itself; the answers to appends are returned.
 struct ToldHeld {
@@ -196,7 +201,6 @@ class StoreCore {
     // Rows are to be written, then OnAppended called; 0: `held` is the answer.
     uint64_t write = 0;
     Slot copy_from = -1;  // this slot's bytes first, when there is one
-    bool clear = false;   // or zeros first, into all of the slot
     Slot slot = 0;
     uint32_t first_row = 0;  // of the first row written, in its block
     uint32_t skip = 0;       // of the entry's rows: held already
@@ -298,7 +302,7 @@ class StoreCore {
     bool awaited = false;  // a reader waits for its end
     BlockId tail_id;
     int64_t block_position = 0;
-    std::vector<uint32_t> parts;  // of a tail that went away meanwhile
+    SlotParts known;  // of a tail that went away meanwhile
   };
 
   // ---- Blocks and slots (store_core.cc). ----
@@ -358,14 +362,18 @@ class StoreCore {
   Status PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPlan* plan);
   HeldRows Answer(Sequence& sequence, const Status& status);
   void CountRefusal(const Status& status);
+  size_t PartsOfBlock() const {
+    return size_t{options_.layers} * static_cast<size_t>(options_.block_tokens);
+  }
   BlockId TailIdOf(const Sequence& sequence) const;
   void DropTail(Sequence& sequence, bool ended);
   void NoteParts(const TailWrite& write, const std::vector<uint32_t>& written,
-                 std::vector<uint32_t>& parts) const;
-  std::vector<uint32_t> SumParts(const BlockId& id, int64_t first_position,
-                                 const std::vector<uint32_t>& parts) const;
+                 SlotParts& known) const;
+  // The checksums of the slot's segments as those of block `id`; clears what is not known.
+  std::vector<uint32_t> SumSlot(const BlockId& id, int64_t first_position, Slot slot,
+                                SlotParts& known);
   void Seal(Sequence& sequence);
-  void AdoptSealed(const BlockId& id, Block& block, const OpenTail& tail);
+  void AdoptSealed(const BlockId& id, Block& block, OpenTail& tail);
   std::optional<Found> FindTail(const BlockId& id);
 
   const StoreCoreOptions options_;

@@ -100,25 +100,20 @@ Status StoreCore::OpenTailAt(Sequence& sequence, const TailEntry& entry) {
     return absl::ResourceExhaustedError(
         absl::StrCat("all of ", options_.memory_slots, " memory slots are in use"));
   }
-  sequence.tail =
-      OpenTail{.index = entry.first_position / options_.block_tokens,
-               .parent = entry.parent,
-               .tenant_salt = entry.tenant_salt,
-               .derivation = entry.derivation,
-               .tokens = {},
-               .parts = std::vector<uint32_t>(size_t{options_.layers} *
-                                              static_cast<size_t>(options_.block_tokens)),
-               .attempt = entry.request.attempt,
-               .slot = *slot};
+  sequence.tail = OpenTail{.index = entry.first_position / options_.block_tokens,
+                           .parent = entry.parent,
+                           .tenant_salt = entry.tenant_salt,
+                           .derivation = entry.derivation,
+                           .tokens = {},
+                           .known = {.parts = std::vector<uint32_t>(PartsOfBlock())},
+                           .attempt = entry.request.attempt,
+                           .slot = *slot};
   tails_[TailIdOf(sequence)] = sequence.id;
   return absl::OkStatus();
 }
 
 Status StoreCore::PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPlan* plan) {
-  if (!sequence.tail.has_value()) {
-    RETURN_IF_ERROR(OpenTailAt(sequence, entry));
-    plan->clear = true;
-  }
+  if (!sequence.tail.has_value()) RETURN_IF_ERROR(OpenTailAt(sequence, entry));
   OpenTail& tail = *sequence.tail;
   if (memory_[static_cast<size_t>(tail.slot)].pins > 0) {
     // Somebody reads the slot: the rows go into a copy.
@@ -149,7 +144,7 @@ Status StoreCore::PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPl
                           .first_row = plan->first_row,
                           .tail_id = TailIdOf(sequence),
                           .block_position = tail.index * options_.block_tokens,
-                          .parts = {}};
+                          .known = {}};
   return absl::OkStatus();
 }
 
@@ -186,14 +181,15 @@ StoreCore::AppendPlan StoreCore::OnAppend(const NodeKey& from, const TailEntry& 
 }
 
 void StoreCore::NoteParts(const TailWrite& write, const std::vector<uint32_t>& written,
-                          std::vector<uint32_t>& parts) const {
+                          SlotParts& known) const {
   const size_t rows = write.tokens.size();
   const auto block = static_cast<size_t>(options_.block_tokens);
   if (written.size() != options_.layers * rows) return;  // nothing was written
   for (uint32_t layer = 0; layer < options_.layers; ++layer) {
     std::copy_n(written.begin() + static_cast<std::ptrdiff_t>(layer * rows), rows,
-                parts.begin() + static_cast<std::ptrdiff_t>(layer * block + write.first_row));
+                known.parts.begin() + static_cast<std::ptrdiff_t>(layer * block + write.first_row));
   }
+  known.rows = std::max(known.rows, write.first_row + static_cast<uint32_t>(rows));
 }
 
 HeldRows StoreCore::OnAppended(uint64_t id, const Status& status,
@@ -205,12 +201,12 @@ HeldRows StoreCore::OnAppended(uint64_t id, const Status& status,
   const auto found = sequences_.find(write.sequence);
   const bool current = found != sequences_.end() && found->second.tail.has_value() &&
                        found->second.tail->write == id;
-  std::vector<uint32_t>& slot_parts = current ? found->second.tail->parts : write.parts;
-  NoteParts(write, parts, slot_parts);
+  SlotParts& known = current ? found->second.tail->known : write.known;
+  NoteParts(write, parts, known);
   if (write.awaited) {
     // The bytes a reader waits for were there before the write began.
-    commands_.push_back(PublishBlock{write.tail_id, options_.layers,
-                                     SumParts(write.tail_id, write.block_position, slot_parts)});
+    std::vector<uint32_t> sums = SumSlot(write.tail_id, write.block_position, write.slot, known);
+    commands_.push_back(PublishBlock{write.tail_id, options_.layers, std::move(sums)});
   }
   if (found == sequences_.end()) {
     ++counters_.refused_released;
@@ -251,13 +247,14 @@ BlockId StoreCore::TailIdOf(const Sequence& sequence) const {
                        sequence.tail->index * options_.block_tokens);
 }
 
-std::vector<uint32_t> StoreCore::SumParts(const BlockId& id, int64_t first_position,
-                                          const std::vector<uint32_t>& parts) const {
-  const auto rows = static_cast<size_t>(options_.block_tokens);
+std::vector<uint32_t> StoreCore::SumSlot(const BlockId& id, int64_t first_position, Slot slot,
+                                         SlotParts& known) {
+  const auto rows = static_cast<uint32_t>(options_.block_tokens);
+  if (known.rows < rows) commands_.push_back(ClearRows{slot, std::exchange(known.rows, rows)});
   std::vector<uint32_t> checksums;
   for (uint32_t layer = 0; layer < options_.layers; ++layer) {
     uint32_t sum = 0;
-    for (size_t row = 0; row < rows; ++row) sum ^= parts[layer * rows + row];
+    for (size_t row = 0; row < rows; ++row) sum ^= known.parts[layer * rows + row];
     checksums.push_back(SegmentChecksumOfParts(id, layer, first_position, sum, past_segment_));
   }
   return checksums;
@@ -266,7 +263,7 @@ std::vector<uint32_t> StoreCore::SumParts(const BlockId& id, int64_t first_posit
 void StoreCore::DropTail(Sequence& sequence, bool ended) {
   // A reader may wait for the end of the write, whatever becomes of the tail.
   const uint64_t write = sequence.tail->write;
-  if (write != 0) writes_.at(write).parts = std::move(sequence.tail->parts);
+  if (write != 0) writes_.at(write).known = std::move(sequence.tail->known);
   tails_.erase(TailIdOf(sequence));
   DropMemory(sequence.tail->slot, ended);
   sequence.tail.reset();
@@ -300,7 +297,7 @@ void StoreCore::Seal(Sequence& sequence) {
   if (!there && block.complete()) CompleteBlock(id, block);
 }
 
-void StoreCore::AdoptSealed(const BlockId& id, Block& block, const OpenTail& tail) {
+void StoreCore::AdoptSealed(const BlockId& id, Block& block, OpenTail& tail) {
   if (block.memory == Memory::kFetching) {
     // Offered and still on its way: the fetch keeps the slot it writes to, and its readers.
     for (auto& [number, fetch] : fetches_) {
@@ -314,7 +311,7 @@ void StoreCore::AdoptSealed(const BlockId& id, Block& block, const OpenTail& tai
     }
   }
   block.memory = Memory::kComplete;
-  block.checksums = SumParts(id, block.first_position, tail.parts);
+  block.checksums = SumSlot(id, block.first_position, tail.slot, tail.known);
   GiveMemory(id, block, tail.slot);
   block.layers_ready = options_.layers;
 }
@@ -322,7 +319,7 @@ void StoreCore::AdoptSealed(const BlockId& id, Block& block, const OpenTail& tai
 std::optional<StoreCore::Found> StoreCore::FindTail(const BlockId& id) {
   const auto tail = tails_.find(id);
   if (tail == tails_.end()) return std::nullopt;
-  const Sequence& sequence = sequences_.at(tail->second);
+  Sequence& sequence = sequences_.at(tail->second);
   const bool writing = sequence.tail->write != 0;
   if (writing) writes_.at(sequence.tail->write).awaited = true;
   Found found = FoundAt(sequence.tail->slot);
@@ -330,7 +327,9 @@ std::optional<StoreCore::Found> StoreCore::FindTail(const BlockId& id) {
   found.layers_ready = writing ? 0 : options_.layers;
   found.first_position = sequence.tail->index * options_.block_tokens;
   found.tail = true;
-  if (!writing) found.checksums = SumParts(id, found.first_position, sequence.tail->parts);
+  if (!writing) {
+    found.checksums = SumSlot(id, found.first_position, found.slot, sequence.tail->known);
+  }
   return found;
 }
 

@@ -46,8 +46,6 @@ void StoreServer::WriteRows(const TailEntry& entry, std::span<const uint8_t> row
   const StoreCore::AppendPlan& plan = planned->plan;
   if (plan.copy_from >= 0) {
     std::memcpy(SlotData(plan.slot), SlotData(plan.copy_from), format_.block_bytes());
-  } else if (plan.clear && entry.tokens.size() < format_.block_tokens) {  // else all is written
-    std::memset(SlotData(plan.slot), 0, format_.block_bytes());
   }
   planned->status = unpacker_.Unpack({.packed = rows,
                                       .checksum = entry.checksum,

@@ -251,6 +251,9 @@ void StoreServer::RunCommands(std::vector<StoreCommand> commands) {
       StartFetch(*fetch);
     } else if (const auto* cancel = std::get_if<CancelStoreFetch>(&command)) {
       CancelFetch(*cancel);
+    } else if (const auto* clear = std::get_if<ClearRows>(&command)) {
+      unpacker_.Clear({clear->first_row, format_.block_tokens - clear->first_row},
+                      SlotSpan(clear->slot));
     } else if (auto* publish = std::get_if<PublishBlock>(&command)) {
       stream_->Publish(publish->id, publish->layers_ready, std::move(publish->checksums));
     } else if (const auto* withdraw = std::get_if<WithdrawBlock>(&command)) {
@@ -346,8 +349,10 @@ void StoreServer::DoDisk(DiskJob job) {
   TellOwners(std::move(effects.told));
   // Never waits for its own queue: this thread is the one that empties it.
   for (StoreCommand& command : effects.commands) {
-    if (std::holds_alternative<PublishBlock>(command) ||
-        std::holds_alternative<WithdrawBlock>(command)) {
+    const bool for_disk = std::holds_alternative<WriteDisk>(command) ||
+                          std::holds_alternative<LoadDisk>(command) ||
+                          std::holds_alternative<ForgetDisk>(command);
+    if (!for_disk) {
       RunCommands({std::move(command)});
       continue;
     }

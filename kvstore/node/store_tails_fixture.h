@@ -94,7 +94,6 @@ class Store {
     if (rows == Rows::kDamaged) packed.back() ^= 1;
     Bytes& slot = Slots(plan.slot);
     if (plan.copy_from >= 0) slot = Slots(plan.copy_from);
-    if (plan.clear) std::fill(slot.begin(), slot.end(), uint8_t{0});
     Written& written = writes_[plan.write];
     written.slot = plan.slot;
     written.status = unpacker_.Unpack({.packed = packed,
@@ -195,6 +194,7 @@ class Store {
   // What a reader sees; the checksums of what is ready must be those of its bytes.
   StoreCore::Found Find(const BlockId& id) {
     StoreCore::Found found = core.Find(id, now);
+    Collect();
     if (found.state != StoreCore::Found::State::kMissing) {
       EXPECT_EQ(found.checksums.size(), found.layers_ready);
       ExpectSums(id, found.checksums, found.slot, found.first_position);
@@ -234,6 +234,9 @@ class Store {
   void Collect() {
     for (StoreCommand& command : core.TakeCommands()) {
       if (auto* fetch = std::get_if<StartStoreFetch>(&command)) fetches.push_back(*fetch);
+      if (auto* clear = std::get_if<ClearRows>(&command)) {
+        unpacker_.Clear({clear->first_row, kBlock - clear->first_row}, Slots(clear->slot));
+      }
       if (auto* cancel = std::get_if<CancelStoreFetch>(&command))
         cancelled.push_back(cancel->fetch);
       if (auto* publish = std::get_if<PublishBlock>(&command)) published.push_back(*publish);

@@ -74,6 +74,8 @@ class TailUnpacker {
   // `parts` is empty.
   Status Unpack(const TailRows& rows, uint32_t first_row, std::span<uint8_t> block,
                 std::vector<uint32_t>* parts) const;
+  // Zeros into rows of a block of the format.
+  void Clear(const RowRange& range, std::span<uint8_t> block) const;
 
  private:
   // The rows of one head of one field, one after the other in a segment.
@@ -89,7 +91,6 @@ class TailUnpacker {
   // The row's part; carries `crc` over its bytes.
   uint32_t TakeRow(const uint8_t* packed, uint32_t layer, uint32_t row, std::span<uint8_t> block,
                    uint32_t* crc) const;
-  void Clear(const RowRange& range, std::span<uint8_t> block) const;
 
   const KvFormat format_;
   const size_t segment_bytes_;

@@ -100,6 +100,9 @@ void SimStore::Run() {
       StartFetch(*fetch);
     } else if (const auto* cancel = std::get_if<kv::CancelStoreFetch>(&command)) {
       stream_.Cancel(fetches_.at(cancel->fetch));
+    } else if (const auto* clear = std::get_if<kv::ClearRows>(&command)) {
+      const uint32_t rows = context_.format.block_tokens - clear->first_row;
+      unpacker_.Clear({clear->first_row, rows}, {SlotData(clear->slot), context_.block_bytes()});
     } else if (const auto* publish = std::get_if<kv::PublishBlock>(&command)) {
       stream_.Publish(publish->id, publish->layers_ready, publish->checksums);
     } else if (const auto* withdraw = std::get_if<kv::WithdrawBlock>(&command)) {

@@ -115,8 +115,6 @@ void SimStore::WritePlanned() {
     uint8_t* const block = SlotData(one.plan.slot);
     if (one.plan.copy_from >= 0) {
       std::memcpy(block, SlotData(one.plan.copy_from), context_.block_bytes());
-    } else if (one.plan.clear) {
-      std::memset(block, 0, context_.block_bytes());
     }
     const size_t at = front.offsets[one.entry];
     std::vector<uint32_t> parts;
