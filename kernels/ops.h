@@ -224,6 +224,39 @@ struct Penalties {
   float frequency = 0;
 };
 
+enum class Gating : uint8_t {
+  kSoftmax,  // a group's score is its best expert's
+  kSigmoid,  // a group's score is the sum of its two best
+};
+
+// Which experts each row goes to, and with what weight.
+//   score   softmax: exp(x - max) / (16-lane sum of them); sigmoid: 1 / (1 + exp(-x))
+//   choice  by score + bias (absent: 0); only experts of the `groups_kept` best groups (of equal
+//           size, in order) count; ties go to the lowest group and expert; a NaN is never chosen
+//           before a number
+//   weight  the score; normalize: over (their sum, ids ascending, + 1e-20); then times scale
+struct RouteArgs {
+  ConstF32 logits;  // [m, experts], at most kExpertsMax
+  Gating gating = Gating::kSoftmax;
+  const float* bias = nullptr;  // [experts] or null
+  int64_t groups = 1;           // divides experts
+  int64_t groups_kept = 1;
+  int64_t per_row = 0;  // at most the experts of groups_kept groups
+  bool normalize = false;
+  float scale = 1;
+  int32_t* ids = nullptr;    // [m, per_row], ascending
+  float* weights = nullptr;  // [m, per_row], as ids
+};
+inline constexpr int64_t kExpertsMax = 1024;
+
+// y row rows[i] = fma(weights[i], x row i, y row rows[i]), i ascending; rows are distinct.
+struct AddScaledArgs {
+  ConstF32 x;
+  const int32_t* rows = nullptr;
+  const float* weights = nullptr;
+  F32 y;
+};
+
 enum class Isa : uint8_t { kScalar, kAvx2, kAvx512 };  // kAvx512 includes F, BW, VL, DQ and BF16
 
 struct CpuOps {
@@ -245,6 +278,9 @@ struct CpuOps {
 
   // y = (gate / (1 + exp(-gate))) * up; y may be gate or up.
   void (*swiglu)(const Exec& exec, ConstF32 gate, ConstF32 up, F32 y);
+
+  void (*route)(const Exec& exec, const RouteArgs& args);
+  void (*add_scaled)(const Exec& exec, const AddScaledArgs& args);
 
   // y row i = table row ids[i], ids in [0, table.rows).
   void (*embed)(const Exec& exec, ConstMatrix table, const int32_t* ids, F32 y);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace reprise::kernels::ref {
 namespace {
@@ -113,6 +114,51 @@ double LogSumExp(const Vec& x) {
   double sum = 0;
   for (double v : x) sum += std::exp(v - max);
   return max + std::log(sum);
+}
+
+namespace {
+
+// The `count` first by (value descending, index ascending).
+std::vector<int64_t> Largest(const Vec& values, int64_t count) {
+  std::vector<int64_t> order(values.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return values[a] > values[b]; });
+  order.resize(static_cast<size_t>(count));
+  return order;
+}
+
+}  // namespace
+
+std::map<int64_t, double> Route(const Vec& logits, const Routing& routing) {
+  const double lse = LogSumExp(logits);
+  Vec score;
+  for (const double x : logits) {
+    score.push_back(routing.sigmoid ? 1 / (1 + std::exp(-x)) : std::exp(x - lse));
+  }
+  Vec choice = score;
+  for (size_t i = 0; i < routing.bias.size(); ++i) choice[i] += routing.bias[i];
+  const auto size = static_cast<int64_t>(logits.size()) / routing.groups;
+  Vec group_scores;
+  for (int64_t g = 0; g < routing.groups; ++g) {
+    const Vec group(choice.begin() + g * size, choice.begin() + (g + 1) * size);
+    double total = 0;
+    for (const int64_t i : Largest(group, routing.sigmoid ? std::min<int64_t>(2, size) : 1)) {
+      total += group[i];
+    }
+    group_scores.push_back(total);
+  }
+  Vec allowed(choice.size(), -kInfinity);
+  for (const int64_t g : Largest(group_scores, routing.groups_kept)) {
+    std::copy_n(choice.begin() + g * size, size, allowed.begin() + g * size);
+  }
+  std::map<int64_t, double> weights;
+  double sum = 0;
+  for (const int64_t i : Largest(allowed, routing.per_row)) sum += weights[i] = score[i];
+  for (auto& [expert, weight] : weights) {
+    weight = weight / (routing.normalize ? sum : 1) * routing.scale;
+  }
+  return weights;
 }
 
 }  // namespace reprise::kernels::ref

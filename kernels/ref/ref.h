@@ -6,6 +6,7 @@
 #define REPRISE_KERNELS_REF_REF_H_
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 namespace reprise::kernels::ref {
@@ -54,6 +55,18 @@ AttentionResult Attention(const Vec& q, const Vec& k, const Vec& v, const Attent
 AttentionResult Merge(const AttentionResult& left, const AttentionResult& right, int64_t value_dim);
 
 double LogSumExp(const Vec& x);
+
+struct Routing {
+  bool sigmoid = false;  // else softmax
+  Vec bias;              // of the choice, empty: none
+  int64_t groups = 1;
+  int64_t groups_kept = 1;
+  int64_t per_row = 1;
+  bool normalize = false;
+  double scale = 1;
+};
+// Expert to weight of one row of logits.
+std::map<int64_t, double> Route(const Vec& logits, const Routing& routing);
 
 }  // namespace reprise::kernels::ref
 

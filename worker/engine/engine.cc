@@ -31,6 +31,13 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
                                                 EngineSink* sink, MetricsRegistry* metrics) {
   const ExecutorInfo& info = executor->info();
   RETURN_IF_ERROR(kv::ValidateFormat(info.kv_format));
+  // Blocks of step rows would have to carry another identity than a prompt's of the same tokens.
+  if (info.two_forms) {
+    return absl::UnimplementedError(
+        absl::StrCat("model ", info.model_name,
+                     " computes prompts and steps in two forms (latent attention): it can be "
+                     "checked and evaluated, not served yet"));
+  }
   const int64_t pages = options.pool_bytes / static_cast<int64_t>(info.kv_format.block_bytes());
   if (pages < 2) {
     return absl::InvalidArgumentError(

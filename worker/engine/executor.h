@@ -6,7 +6,8 @@
 // 1. Outputs depend on each sequence's own tokens, positions and KV rows alone, never on what else
 //    is in the batch, how a prompt is cut into chunks, or the number of threads.
 // 2. Run writes exactly the KV rows of the batch's tokens and reads rows [0, position] only.
-// 3. A KV row does not depend on the chunk it was computed in (prompt form equals step form).
+// 3. A KV row does not depend on the chunk it was computed in. It depends on its position's form,
+//    prompt or step, only where info().two_forms says so.
 #ifndef REPRISE_WORKER_ENGINE_EXECUTOR_H_
 #define REPRISE_WORKER_ENGINE_EXECUTOR_H_
 
@@ -29,6 +30,8 @@ struct ExecutorInfo {
   int32_t context_tokens = 0;
   // Tokens of prompt a step may hold so that one layer stays within its time bound.
   int32_t chunk_tokens_max = 512;
+  // Rows of generated positions have other bits than the same tokens' would have in a prompt.
+  bool two_forms = false;
 };
 
 // Rows [first_position, first_position + tokens.size()) of one sequence.
@@ -37,6 +40,8 @@ struct StepItem {
   int64_t first_position = 0;
   std::span<const int32_t> pages;  // block table: page of block i, covering all rows up to the last
   bool wants_output = false;       // of the last row
+  // Positions from here on are generated ones: computed in step form, however many at a time.
+  int64_t prompt_end = INT64_MAX;
 };
 
 struct SampleInput;   // worker/engine/sampling.h

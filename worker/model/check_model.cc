@@ -1,5 +1,6 @@
 #include "worker/model/check_model.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -58,8 +59,25 @@ Status CheckTokenizer(const std::string& dir) {
 }
 
 std::string AttentionName(const ModelConfig& c) {
+  if (c.latent) return "multi-head latent";
   if (c.kv_heads == c.heads) return "multi-head";
   return c.kv_heads == 1 ? "multi-query" : "grouped-query";
+}
+
+std::string CacheText(const ModelConfig& c) {
+  if (!c.latent) return absl::StrCat(c.kv_heads, " key-value heads of ", c.head_dim);
+  return absl::StrCat("a latent of ", c.latent->kv_rank, " and a rotated key of ",
+                      c.latent->rope_dim);
+}
+
+std::string MixtureText(const ModelConfig& c) {
+  if (!c.mixture) return "";
+  const ExpertMixture& m = *c.mixture;
+  return absl::StrCat(
+      "  experts       ", m.experts, " of ffn ", m.intermediate, ", ", m.per_token, " a token",
+      m.shared_intermediate > 0 ? absl::StrCat(", beside a shared one of ", m.shared_intermediate)
+                                : "",
+      ", in ", std::count(m.layers.begin(), m.layers.end(), true), " layers\n");
 }
 
 }  // namespace
@@ -81,7 +99,9 @@ StatusOr<ModelReport> CheckModel(const std::string& dir, const CheckModelOptions
     ++report.tensors_by_type[std::string(TensorTypeName(tensor.type))];
   }
   const ModelConfig& c = report.config;
-  report.kv_bytes_per_token = c.layers * 2 * c.kv_heads * c.head_dim * 2;
+  const int64_t row =
+      c.latent ? c.latent->kv_rank + c.latent->rope_dim : 2 * c.kv_heads * c.head_dim;
+  report.kv_bytes_per_token = c.layers * row * 2;
   report.values_scanned = options.scan_values;
   return report;
 }
@@ -94,16 +114,18 @@ std::string ModelReport::ToString() const {
   }
   return absl::StrFormat(
       "%s\n"
-      "  architecture  LlamaForCausalLM, %d layers, hidden %d, ffn %d, %s embeddings\n"
-      "  attention     %s, %d query heads, %d key-value heads of %d\n"
+      "  architecture  %s, %d layers, hidden %d, ffn %d, %s embeddings\n"
+      "  attention     %s, %d query heads, %s\n"
+      "%s"
       "  parameters    %d\n"
       "  weights       %d bytes in %d file(s), %d tensors (%s), values %s\n"
       "  vocabulary    %d tokens\n"
       "  context       %d tokens\n"
       "  KV cache      %d bytes per token in bf16, %d for the whole context\n",
-      dir, c.layers, c.hidden, c.intermediate, c.tied_embeddings ? "tied" : "untied",
-      AttentionName(c), c.heads, c.kv_heads, c.head_dim, parameters, weight_bytes, files, tensors,
-      types, values_scanned ? "all finite" : "not scanned", c.vocab, c.context, kv_bytes_per_token,
+      dir, FamilyName(c.family), c.layers, c.hidden, c.intermediate,
+      c.tied_embeddings ? "tied" : "untied", AttentionName(c), c.heads, CacheText(c),
+      MixtureText(c), parameters, weight_bytes, files, tensors, types,
+      values_scanned ? "all finite" : "not scanned", c.vocab, c.context, kv_bytes_per_token,
       kv_bytes_per_token * c.context);
 }
 

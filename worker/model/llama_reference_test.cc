@@ -190,7 +190,7 @@ struct Errors {
   double best = 1e9;
 };
 
-Errors Compare(const LlamaExecutorOptions& options, bool bf16) {
+Errors Compare(const ModelExecutorOptions& options, bool bf16) {
   auto model = OfflineModel::Open(options);
   EXPECT_TRUE(model.ok()) << model.status();
   if (!model.ok()) return {};

@@ -95,7 +95,7 @@ class Writer {
         type_(type),
         progress_(progress),
         ops_(kernels::Select(kernels::BestIsa())),
-        specs_(LlamaTensors(config)) {
+        specs_(ModelTensors(config)) {
     for (const TensorSpec& spec : specs_) total_ += BytesOf(spec);
   }
 

@@ -1,61 +1,52 @@
 #include "worker/model/model_config.h"
 
 #include <bit>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/json.h"
 #include "common/limits.h"
+#include "worker/model/config_reader.h"
 #include "worker/model/small_file.h"
 
 namespace reprise::worker {
 namespace {
 
-struct IntRange {
-  int64_t min;
-  int64_t max;
+struct FamilyNames {
+  Family family;
+  absl::string_view architecture;
+  absl::string_view model_type;
+};
+constexpr FamilyNames kFamilies[] = {
+    {Family::kLlama, "LlamaForCausalLM", "llama"},
+    {Family::kMixtral, "MixtralForCausalLM", "mixtral"},
+    {Family::kQwen3Moe, "Qwen3MoeForCausalLM", "qwen3_moe"},
+    {Family::kDeepseekV2, "DeepseekV2ForCausalLM", "deepseek_v2"},
+    {Family::kDeepseekV3, "DeepseekV3ForCausalLM", "deepseek_v3"},
 };
 
-// Writes *value, which holds the fallback.
-Status ReadInt(const JsonValue& object, absl::string_view key, IntRange range, int64_t* value) {
-  ASSIGN_OR_RETURN(*value, GetInt(object, key, *value));
-  if (*value >= range.min && *value <= range.max) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " is ", *value, ", the range is ",
-                                                 range.min, " to ", range.max));
-}
-
-struct NumberRange {
-  double min;
-  double max;
-};
-
-Status ReadNumber(const JsonValue& object, absl::string_view key, NumberRange range,
-                  double* value) {
-  ASSIGN_OR_RETURN(*value, GetNumber(object, key, *value));
-  if (*value >= range.min && *value <= range.max) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " is ", *value, ", the range is ",
-                                                 range.min, " to ", range.max));
-}
-
-Status Unsupported(absl::string_view key, absl::string_view found, absl::string_view supported) {
-  return absl::UnimplementedError(
-      absl::StrCat(JsonQuote(key), " is ", found, ", supported: ", supported));
-}
-
-Status CheckArchitecture(const JsonValue& object) {
+StatusOr<Family> ReadFamily(const JsonValue& object) {
   const JsonValue* names = FindMember(object, "architectures");
   if (names == nullptr || !names->IsArray() || names->Size() != 1 || !(*names)[0].IsString()) {
     return absl::InvalidArgumentError("\"architectures\" must be an array of one string");
   }
   const absl::string_view name((*names)[0].GetString(), (*names)[0].GetStringLength());
-  if (name != "LlamaForCausalLM") {
-    return Unsupported("architectures", JsonQuote(name), "\"LlamaForCausalLM\"");
+  std::vector<std::string> known;
+  for (const FamilyNames& family : kFamilies) {
+    known.push_back(JsonQuote(family.architecture));
+    if (name != family.architecture) continue;
+    ASSIGN_OR_RETURN(const std::string type,
+                     GetString(object, "model_type", std::string(family.model_type)));
+    if (type != family.model_type) {
+      return Unsupported("model_type", JsonQuote(type), JsonQuote(family.model_type));
+    }
+    ASSIGN_OR_RETURN(const std::string act, GetString(object, "hidden_act", "silu"));
+    if (act != "silu") return Unsupported("hidden_act", JsonQuote(act), "\"silu\"");
+    return family.family;
   }
-  ASSIGN_OR_RETURN(const std::string type, GetString(object, "model_type", "llama"));
-  if (type != "llama") return Unsupported("model_type", JsonQuote(type), "\"llama\"");
-  ASSIGN_OR_RETURN(const std::string act, GetString(object, "hidden_act", "silu"));
-  if (act != "silu") return Unsupported("hidden_act", JsonQuote(act), "\"silu\"");
-  return absl::OkStatus();
+  return Unsupported("architectures", JsonQuote(name), absl::StrJoin(known, ", "));
 }
 
 // Keys whose presence means another computation.
@@ -100,6 +91,31 @@ Status ReadDimensions(const JsonValue& object, ModelConfig* c) {
   return ReadInt(object, "max_position_embeddings", {1, limits::kContextTokensMax}, &c->context);
 }
 
+double Mscale(double factor, double weight) {
+  return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1;
+}
+
+Status ReadYarn(const JsonValue& rope, RopeScaling* scaling) {
+  scaling->kind = RopeKind::kYarn;
+  RETURN_IF_ERROR(ReadNumber(rope, "beta_fast", {1e-3, 1e6}, &scaling->beta_fast));
+  RETURN_IF_ERROR(ReadNumber(rope, "beta_slow", {1e-3, 1e6}, &scaling->beta_slow));
+  if (scaling->beta_fast <= scaling->beta_slow) {
+    return absl::InvalidArgumentError(absl::StrCat("\"beta_fast\" is ", scaling->beta_fast,
+                                                   ", not above \"beta_slow\", ",
+                                                   scaling->beta_slow));
+  }
+  ASSIGN_OR_RETURN(const bool truncate, GetBool(rope, "truncate", true));
+  if (!truncate) return Unsupported("truncate", "false", "true");
+  double mscale = 0;
+  RETURN_IF_ERROR(ReadNumber(rope, "mscale", {0, 100}, &mscale));
+  RETURN_IF_ERROR(ReadNumber(rope, "mscale_all_dim", {0, 100}, &scaling->mscale_all_dim));
+  const bool both = mscale != 0 && scaling->mscale_all_dim != 0;
+  scaling->amplitude =
+      both ? Mscale(scaling->factor, mscale) / Mscale(scaling->factor, scaling->mscale_all_dim)
+           : Mscale(scaling->factor, 1);
+  return ReadNumber(rope, "attention_factor", {1e-3, 1e3}, &scaling->amplitude);
+}
+
 Status ReadRopeScaling(const JsonValue& rope, absl::string_view key, const ModelConfig& c,
                        RopeScaling* scaling) {
   if (!rope.IsObject()) {
@@ -108,14 +124,18 @@ Status ReadRopeScaling(const JsonValue& rope, absl::string_view key, const Model
   ASSIGN_OR_RETURN(const std::string old_name, GetString(rope, "type", "default"));
   ASSIGN_OR_RETURN(const std::string type, GetString(rope, "rope_type", old_name));
   if (type == "default") return absl::OkStatus();
-  if (type != "linear" && type != "llama3") {
+  if (type != "linear" && type != "llama3" && type != "yarn") {
     return Unsupported(absl::StrCat(key, ".rope_type"), JsonQuote(type),
-                       "\"default\", \"linear\", \"llama3\"");
+                       "\"default\", \"linear\", \"llama3\", \"yarn\"");
   }
   scaling->factor = 0;  // no default: an absent factor is out of range
   RETURN_IF_ERROR(ReadNumber(rope, "factor", {1, 1e6}, &scaling->factor));
   scaling->kind = RopeKind::kLinear;
   if (type == "linear") return absl::OkStatus();
+  scaling->original_context = c.context;
+  RETURN_IF_ERROR(ReadInt(rope, "original_max_position_embeddings", {1, limits::kContextTokensMax},
+                          &scaling->original_context));
+  if (type == "yarn") return ReadYarn(rope, scaling);
   scaling->kind = RopeKind::kLlama3;
   RETURN_IF_ERROR(ReadNumber(rope, "low_freq_factor", {1e-6, 1e6}, &scaling->low_freq_factor));
   RETURN_IF_ERROR(ReadNumber(rope, "high_freq_factor", {1e-6, 1e6}, &scaling->high_freq_factor));
@@ -124,9 +144,7 @@ Status ReadRopeScaling(const JsonValue& rope, absl::string_view key, const Model
         absl::StrCat("\"high_freq_factor\" is ", scaling->high_freq_factor,
                      ", not above \"low_freq_factor\", ", scaling->low_freq_factor));
   }
-  scaling->original_context = c.context;
-  return ReadInt(rope, "original_max_position_embeddings", {1, limits::kContextTokensMax},
-                 &scaling->original_context);
+  return absl::OkStatus();
 }
 
 // rope_theta and rope_scaling, or both in "rope_parameters" as newer files have it.
@@ -146,6 +164,10 @@ Status ReadRope(const JsonValue& object, ModelConfig* c) {
       }
     }
     c->rope_scaling = scaling;
+  }
+  if (c->rope_scaling.kind == RopeKind::kYarn && c->rope_theta <= 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"rope_theta\" is ", c->rope_theta, ", with yarn it must be above 1"));
   }
   return absl::OkStatus();
 }
@@ -233,12 +255,20 @@ Status ReadOptional(const JsonValue& object, absl::string_view key, NumberRange 
 
 }  // namespace
 
+absl::string_view FamilyName(Family family) {
+  for (const FamilyNames& names : kFamilies) {
+    if (names.family == family) return names.architecture;
+  }
+  return "unknown";
+}
+
 StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
   ASSIGN_OR_RETURN(const JsonDocument doc, ParseObject(json));
-  RETURN_IF_ERROR(CheckArchitecture(doc));
-  RETURN_IF_ERROR(CheckNoOtherFeatures(doc));
   ModelConfig c;
+  ASSIGN_OR_RETURN(c.family, ReadFamily(doc));
+  RETURN_IF_ERROR(CheckNoOtherFeatures(doc));
   RETURN_IF_ERROR(ReadDimensions(doc, &c));
+  RETURN_IF_ERROR(ReadFamilyParts(doc, &c));
   RETURN_IF_ERROR(ReadNumber(doc, "rms_norm_eps", {1e-12, 1}, &c.rms_eps));
   RETURN_IF_ERROR(ReadRope(doc, &c));
   ASSIGN_OR_RETURN(c.tied_embeddings, GetBool(doc, "tie_word_embeddings", false));
@@ -294,43 +324,16 @@ std::string ModelConfig::CanonicalText() const {
       " rope=", static_cast<int>(rope_scaling.kind), ":", Exact(rope_scaling.factor), ":",
       Exact(rope_scaling.low_freq_factor), ":", Exact(rope_scaling.high_freq_factor), ":",
       rope_scaling.original_context, " tied=", tied_embeddings, " attention_bias=", attention_bias,
-      " mlp_bias=", mlp_bias);
+      " mlp_bias=", mlp_bias, FamilyText(*this));
 }
 
-int64_t ModelConfig::parameters() const {
-  int64_t total = 0;
-  for (const TensorSpec& spec : LlamaTensors(*this)) {
-    int64_t n = 1;
-    for (const uint64_t dim : spec.shape) n *= static_cast<int64_t>(dim);
-    total += n;
+double ModelConfig::attention_scale() const {
+  const double plain = 1 / std::sqrt(static_cast<double>(head_dim));
+  if (!latent || rope_scaling.kind != RopeKind::kYarn || rope_scaling.mscale_all_dim == 0) {
+    return plain;
   }
-  return total;
-}
-
-std::vector<TensorSpec> LlamaTensors(const ModelConfig& c) {
-  const auto u = [](int64_t n) { return static_cast<uint64_t>(n); };
-  const uint64_t hidden = u(c.hidden), inner = u(c.intermediate), vocab = u(c.vocab);
-  const uint64_t q = u(c.heads * c.head_dim), kv = u(c.kv_heads * c.head_dim);
-  std::vector<TensorSpec> specs = {{"model.embed_tokens.weight", {vocab, hidden}}};
-  for (int64_t layer = 0; layer < c.layers; ++layer) {
-    const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-    const auto linear = [&](absl::string_view name, uint64_t out, uint64_t in, bool bias) {
-      specs.push_back({absl::StrCat(prefix, name, ".weight"), {out, in}});
-      if (bias) specs.push_back({absl::StrCat(prefix, name, ".bias"), {out}});
-    };
-    specs.push_back({absl::StrCat(prefix, "input_layernorm.weight"), {hidden}});
-    linear("self_attn.q_proj", q, hidden, c.attention_bias);
-    linear("self_attn.k_proj", kv, hidden, c.attention_bias);
-    linear("self_attn.v_proj", kv, hidden, c.attention_bias);
-    linear("self_attn.o_proj", hidden, q, c.attention_bias);
-    specs.push_back({absl::StrCat(prefix, "post_attention_layernorm.weight"), {hidden}});
-    linear("mlp.gate_proj", inner, hidden, c.mlp_bias);
-    linear("mlp.up_proj", inner, hidden, c.mlp_bias);
-    linear("mlp.down_proj", hidden, inner, c.mlp_bias);
-  }
-  specs.push_back({"model.norm.weight", {hidden}});
-  if (!c.tied_embeddings) specs.push_back({"lm_head.weight", {vocab, hidden}});
-  return specs;
+  const double m = Mscale(rope_scaling.factor, rope_scaling.mscale_all_dim);
+  return plain * m * m;
 }
 
 }  // namespace reprise::worker

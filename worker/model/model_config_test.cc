@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/match.h"
 #include "common/test_data.h"
 
 namespace reprise::worker {
@@ -25,6 +26,55 @@ StatusOr<ModelConfig> Parse(absl::string_view more) {
 std::string Refusal(absl::string_view more) {
   const auto config = Parse(more);
   return config.ok() ? "accepted" : std::string(config.status().message());
+}
+
+// A small DeepSeek-V3; `more` comes first, so that it wins.
+std::string DeepseekRefusal(absl::string_view more) {
+  const auto config = ParseModelConfig(absl::StrCat(
+      "{", more, more.empty() ? "" : ",",
+      R"("architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 64, "intermediate_size": 172,
+      "num_hidden_layers": 5, "num_attention_heads": 8, "vocab_size": 512,
+      "max_position_embeddings": 512)",
+      absl::StrContains(more, "kv_lora_rank") ? "" : R"(, "kv_lora_rank": 32)",
+      absl::StrContains(more, "qk_rope_head_dim") ? "" : R"(, "qk_rope_head_dim": 16)",
+      absl::StrContains(more, "n_routed_experts") ? "" : R"(, "n_routed_experts": 8)",
+      absl::StrContains(more, "num_experts_per_tok") ? "" : R"(, "num_experts_per_tok": 2)",
+      R"(, "qk_nope_head_dim": 24, "v_head_dim": 20, "moe_intermediate_size": 48})"));
+  return config.ok() ? "accepted" : std::string(config.status().message());
+}
+
+TEST(ModelConfig, LatentAttentionAndExpertsAreCheckedByName) {
+  EXPECT_EQ(DeepseekRefusal(""), "accepted");
+  EXPECT_THAT(DeepseekRefusal(R"("kv_lora_rank": 4096)"), HasSubstr("\"kv_lora_rank\" is 4096"));
+  EXPECT_THAT(DeepseekRefusal(R"("qk_rope_head_dim": 15)"), HasSubstr("not even"));
+  EXPECT_THAT(DeepseekRefusal(R"("n_routed_experts": 9, "n_group": 2)"),
+              HasSubstr("not a multiple of \"n_group\", 2"));
+  EXPECT_THAT(DeepseekRefusal(R"("num_experts_per_tok": 9)"),
+              HasSubstr("is 9, the range is 1 to 8"));
+  EXPECT_THAT(DeepseekRefusal(R"("num_experts_per_tok": 5, "n_group": 4, "topk_group": 2)"),
+              HasSubstr("the groups kept hold 4 experts"));
+  EXPECT_THAT(DeepseekRefusal(R"("scoring_func": "softmax")"), HasSubstr("scoring_func"));
+  EXPECT_THAT(DeepseekRefusal(R"("topk_method": "greedy")"), HasSubstr("noaux_tc"));
+  EXPECT_THAT(DeepseekRefusal(R"("first_k_dense_replace": 6)"), HasSubstr("range is 0 to 5"));
+}
+
+TEST(ModelConfig, YarnIsReadAsItsFamiliesMeanIt) {
+  const auto both = Parse(
+      R"("rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0})");
+  ASSERT_TRUE(both.ok()) << both.status();
+  EXPECT_EQ(both->rope_scaling.amplitude, 1);
+  const auto plain = Parse(R"("rope_scaling": {"rope_type": "yarn", "factor": 40})");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_NEAR(plain->rope_scaling.amplitude, 1.3688879454, 1e-9);
+  // The softmax scale of DeepSeek-V3: 192^-1/2 times 1.3689^2.
+  const auto v3 = ParseModelConfig(
+      R"({"architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 64, "intermediate_size": 172,
+      "num_hidden_layers": 1, "num_attention_heads": 8, "vocab_size": 512,
+      "max_position_embeddings": 163840, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+      "qk_nope_head_dim": 128, "v_head_dim": 128, "rope_scaling": {"type": "yarn", "factor": 40,
+      "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}})");
+  ASSERT_TRUE(v3.ok()) << v3.status();
+  EXPECT_NEAR(v3->attention_scale(), 0.13523, 1e-5);
 }
 
 TEST(ModelConfig, ReadsTheSmallStoriesModel) {
@@ -84,8 +134,14 @@ TEST(ModelConfig, RefusesByNameLimitAndValue) {
   EXPECT_THAT(Refusal(R"("sliding_window": 4096)"), HasSubstr("sliding_window"));
   EXPECT_THAT(Refusal(R"("quantization_config": {})"), HasSubstr("quantization_config"));
   EXPECT_THAT(Refusal(R"("partial_rotary_factor": 0.5)"), HasSubstr("partial_rotary_factor"));
-  EXPECT_THAT(Refusal(R"("rope_scaling": {"rope_type": "yarn", "factor": 2})"),
-              HasSubstr("\"yarn\""));
+  EXPECT_THAT(Refusal(R"("rope_scaling": {"rope_type": "longrope", "factor": 2})"),
+              HasSubstr("\"longrope\""));
+  EXPECT_THAT(Refusal(R"("rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1})"),
+              HasSubstr("\"beta_fast\" is 1, not above \"beta_slow\""));
+  EXPECT_THAT(Refusal(R"("rope_scaling": {"type": "yarn", "factor": 2, "truncate": false})"),
+              HasSubstr("truncate"));
+  EXPECT_THAT(Refusal(R"("rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2})"),
+              HasSubstr("must be above 1"));
   EXPECT_THAT(Refusal(R"("rope_scaling": {"type": "linear"})"), HasSubstr("\"factor\" is 0"));
   EXPECT_THAT(Refusal(R"("rope_scaling": 3)"), HasSubstr("null or an object"));
   EXPECT_THAT(Refusal(R"("rms_norm_eps": 0)"), HasSubstr("\"rms_norm_eps\" is 0"));

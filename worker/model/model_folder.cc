@@ -133,7 +133,7 @@ Status ModelFolder::OpenShards(const std::string& index_path) {
 
 Status ModelFolder::KeepWhatIsNeeded() {
   std::map<std::string, TensorView> needed;
-  for (const TensorSpec& spec : LlamaTensors(config_)) {
+  for (const TensorSpec& spec : ModelTensors(config_)) {
     const auto it = tensors_.find(spec.name);
     if (it == tensors_.end()) {
       return absl::InvalidArgumentError(

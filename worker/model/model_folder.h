@@ -3,7 +3,7 @@
 // shapes and types checked. Owned by the loader for as long as it reads; constant, any thread.
 //
 // Invariants:
-// 1. tensors() holds exactly the names of LlamaTensors(config()), with those shapes, in f32, bf16
+// 1. tensors() holds exactly the names of ModelTensors(config()), with those shapes, in f32, bf16
 // or
 //    f16. (A file may besides hold rotary_emb.inv_freq, which is derived, and, for tied models, an
 //    lm_head.weight with the embedding's very bytes; both are left out.)

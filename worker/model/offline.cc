@@ -7,10 +7,10 @@
 
 namespace reprise::worker {
 
-StatusOr<std::unique_ptr<OfflineModel>> OfflineModel::Open(const LlamaExecutorOptions& options,
+StatusOr<std::unique_ptr<OfflineModel>> OfflineModel::Open(const ModelExecutorOptions& options,
                                                            int64_t context_tokens_max) {
   std::unique_ptr<OfflineModel> model(new OfflineModel);
-  ASSIGN_OR_RETURN(model->executor_, LlamaExecutor::Create(options));
+  ASSIGN_OR_RETURN(model->executor_, ModelExecutor::Create(options));
   const ExecutorInfo& info = model->executor_->info();
   int64_t tokens = info.context_tokens;
   if (context_tokens_max > 0) tokens = std::min(tokens, context_tokens_max);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "common/status.h"
-#include "worker/model/llama_executor.h"
+#include "worker/model/model_executor.h"
 
 namespace reprise::worker {
 
@@ -18,10 +18,10 @@ class OfflineModel {
  public:
   // The pool holds one sequence of the model's context, or of `context_tokens_max` when that is
   // smaller and not zero.
-  static StatusOr<std::unique_ptr<OfflineModel>> Open(const LlamaExecutorOptions& options,
+  static StatusOr<std::unique_ptr<OfflineModel>> Open(const ModelExecutorOptions& options,
                                                       int64_t context_tokens_max = 0);
 
-  LlamaExecutor& executor() { return *executor_; }
+  ModelExecutor& executor() { return *executor_; }
   int64_t vocab() const { return executor_->info().vocab_size; }
   // Block table of the one sequence, covering the whole pool; the pages' bytes.
   std::span<const int32_t> pages() const { return pages_; }
@@ -41,7 +41,7 @@ class OfflineModel {
  private:
   OfflineModel() = default;
 
-  std::unique_ptr<LlamaExecutor> executor_;
+  std::unique_ptr<ModelExecutor> executor_;
   std::vector<uint8_t> pool_;
   std::vector<int32_t> pages_;
 };

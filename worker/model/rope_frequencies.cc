@@ -1,5 +1,8 @@
 #include "worker/model/rope_frequencies.h"
 
+#include <algorithm>
+#include <cmath>
+
 namespace reprise::worker {
 namespace {
 
@@ -33,11 +36,40 @@ double Llama3(double inv_freq, const RopeScaling& s) {
   return (1 - smooth) * inv_freq / s.factor + smooth * inv_freq;
 }
 
+// Between the two pairs of dims frequencies are blended.
+struct YarnRamp {
+  double low = 0;
+  double high = 0;
+};
+
+// The pair of dims that turns `rotations` times within the original context, not rounded.
+double PairOf(double rotations, const RopeScaling& s, double theta, int64_t dims) {
+  const double turns = static_cast<double>(s.original_context) / (rotations * 2 * kPi);
+  return static_cast<double>(dims) * std::log(turns) / (2 * std::log(theta));
+}
+
+YarnRamp RampOf(const RopeScaling& s, double theta, int64_t dims) {
+  YarnRamp ramp{
+      std::max(std::floor(PairOf(s.beta_fast, s, theta, dims)), 0.0),
+      std::min(std::ceil(PairOf(s.beta_slow, s, theta, dims)), static_cast<double>(dims - 1))};
+  if (ramp.low == ramp.high) ramp.high += 0.001;
+  return ramp;
+}
+
+double Yarn(double inv_freq, int64_t pair, const YarnRamp& ramp, const RopeScaling& s) {
+  const double at = (static_cast<double>(pair) - ramp.low) / (ramp.high - ramp.low);
+  const double stretched = std::clamp(at, 0.0, 1.0);
+  return inv_freq / s.factor * stretched + inv_freq * (1 - stretched);
+}
+
 }  // namespace
 
 std::vector<double> RopeInverseFrequencies(const ModelConfig& config) {
-  const int64_t half = config.head_dim / 2;
+  const int64_t half = config.rotary_dim() / 2;
   const double step = Root(config.rope_theta, half);
+  const YarnRamp ramp = config.rope_scaling.kind == RopeKind::kYarn
+                            ? RampOf(config.rope_scaling, config.rope_theta, config.rotary_dim())
+                            : YarnRamp{};
   std::vector<double> frequencies;
   for (int64_t i = 0; i < half; ++i) {
     const double inv_freq = 1 / Power(step, i);
@@ -50,6 +82,9 @@ std::vector<double> RopeInverseFrequencies(const ModelConfig& config) {
         break;
       case RopeKind::kLlama3:
         frequencies.push_back(Llama3(inv_freq, config.rope_scaling));
+        break;
+      case RopeKind::kYarn:
+        frequencies.push_back(Yarn(inv_freq, i, ramp, config.rope_scaling));
         break;
     }
   }

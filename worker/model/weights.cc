@@ -1,6 +1,7 @@
 #include "worker/model/weights.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -30,16 +31,73 @@ ConstMatrix MatrixOf(const TensorView& tensor) {
   return {tensor.bytes.data(), TypeOf(tensor), rows, cols, cols};
 }
 
+// A tensor's rows in another order, or transposed: bytes of its own.
+struct OwnMatrix {
+  std::vector<uint8_t> bytes;
+  ConstMatrix view;
+};
+
+// Row i of the result is row order[i] of `matrix`.
+OwnMatrix Reordered(const ConstMatrix& matrix, const std::vector<int64_t>& order) {
+  OwnMatrix own;
+  const auto row_bytes = static_cast<size_t>(matrix.cols * SizeOf(matrix.dtype));
+  own.bytes.resize(order.size() * row_bytes);
+  const auto* from = static_cast<const uint8_t*>(matrix.data);
+  for (size_t i = 0; i < order.size(); ++i) {
+    std::memcpy(own.bytes.data() + i * row_bytes, from + static_cast<size_t>(order[i]) * row_bytes,
+                row_bytes);
+  }
+  own.view = {own.bytes.data(), matrix.dtype, static_cast<int64_t>(order.size()), matrix.cols,
+              matrix.cols};
+  return own;
+}
+
+OwnMatrix Transposed(const ConstMatrix& matrix) {
+  OwnMatrix own;
+  const auto element = static_cast<size_t>(SizeOf(matrix.dtype));
+  const auto rows = static_cast<size_t>(matrix.rows);
+  const auto cols = static_cast<size_t>(matrix.cols);
+  own.bytes.resize(rows * cols * element);
+  const auto* from = static_cast<const uint8_t*>(matrix.data);
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < cols; ++c) {
+      std::memcpy(own.bytes.data() + (c * rows + r) * element, from + (r * cols + c) * element,
+                  element);
+    }
+  }
+  own.view = {own.bytes.data(), matrix.dtype, matrix.cols, matrix.rows, matrix.rows};
+  return own;
+}
+
+ConstMatrix RowsOf(const ConstMatrix& matrix, int64_t first, int64_t rows) {
+  const auto* data = static_cast<const uint8_t*>(matrix.data);
+  return {data + first * matrix.row_stride * SizeOf(matrix.dtype), matrix.dtype, rows, matrix.cols,
+          matrix.row_stride};
+}
+
+// Where the rotated rows of one head come from, the pair's halves apart: first + these.
+void AppendRotated(const LatentAttention& l, int64_t first, std::vector<int64_t>* order) {
+  const int64_t half = l.rope_dim / 2;
+  for (int64_t i = 0; i < l.rope_dim; ++i) {
+    const int64_t pair = i % half;
+    order->push_back(first + (l.interleaved ? 2 * pair + i / half : i));
+  }
+}
+
 class Loader {
  public:
   explicit Loader(const ModelFolder& folder)
       : folder_(folder), ops_(kernels::Select(kernels::BestIsa())) {}
 
+  ConstMatrix Matrix(const std::string& name) const {
+    return MatrixOf(folder_.tensor(name + ".weight"));
+  }
+
   // `names` without ".weight".
   StatusOr<PackedWeights> Pack(const std::vector<std::string>& names) const {
     std::vector<ConstMatrix> parts;
     for (const std::string& name : names) {
-      parts.push_back(MatrixOf(folder_.tensor(name + ".weight")));
+      parts.push_back(Matrix(name));
       if (parts.back().dtype != parts.front().dtype) {
         return absl::UnimplementedError(
             absl::StrCat(folder_.dir(), ": tensors ", names.front(), ".weight and ", name,
@@ -63,31 +121,114 @@ class Loader {
     return values;
   }
 
-  std::vector<float> Biases(bool present, const std::vector<std::string>& names) const {
-    std::vector<float> values;
-    if (!present) return values;
-    for (const std::string& name : names) AppendVector(name + ".bias", &values);
-    return values;
+  StatusOr<Projection> Project(const std::vector<std::string>& names, bool bias) const {
+    Projection projection;
+    ASSIGN_OR_RETURN(projection.matrix, Pack(names));
+    if (!bias) return projection;
+    for (const std::string& name : names) AppendVector(name + ".bias", &projection.bias);
+    return projection;
   }
 
-  StatusOr<LlamaLayerWeights> Layer(int64_t index) const {
+  StatusOr<HeadsWeights> Heads(const std::string& at) const {
+    const ModelConfig& c = folder_.config();
+    HeadsWeights w;
+    ASSIGN_OR_RETURN(w.qkv,
+                     Project({at + "q_proj", at + "k_proj", at + "v_proj"}, c.attention_bias));
+    if (c.qk_norm) {
+      w.q_norm = Vector(at + "q_norm.weight");
+      w.k_norm = Vector(at + "k_norm.weight");
+    }
+    return w;
+  }
+
+  StatusOr<LatentWeights> Latent(const std::string& at) const {
+    const ModelConfig& c = folder_.config();
+    const LatentAttention& l = *c.latent;
+    LatentWeights w;
+    if (l.q_rank > 0) {
+      ASSIGN_OR_RETURN(w.q_a, Project({at + "q_a_proj"}, c.attention_bias));
+      w.q_a_norm = Vector(at + "q_a_layernorm.weight");
+    }
+    std::vector<int64_t> order;
+    for (int64_t head = 0; head < c.heads; ++head) {
+      const int64_t first = head * c.head_dim;
+      AppendRotated(l, first + l.nope_dim, &order);
+      for (int64_t i = 0; i < l.nope_dim; ++i) order.push_back(first + i);
+    }
+    w.q = PackedWeights::Pack(
+        Reordered(Matrix(at + (l.q_rank > 0 ? "q_b_proj" : "q_proj")), order).view);
+    order.clear();
+    for (int64_t i = 0; i < l.kv_rank; ++i) order.push_back(i);
+    AppendRotated(l, l.kv_rank, &order);
+    w.kv_a.matrix = PackedWeights::Pack(Reordered(Matrix(at + "kv_a_proj_with_mqa"), order).view);
+    if (c.attention_bias) {
+      const std::vector<float> bias = Vector(at + "kv_a_proj_with_mqa.bias");
+      for (const int64_t i : order) w.kv_a.bias.push_back(bias[static_cast<size_t>(i)]);
+    }
+    w.kv_a_norm = Vector(at + "kv_a_layernorm.weight");
+    const ConstMatrix kv_b = Matrix(at + "kv_b_proj");
+    for (int64_t head = 0; head < c.heads; ++head) {
+      const int64_t first = head * (l.nope_dim + l.value_dim);
+      const ConstMatrix key = RowsOf(kv_b, first, l.nope_dim);
+      w.key.push_back(PackedWeights::Pack(key));
+      w.absorb.push_back(PackedWeights::Pack(Transposed(key).view));
+      w.value.push_back(PackedWeights::Pack(RowsOf(kv_b, first + l.nope_dim, l.value_dim)));
+    }
+    return w;
+  }
+
+  StatusOr<MlpWeights> Mlp(const std::string& gate, const std::string& up, const std::string& down,
+                           bool bias = false) const {
+    MlpWeights w;
+    ASSIGN_OR_RETURN(w.gate_up, Project({gate, up}, bias));
+    ASSIGN_OR_RETURN(w.down, Project({down}, bias));
+    return w;
+  }
+
+  StatusOr<MixtureWeights> Mixture(const std::string& prefix) const {
+    const ModelConfig& c = folder_.config();
+    const bool mixtral = c.family == Family::kMixtral;
+    const std::string at = prefix + (mixtral ? "block_sparse_moe." : "mlp.");
+    MixtureWeights w;
+    const std::vector<float> gate = Vector(at + "gate.weight");
+    w.gate = PackedWeights::Pack(
+        ConstMatrix{gate.data(), DType::kF32, c.mixture->experts, c.hidden, c.hidden});
+    if (c.mixture->bias) w.bias = Vector(at + "gate.e_score_correction_bias");
+    for (int64_t expert = 0; expert < c.mixture->experts; ++expert) {
+      const std::string one = absl::StrCat(at, "experts.", expert, ".");
+      ASSIGN_OR_RETURN(MlpWeights mlp,
+                       mixtral ? Mlp(one + "w1", one + "w3", one + "w2")
+                               : Mlp(one + "gate_proj", one + "up_proj", one + "down_proj"));
+      w.experts.push_back(std::move(mlp));
+    }
+    if (c.mixture->shared_intermediate > 0) {
+      const std::string shared = at + "shared_experts.";
+      ASSIGN_OR_RETURN(w.shared,
+                       Mlp(shared + "gate_proj", shared + "up_proj", shared + "down_proj"));
+    }
+    return w;
+  }
+
+  StatusOr<LayerWeights> Layer(int64_t index) const {
     const ModelConfig& c = folder_.config();
     const std::string prefix = absl::StrCat("model.layers.", index, ".");
-    const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
-    const std::vector<std::string> qkv = {attention + "q_proj", attention + "k_proj",
-                                          attention + "v_proj"};
-    const std::vector<std::string> gate_up = {mlp + "gate_proj", mlp + "up_proj"};
-    LlamaLayerWeights w;
+    const std::string attention = prefix + "self_attn.";
+    LayerWeights w;
     w.attention_norm = Vector(prefix + "input_layernorm.weight");
-    ASSIGN_OR_RETURN(w.qkv, Pack(qkv));
-    w.qkv_bias = Biases(c.attention_bias, qkv);
-    ASSIGN_OR_RETURN(w.o, Pack({attention + "o_proj"}));
-    w.o_bias = Biases(c.attention_bias, {attention + "o_proj"});
+    if (c.latent) {
+      ASSIGN_OR_RETURN(w.latent, Latent(attention));
+    } else {
+      ASSIGN_OR_RETURN(w.heads, Heads(attention));
+    }
+    ASSIGN_OR_RETURN(w.o, Project({attention + "o_proj"}, c.attention_bias));
     w.mlp_norm = Vector(prefix + "post_attention_layernorm.weight");
-    ASSIGN_OR_RETURN(w.gate_up, Pack(gate_up));
-    w.gate_up_bias = Biases(c.mlp_bias, gate_up);
-    ASSIGN_OR_RETURN(w.down, Pack({mlp + "down_proj"}));
-    w.down_bias = Biases(c.mlp_bias, {mlp + "down_proj"});
+    if (c.is_mixture(index)) {
+      ASSIGN_OR_RETURN(w.mixture, Mixture(prefix));
+    } else {
+      const std::string mlp = prefix + "mlp.";
+      ASSIGN_OR_RETURN(w.mlp,
+                       Mlp(mlp + "gate_proj", mlp + "up_proj", mlp + "down_proj", c.mlp_bias));
+    }
     return w;
   }
 
@@ -112,22 +253,38 @@ Digest256 Fingerprint(const ModelFolder& folder) {
 
 }  // namespace
 
-int64_t LlamaWeights::bytes() const {
+int64_t ModelWeights::bytes() const {
   int64_t total = embedding.bytes() + (tied ? 0 : lm_head.bytes());
-  for (const LlamaLayerWeights& layer : layers) {
-    total += layer.qkv.bytes() + layer.o.bytes() + layer.gate_up.bytes() + layer.down.bytes();
+  const auto add = [&total](const MlpWeights& mlp) {
+    total += mlp.gate_up.matrix.bytes() + mlp.down.matrix.bytes();
+  };
+  for (const LayerWeights& layer : layers) {
+    total += layer.o.matrix.bytes();
+    if (layer.heads) total += layer.heads->qkv.matrix.bytes();
+    if (layer.latent) {
+      const LatentWeights& w = *layer.latent;
+      total += w.q_a.matrix.bytes() + w.q.bytes() + w.kv_a.matrix.bytes();
+      for (const auto* heads : {&w.key, &w.absorb, &w.value}) {
+        for (const PackedWeights& head : *heads) total += head.bytes();
+      }
+    }
+    if (layer.mlp) add(*layer.mlp);
+    if (!layer.mixture) continue;
+    total += layer.mixture->gate.bytes();
+    for (const MlpWeights& expert : layer.mixture->experts) add(expert);
+    if (layer.mixture->shared) add(*layer.mixture->shared);
   }
   return total;
 }
 
-StatusOr<LlamaWeights> LoadLlamaWeights(const ModelFolder& folder) {
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder) {
   const Loader loader(folder);
-  LlamaWeights w;
+  ModelWeights w;
   w.tied = folder.config().tied_embeddings;
   w.dtype = TypeOf(folder.tensor("model.embed_tokens.weight"));
   ASSIGN_OR_RETURN(w.embedding, loader.Pack({"model.embed_tokens"}));
   for (int64_t layer = 0; layer < folder.config().layers; ++layer) {
-    ASSIGN_OR_RETURN(LlamaLayerWeights weights, loader.Layer(layer));
+    ASSIGN_OR_RETURN(LayerWeights weights, loader.Layer(layer));
     w.layers.push_back(std::move(weights));
   }
   w.final_norm = loader.Vector("model.norm.weight");

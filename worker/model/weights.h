@@ -1,16 +1,19 @@
-// A Llama model's weights as the kernels want them, read from a folder and packed once. Owned by
-// the model that computes with them; constant after Load, any thread. Nothing refers to the files
+// A model's weights as the kernels want them, read from a folder and packed once. Owned by the
+// model that computes with them; constant after Load, any thread. Nothing refers to the files
 // afterwards, so a later change to them cannot change a token.
 //
 // Invariants:
 // 1. Fused matrices hold their parts' rows one after the other: q | k | v and gate | up.
-// 2. The fingerprint is SHA-256 over the configuration's canonical text and, by tensor name, each
+// 2. Rotated rows stand as the kernels rotate them, the pair's halves apart, and first in their
+//    head. Scores do not change by it, since queries and keys are moved alike.
+// 3. The fingerprint is SHA-256 over the configuration's canonical text and, by tensor name, each
 //    needed tensor's name, type, shape and CRC-32C: the same model in other shards has the same
 //    one.
 #ifndef REPRISE_WORKER_MODEL_WEIGHTS_H_
 #define REPRISE_WORKER_MODEL_WEIGHTS_H_
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,23 +25,54 @@
 
 namespace reprise::worker {
 
-// Bias vectors are empty when the model has none.
-struct LlamaLayerWeights {
-  std::vector<float> attention_norm;  // [hidden]
-  kernels::PackedWeights qkv;         // [(heads + 2 kv_heads) head_dim, hidden]
-  std::vector<float> qkv_bias;
-  kernels::PackedWeights o;  // [hidden, heads head_dim]
-  std::vector<float> o_bias;
-  std::vector<float> mlp_norm;     // [hidden]
-  kernels::PackedWeights gate_up;  // [2 intermediate, hidden]
-  std::vector<float> gate_up_bias;
-  kernels::PackedWeights down;  // [hidden, intermediate]
-  std::vector<float> down_bias;
+struct Projection {
+  kernels::PackedWeights matrix;
+  std::vector<float> bias;  // empty: none
 };
 
-struct LlamaWeights {
+struct HeadsWeights {
+  Projection qkv;                     // [(heads + 2 kv_heads) head_dim, hidden]
+  std::vector<float> q_norm, k_norm;  // [head_dim], or empty
+};
+
+// Rows and columns by LatentAttention's names; one matrix per head in the vectors.
+struct LatentWeights {
+  Projection q_a;                              // [q_rank, hidden], empty without a query rank
+  std::vector<float> q_a_norm;                 // [q_rank]
+  kernels::PackedWeights q;                    // [heads (rope_dim + nope_dim), q_rank or hidden]
+  Projection kv_a;                             // [kv_rank + rope_dim, hidden]
+  std::vector<float> kv_a_norm;                // [kv_rank]
+  std::vector<kernels::PackedWeights> key;     // [nope_dim, kv_rank]: a latent to a head's key
+  std::vector<kernels::PackedWeights> absorb;  // its transpose: a head's query to a latent's
+  std::vector<kernels::PackedWeights> value;   // [value_dim, kv_rank]
+};
+
+struct MlpWeights {
+  Projection gate_up;  // [2 intermediate, hidden]
+  Projection down;     // [hidden, intermediate]
+};
+
+struct MixtureWeights {
+  kernels::PackedWeights gate;  // [experts, hidden], f32 whatever the model is
+  std::vector<float> bias;      // [experts], or empty
+  std::vector<MlpWeights> experts;
+  std::optional<MlpWeights> shared;
+};
+
+// Exactly one of each pair is there.
+struct LayerWeights {
+  std::vector<float> attention_norm;  // [hidden]
+  std::optional<HeadsWeights> heads;
+  std::optional<LatentWeights> latent;
+  Projection o;                 // [hidden, heads value_dim]
+  std::vector<float> mlp_norm;  // [hidden]
+  std::optional<MlpWeights> mlp;
+  std::optional<MixtureWeights> mixture;
+};
+
+struct ModelWeights {
   kernels::PackedWeights embedding;  // [vocab, hidden]
-  std::vector<LlamaLayerWeights> layers;
+  std::vector<LayerWeights> layers;
   std::vector<float> final_norm;   // [hidden]
   kernels::PackedWeights lm_head;  // empty when tied
   bool tied = false;
@@ -51,7 +85,7 @@ struct LlamaWeights {
 
 // INVALID_ARGUMENT when the parts of a fused matrix have different types, ABORTED when a file
 // changed while it was read.
-StatusOr<LlamaWeights> LoadLlamaWeights(const ModelFolder& folder);
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder);
 
 // Rows `ids` of a packed matrix as f32: out row i = row ids[i]. Ids are in [0, packed.n()).
 void GatherRows(const kernels::CpuOps& ops, const kernels::PackedWeights& packed,

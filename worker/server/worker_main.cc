@@ -13,7 +13,7 @@
 #include "coordinator/client/reporter_group.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/timed_executor.h"
-#include "worker/model/llama_executor.h"
+#include "worker/model/model_executor.h"
 #include "worker/server/convert.h"
 #include "worker/server/worker_service.h"
 
@@ -31,14 +31,14 @@ Status CheckAtLeast(absl::string_view name, int64_t value, int64_t min) {
 
 StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options) {
   if (!options.timed) {
-    LlamaExecutorOptions llama;
+    ModelExecutorOptions llama;
     llama.model_dir = options.model;
     llama.kv_dtype = options.kv_dtype;
     llama.threads = options.threads;
     llama.isa = options.isa;
     llama.block_tokens = options.block_tokens;
     llama.chunk_tokens = options.chunk_tokens;
-    return MakeLlamaExecutor(llama);
+    return MakeModelExecutor(llama);
   }
   TimedOptions timed;
   timed.model.key = static_cast<uint64_t>(options.timed_settings.key);

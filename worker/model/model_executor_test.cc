@@ -1,6 +1,6 @@
 // What the laws promise of the executor: bits that depend on nothing but a sequence's own tokens,
 // and steps that are refused by name when they are wrong.
-#include "worker/model/llama_executor.h"
+#include "worker/model/model_executor.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -37,7 +37,7 @@ ModelConfig LongConfig() {
   return config;
 }
 
-std::unique_ptr<OfflineModel> Open(const LlamaExecutorOptions& options) {
+std::unique_ptr<OfflineModel> Open(const ModelExecutorOptions& options) {
   auto model = OfflineModel::Open(options);
   EXPECT_TRUE(model.ok()) << model.status();
   return std::move(*model);
@@ -48,7 +48,7 @@ struct RunResult {
   std::vector<uint8_t> pool;
 };
 
-RunResult RunWith(const LlamaExecutorOptions& options, std::span<const int32_t> tokens,
+RunResult RunWith(const ModelExecutorOptions& options, std::span<const int32_t> tokens,
                   int64_t chunk) {
   const auto model = Open(options);
   RunResult result{*model->ForwardAll(tokens, chunk), {}};
@@ -65,9 +65,9 @@ std::vector<std::string> Isas() {
   return names;
 }
 
-TEST(LlamaExecutor, ChunksChangeNoBit) {
+TEST(ModelExecutor, ChunksChangeNoBit) {
   for (const std::string dtype : {"bf16", "f32"}) {
-    const LlamaExecutorOptions options{.model_dir = TestModel(LongConfig(), {.dtype = dtype}),
+    const ModelExecutorOptions options{.model_dir = TestModel(LongConfig(), {.dtype = dtype}),
                                        .block_tokens = 16};
     const std::vector<int32_t> tokens = RandomTokens(1100, 512, 1);
     const RunResult whole = RunWith(options, tokens, 0);
@@ -79,9 +79,9 @@ TEST(LlamaExecutor, ChunksChangeNoBit) {
   }
 }
 
-TEST(LlamaExecutor, ThreadsAndInstructionSetsChangeNoBit) {
+TEST(ModelExecutor, ThreadsAndInstructionSetsChangeNoBit) {
   for (const std::string dtype : {"bf16", "f32", "f16"}) {
-    LlamaExecutorOptions options{.model_dir = TestModel(LongConfig(), {.dtype = dtype})};
+    ModelExecutorOptions options{.model_dir = TestModel(LongConfig(), {.dtype = dtype})};
     const std::vector<int32_t> tokens = RandomTokens(600, 512, 2);
     const RunResult want = RunWith(options, tokens, 100);
     for (options.threads = 1; options.threads <= 3; ++options.threads) {
@@ -96,8 +96,8 @@ TEST(LlamaExecutor, ThreadsAndInstructionSetsChangeNoBit) {
   }
 }
 
-TEST(LlamaExecutor, PageSizeChangesNoLogit) {
-  LlamaExecutorOptions options{.model_dir = TestModel(LongConfig())};
+TEST(ModelExecutor, PageSizeChangesNoLogit) {
+  ModelExecutorOptions options{.model_dir = TestModel(LongConfig())};
   const std::vector<int32_t> tokens = RandomTokens(600, 512, 3);
   const RunResult want = RunWith(options, tokens, 0);
   for (const int block_tokens : {1, 16, 100}) {
@@ -106,7 +106,7 @@ TEST(LlamaExecutor, PageSizeChangesNoLogit) {
   }
 }
 
-TEST(LlamaExecutor, TranscriptAsPromptGivesTheSameBits) {
+TEST(ModelExecutor, TranscriptAsPromptGivesTheSameBits) {
   const auto model = Open({.model_dir = TestModel(LongConfig(), {.seed = 9})});
   const std::vector<int32_t> prompt = RandomTokens(70, 512, 4);
   std::vector<int32_t> tokens = prompt;
@@ -134,7 +134,7 @@ class Batch : public testing::Test {
  protected:
   static constexpr int32_t kPagesEach = 8;
 
-  Batch() : executor_(*LlamaExecutor::Create({.model_dir = TestModel(LongConfig())})) {
+  Batch() : executor_(*ModelExecutor::Create({.model_dir = TestModel(LongConfig())})) {
     pool_.resize(3 * kPagesEach * executor_->info().kv_format.block_bytes());
     executor_->AttachPool(pool_.data(), 3 * kPagesEach);
     for (int32_t s = 0; s < 3; ++s) {
@@ -160,7 +160,7 @@ class Batch : public testing::Test {
     return outputs;
   }
 
-  std::unique_ptr<LlamaExecutor> executor_;
+  std::unique_ptr<ModelExecutor> executor_;
   std::vector<uint8_t> pool_;
   std::vector<std::vector<int32_t>> tokens_;
   std::vector<int32_t> pages_[3];
@@ -248,16 +248,16 @@ TEST_F(Batch, RefusesWrongStepsByName) {
   EXPECT_THAT(executor_->Run({}, nullptr).message(), HasSubstr("at least one item"));
 }
 
-TEST(LlamaExecutor, NeedsAPool) {
-  const auto executor = LlamaExecutor::Create({.model_dir = TestModel("tiny")});
+TEST(ModelExecutor, NeedsAPool) {
+  const auto executor = ModelExecutor::Create({.model_dir = TestModel("tiny")});
   ASSERT_TRUE(executor.ok()) << executor.status();
   const std::vector<int32_t> one = {1}, page = {0};
   const StepItem item{one, 0, page, true};
   EXPECT_EQ((*executor)->Run({&item, 1}, nullptr).code(), absl::StatusCode::kFailedPrecondition);
 }
 
-TEST(LlamaExecutor, DescribesItsCache) {
-  const auto executor = MakeLlamaExecutor(
+TEST(ModelExecutor, DescribesItsCache) {
+  const auto executor = MakeModelExecutor(
       {.model_dir = TestModel("tiny") + "/", .block_tokens = 32, .chunk_tokens = 48});
   ASSERT_TRUE(executor.ok()) << executor.status();
   const ExecutorInfo& info = (*executor)->info();
@@ -273,11 +273,11 @@ TEST(LlamaExecutor, DescribesItsCache) {
   EXPECT_FALSE(info.kv_format.fields[1].position_bearing);
 }
 
-TEST(LlamaExecutor, ClassNamesTheArithmeticAndNotTheMachine) {
+TEST(ModelExecutor, ClassNamesTheArithmeticAndNotTheMachine) {
   const std::string dir = TestModel("tiny");
-  const auto digest = [&](LlamaExecutorOptions options) {
+  const auto digest = [&](ModelExecutorOptions options) {
     options.model_dir = dir;
-    return (*LlamaExecutor::Create(options))->info().kv_format.numerics_class;
+    return (*ModelExecutor::Create(options))->info().kv_format.numerics_class;
   };
   const Digest256 want = digest({});
   for (const std::string& isa : Isas()) EXPECT_EQ(digest({.isa = isa}), want) << isa;
@@ -286,9 +286,9 @@ TEST(LlamaExecutor, ClassNamesTheArithmeticAndNotTheMachine) {
   EXPECT_NE(digest({.kv_dtype = "f16"}), digest({.kv_dtype = "f32"}));
 }
 
-TEST(LlamaExecutor, FingerprintNamesTheModelAndNotItsFiles) {
+TEST(ModelExecutor, FingerprintNamesTheModelAndNotItsFiles) {
   const auto fingerprint = [](const std::string& dir) {
-    const auto executor = LlamaExecutor::Create({.model_dir = dir});
+    const auto executor = ModelExecutor::Create({.model_dir = dir});
     EXPECT_TRUE(executor.ok()) << executor.status();
     return (*executor)->info().kv_format.model_fingerprint;
   };
@@ -301,11 +301,11 @@ TEST(LlamaExecutor, FingerprintNamesTheModelAndNotItsFiles) {
   EXPECT_NE(fingerprint(TestModel(config, {.seed = 1})), single);
 }
 
-TEST(LlamaExecutor, RefusesWrongOptionsByName) {
+TEST(ModelExecutor, RefusesWrongOptionsByName) {
   const std::string dir = TestModel("tiny");
-  const auto refusal = [&](LlamaExecutorOptions options) {
+  const auto refusal = [&](ModelExecutorOptions options) {
     if (options.model_dir.empty()) options.model_dir = dir;
-    return std::string(LlamaExecutor::Create(options).status().message());
+    return std::string(ModelExecutor::Create(options).status().message());
   };
   EXPECT_THAT(refusal({.kv_dtype = "fp8"}), HasSubstr("kv_dtype \"fp8\""));
   EXPECT_THAT(refusal({.isa = "sse"}), HasSubstr("isa \"sse\""));
@@ -315,7 +315,7 @@ TEST(LlamaExecutor, RefusesWrongOptionsByName) {
   EXPECT_THAT(refusal({.model_dir = "/nowhere"}), HasSubstr("/nowhere/config.json"));
 }
 
-TEST(LlamaExecutor, BoundsChunksByTheTimeOfALayer) {
+TEST(ModelExecutor, BoundsChunksByTheTimeOfALayer) {
   const auto chunk = [](const char* preset, kernels::Isa isa, int threads) {
     return AutoChunkTokens(*PresetConfig(preset), isa, threads);
   };

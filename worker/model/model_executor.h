@@ -1,4 +1,4 @@
-// The CPU model executor: a Llama folder behind the engine's Executor interface. Checks every step
+// The CPU model executor: a model folder behind the engine's Executor interface. Checks every step
 // before it computes, so a wrong page or position is a named error of one step, never a stray
 // write. Owned by the engine, called from its step thread only.
 #ifndef REPRISE_WORKER_MODEL_LLAMA_EXECUTOR_H_
@@ -13,11 +13,11 @@
 #include "common/status.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/sampling.h"
-#include "worker/model/llama.h"
+#include "worker/model/transformer.h"
 
 namespace reprise::worker {
 
-struct LlamaExecutorOptions {
+struct ModelExecutorOptions {
   std::string model_dir;
   std::string kv_dtype = "auto";  // auto (f32 for f32 models, else bf16), f32, bf16, f16
   int threads = 1;
@@ -26,15 +26,15 @@ struct LlamaExecutorOptions {
   int chunk_tokens = 0;  // prompt tokens a step may hold; 0: as many as keep a layer below 250 ms
 };
 
-class LlamaExecutor final : public Executor {
+class ModelExecutor final : public Executor {
  public:
   // Refuses a bad folder, an unknown dtype or isa, and an isa this machine lacks, by name.
-  static StatusOr<std::unique_ptr<LlamaExecutor>> Create(const LlamaExecutorOptions& options);
+  static StatusOr<std::unique_ptr<ModelExecutor>> Create(const ModelExecutorOptions& options);
 
   const ExecutorInfo& info() const override { return info_; }
-  const ModelConfig& config() const { return llama_.config(); }
+  const ModelConfig& config() const { return model_.config(); }
   // Packed weights, bytes.
-  int64_t weight_bytes() const { return llama_.weights().bytes(); }
+  int64_t weight_bytes() const { return model_.weights().bytes(); }
 
   void AttachPool(uint8_t* base, int32_t pages) override;
 
@@ -45,23 +45,23 @@ class LlamaExecutor final : public Executor {
   // As Run, but every row gives logits, whatever the items want: for offline evaluation.
   Status RunAll(std::span<const StepItem> items);
   // Output `i` of the last Run (of the items that wanted one) or RunAll (of all rows), in order.
-  std::span<const float> logits(int64_t i) const { return llama_.logits(i); }
+  std::span<const float> logits(int64_t i) const { return model_.logits(i); }
 
  private:
-  LlamaExecutor(ExecutorInfo info, const ModelConfig& config, LlamaWeights weights,
-                const LlamaOptions& options);
+  ModelExecutor(ExecutorInfo info, const ModelConfig& config, ModelWeights weights,
+                const TransformerOptions& options);
   Status CheckStep(std::span<const StepItem> items) const;
   Status CheckItem(const StepItem& item) const;
 
   const ExecutorInfo info_;
-  Llama llama_;
+  Transformer model_;
   bool attached_ = false;
   int32_t pages_ = 0;
   std::vector<int64_t> output_of_item_;  // -1: none
   std::vector<float> sample_scratch_;
 };
 
-StatusOr<std::unique_ptr<Executor>> MakeLlamaExecutor(const LlamaExecutorOptions& options);
+StatusOr<std::unique_ptr<Executor>> MakeModelExecutor(const ModelExecutorOptions& options);
 
 // Rows of prompt that keep one layer of the model below 250 ms on a slow, shared machine.
 int32_t AutoChunkTokens(const ModelConfig& config, kernels::Isa isa, int threads);

@@ -1,4 +1,4 @@
-#include "worker/model/llama_executor.h"
+#include "worker/model/model_executor.h"
 
 #include <algorithm>
 #include <array>
@@ -57,7 +57,7 @@ Status CheckRange(absl::string_view name, int value, int min, int max) {
       absl::StrCat(name, " is ", value, ", the range is ", min, " to ", max));
 }
 
-Status CheckOptions(const LlamaExecutorOptions& options) {
+Status CheckOptions(const ModelExecutorOptions& options) {
   RETURN_IF_ERROR(CheckRange("threads", options.threads, 1, kThreadsMax));
   RETURN_IF_ERROR(CheckRange("block_tokens", options.block_tokens, 1, limits::kBlockTokensMax));
   return CheckRange("chunk_tokens", options.chunk_tokens, 0, limits::kPromptTokensMax);
@@ -70,9 +70,14 @@ std::string FolderName(const std::string& dir) {
 
 kv::KvFormat FormatOf(const ModelConfig& config, const KvType& kv_type, int block_tokens) {
   kv::KvFormat format;
-  const auto heads = static_cast<uint32_t>(config.kv_heads);
-  const auto elements = static_cast<uint32_t>(config.head_dim);
-  format.fields = {{"k", heads, elements, true}, {"v", heads, elements, false}};
+  if (config.latent) {
+    format.fields = {{"c_kv", 1, static_cast<uint32_t>(config.latent->kv_rank), false},
+                     {"k_rope", 1, static_cast<uint32_t>(config.latent->rope_dim), true}};
+  } else {
+    const auto heads = static_cast<uint32_t>(config.kv_heads);
+    const auto elements = static_cast<uint32_t>(config.head_dim);
+    format.fields = {{"k", heads, elements, true}, {"v", heads, elements, false}};
+  }
   format.layers = static_cast<uint32_t>(config.layers);
   format.block_tokens = static_cast<uint32_t>(block_tokens);
   format.codec = kv_type.codec;
@@ -86,20 +91,27 @@ int32_t AutoChunkTokens(const ModelConfig& config, Isa isa, int threads) {
   // which leaves room for slower clocks and busy neighbours.
   const double rate = isa == Isa::kAvx512 ? 11e9 : isa == Isa::kAvx2 ? 7e9 : 1e8;
   constexpr double kLayerSeconds = 0.25;
-  const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
-  const double weights = static_cast<double>(config.hidden * (2 * q + 2 * kv) +
-                                             3 * config.hidden * config.intermediate);
+  const int64_t q = config.heads * config.head_dim;
+  const int64_t kv = config.latent ? config.latent->kv_rank + config.latent->rope_dim
+                                   : 2 * config.kv_heads * config.head_dim;
+  int64_t inner = config.intermediate;
+  if (config.mixture) {
+    inner = std::max(inner, config.mixture->per_token * config.mixture->intermediate +
+                                config.mixture->shared_intermediate);
+  }
+  const double weights =
+      static_cast<double>(config.hidden * (2 * q + kv) + 3 * config.hidden * inner);
   const double attention = 2 * static_cast<double>(q) * static_cast<double>(config.context);
   const double tokens = kLayerSeconds * rate * threads / (weights + attention);
   return static_cast<int32_t>(std::clamp(tokens, 1.0, static_cast<double>(kChunkTokensMax)));
 }
 
-StatusOr<std::unique_ptr<LlamaExecutor>> LlamaExecutor::Create(
-    const LlamaExecutorOptions& options) {
+StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
+    const ModelExecutorOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(const Isa isa, ResolveIsa(options.isa));
   ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(options.model_dir));
-  ASSIGN_OR_RETURN(LlamaWeights weights, LoadLlamaWeights(folder));
+  ASSIGN_OR_RETURN(ModelWeights weights, LoadModelWeights(folder));
   ASSIGN_OR_RETURN(const KvType kv_type, ResolveKvType(options.kv_dtype, weights.dtype));
   const ModelConfig& config = folder.config();
 
@@ -112,30 +124,31 @@ StatusOr<std::unique_ptr<LlamaExecutor>> LlamaExecutor::Create(
   RETURN_IF_ERROR(kv::ValidateFormat(info.kv_format));
   info.vocab_size = static_cast<int32_t>(config.vocab);
   info.context_tokens = static_cast<int32_t>(config.context);
+  info.two_forms = config.latent.has_value();
   info.chunk_tokens_max = options.chunk_tokens != 0 ? options.chunk_tokens
                                                     : AutoChunkTokens(config, isa, options.threads);
-  const LlamaOptions llama_options{.isa = isa,
-                                   .threads = options.threads,
-                                   .kv_dtype = kv_type.dtype,
-                                   .block_tokens = options.block_tokens};
-  return std::unique_ptr<LlamaExecutor>(
-      new LlamaExecutor(std::move(info), config, std::move(weights), llama_options));
+  const TransformerOptions llama_options{.isa = isa,
+                                         .threads = options.threads,
+                                         .kv_dtype = kv_type.dtype,
+                                         .block_tokens = options.block_tokens};
+  return std::unique_ptr<ModelExecutor>(
+      new ModelExecutor(std::move(info), config, std::move(weights), llama_options));
 }
 
-LlamaExecutor::LlamaExecutor(ExecutorInfo info, const ModelConfig& config, LlamaWeights weights,
-                             const LlamaOptions& options)
-    : info_(std::move(info)), llama_(config, std::move(weights), options) {
-  llama_.Reserve(std::min(info_.chunk_tokens_max, info_.context_tokens) + kStepRows);
+ModelExecutor::ModelExecutor(ExecutorInfo info, const ModelConfig& config, ModelWeights weights,
+                             const TransformerOptions& options)
+    : info_(std::move(info)), model_(config, std::move(weights), options) {
+  model_.Reserve(std::min(info_.chunk_tokens_max, info_.context_tokens) + kStepRows);
   sample_scratch_.resize(static_cast<size_t>(info_.vocab_size));
 }
 
-void LlamaExecutor::AttachPool(uint8_t* base, int32_t pages) {
-  llama_.AttachPool(reinterpret_cast<std::byte*>(base));
+void ModelExecutor::AttachPool(uint8_t* base, int32_t pages) {
+  model_.AttachPool(reinterpret_cast<std::byte*>(base));
   attached_ = true;
   pages_ = pages;
 }
 
-Status LlamaExecutor::CheckItem(const StepItem& item) const {
+Status ModelExecutor::CheckItem(const StepItem& item) const {
   if (item.tokens.empty()) return absl::InvalidArgumentError("it holds no tokens");
   const int64_t context = info_.context_tokens;
   const auto n = static_cast<int64_t>(item.tokens.size());
@@ -165,7 +178,7 @@ Status LlamaExecutor::CheckItem(const StepItem& item) const {
   return absl::OkStatus();
 }
 
-Status LlamaExecutor::CheckStep(std::span<const StepItem> items) const {
+Status ModelExecutor::CheckStep(std::span<const StepItem> items) const {
   if (!attached_) return absl::FailedPreconditionError("no KV pool is attached");
   if (items.empty()) return absl::InvalidArgumentError("a step needs at least one item");
   for (size_t i = 0; i < items.size(); ++i) {
@@ -175,31 +188,31 @@ Status LlamaExecutor::CheckStep(std::span<const StepItem> items) const {
   return absl::OkStatus();
 }
 
-Status LlamaExecutor::Run(std::span<const StepItem> items, const LayerDone& layer_done) {
+Status ModelExecutor::Run(std::span<const StepItem> items, const LayerDone& layer_done) {
   RETURN_IF_ERROR(CheckStep(items));
   output_of_item_.clear();
   int64_t outputs = 0;
   for (const StepItem& item : items) output_of_item_.push_back(item.wants_output ? outputs++ : -1);
-  llama_.Forward(items, Llama::Outputs::kWanted, layer_done);
+  model_.Forward(items, Transformer::Outputs::kWanted, layer_done);
   return absl::OkStatus();
 }
 
-Status LlamaExecutor::RunAll(std::span<const StepItem> items) {
+Status ModelExecutor::RunAll(std::span<const StepItem> items) {
   RETURN_IF_ERROR(CheckStep(items));
   output_of_item_.clear();
-  llama_.Forward(items, Llama::Outputs::kAll, nullptr);
+  model_.Forward(items, Transformer::Outputs::kAll, nullptr);
   return absl::OkStatus();
 }
 
-SampledToken LlamaExecutor::Sample(size_t item, const SampleInput& input) {
+SampledToken ModelExecutor::Sample(size_t item, const SampleInput& input) {
   if (item >= output_of_item_.size() || output_of_item_[item] < 0) return {};
-  const std::span<const float> logits = llama_.logits(output_of_item_[item]);
+  const std::span<const float> logits = model_.logits(output_of_item_[item]);
   std::copy(logits.begin(), logits.end(), sample_scratch_.begin());
-  return SampleWith(llama_.ops(), sample_scratch_, input);
+  return SampleWith(model_.ops(), sample_scratch_, input);
 }
 
-StatusOr<std::unique_ptr<Executor>> MakeLlamaExecutor(const LlamaExecutorOptions& options) {
-  ASSIGN_OR_RETURN(std::unique_ptr<LlamaExecutor> executor, LlamaExecutor::Create(options));
+StatusOr<std::unique_ptr<Executor>> MakeModelExecutor(const ModelExecutorOptions& options) {
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelExecutor> executor, ModelExecutor::Create(options));
   return executor;
 }
 

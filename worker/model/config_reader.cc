@@ -1,0 +1,27 @@
+#include "worker/model/config_reader.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace reprise::worker {
+
+Status ReadInt(const JsonValue& object, absl::string_view key, IntRange range, int64_t* value) {
+  ASSIGN_OR_RETURN(*value, GetInt(object, key, *value));
+  if (*value >= range.min && *value <= range.max) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " is ", *value, ", the range is ",
+                                                 range.min, " to ", range.max));
+}
+
+Status ReadNumber(const JsonValue& object, absl::string_view key, NumberRange range,
+                  double* value) {
+  ASSIGN_OR_RETURN(*value, GetNumber(object, key, *value));
+  if (*value >= range.min && *value <= range.max) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(JsonQuote(key), " is ", *value, ", the range is ",
+                                                 range.min, " to ", range.max));
+}
+
+Status Unsupported(absl::string_view key, absl::string_view found, absl::string_view supported) {
+  return absl::UnimplementedError(
+      absl::StrCat(JsonQuote(key), " is ", found, ", supported: ", supported));
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,122 @@
+#include "worker/model/feed_forward.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace reprise::worker {
+namespace {
+
+using kernels::ConstF32;
+using kernels::F32;
+
+constexpr int kRowParallelSlices = 8;
+
+const float* BiasOrNull(const std::vector<float>& bias) {
+  return bias.empty() ? nullptr : bias.data();
+}
+
+}  // namespace
+
+void FeedForward::Reserve(StepContext& step, const LayerWeights& layer, int64_t rows) {
+  const auto reserve = [&](const MlpWeights& w) {
+    gate_up_.Rows(rows, w.gate_up.matrix.n());
+    for (const Projection* p : {&w.gate_up, &w.down}) {
+      step.scratch.Reserve(kernels::LinearScratchBytes(rows, p->matrix));
+    }
+  };
+  if (layer.mlp) return reserve(*layer.mlp);
+  const MixtureWeights& w = *layer.mixture;
+  reserve(w.experts.front());
+  if (w.shared) reserve(*w.shared);
+  logits_.Rows(rows, config_.mixture->experts);
+  for (RowBuffer* buffer : {&sum_, &taken_, &out_}) buffer->Rows(rows, config_.hidden);
+  step.scratch.Reserve(kernels::LinearScratchBytes(rows, w.gate));
+}
+
+void FeedForward::Add(StepContext& step, const LayerWeights& layer, F32 normed, F32 x) {
+  if (layer.mlp) return Mlp(step, *layer.mlp, normed, x, x);
+  AddMixture(step, *layer.mixture, normed, x);
+}
+
+void FeedForward::Mlp(StepContext& step, const MlpWeights& w, F32 x, ConstF32 residual, F32 y) {
+  const int64_t both = w.gate_up.matrix.n();
+  const F32 gate_up = gate_up_.Rows(x.rows, both);
+  step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(x.rows, w.gate_up.matrix)),
+                  {.x = x,
+                   .weights = &w.gate_up.matrix,
+                   .bias = BiasOrNull(w.gate_up.bias),
+                   .residual = {},
+                   .y = gate_up});
+  const F32 gate = Columns(gate_up, 0, both / 2);
+  step.ops.swiglu(step.scratch.None(), gate, Columns(gate_up, both / 2, both / 2), gate);
+  step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(x.rows, w.down.matrix)),
+                  {.x = gate,
+                   .weights = &w.down.matrix,
+                   .bias = BiasOrNull(w.down.bias),
+                   .residual = residual,
+                   .k_slices = kRowParallelSlices,
+                   .y = y});
+}
+
+void FeedForward::RouteRows(StepContext& step, const MixtureWeights& w, F32 normed) {
+  const ExpertMixture& m = *config_.mixture;
+  const F32 logits = logits_.Rows(normed.rows, m.experts);
+  step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(normed.rows, w.gate)),
+                  {.x = normed, .weights = &w.gate, .residual = {}, .y = logits});
+  const auto choices = static_cast<size_t>(normed.rows * m.per_token);
+  if (ids_.size() < choices) {
+    ids_.resize(choices);
+    weights_.resize(choices);
+  }
+  step.ops.route(step.scratch.None(),
+                 {.logits = logits,
+                  .gating = m.sigmoid ? kernels::Gating::kSigmoid : kernels::Gating::kSoftmax,
+                  .bias = BiasOrNull(w.bias),
+                  .groups = m.groups,
+                  .groups_kept = m.groups_kept,
+                  .per_row = m.per_token,
+                  .normalize = m.normalize,
+                  .scale = static_cast<float>(m.scale),
+                  .ids = ids_.data(),
+                  .weights = weights_.data()});
+  rows_of_.resize(static_cast<size_t>(m.experts));
+  weights_of_.resize(static_cast<size_t>(m.experts));
+  for (auto& rows : rows_of_) rows.clear();
+  for (auto& weights : weights_of_) weights.clear();
+  for (size_t i = 0; i < choices; ++i) {
+    const auto expert = static_cast<size_t>(ids_[i]);
+    rows_of_[expert].push_back(static_cast<int32_t>(i) / static_cast<int32_t>(m.per_token));
+    weights_of_[expert].push_back(weights_[i]);
+  }
+}
+
+// Experts one after the other, so that each one's weights are read once a step and every row adds
+// its experts with ascending ids.
+void FeedForward::AddMixture(StepContext& step, const MixtureWeights& w, F32 normed, F32 x) {
+  RouteRows(step, w, normed);
+  const F32 sum = sum_.Rows(normed.rows, config_.hidden);
+  std::fill_n(sum.data, normed.rows * config_.hidden, 0.0F);
+  for (size_t expert = 0; expert < w.experts.size(); ++expert) {
+    const std::vector<int32_t>& rows = rows_of_[expert];
+    if (rows.empty()) continue;
+    const auto n = static_cast<int64_t>(rows.size());
+    const F32 taken = taken_.Rows(n, config_.hidden);
+    for (int64_t i = 0; i < n; ++i) {
+      std::memcpy(taken.row(i), normed.row(rows[static_cast<size_t>(i)]),
+                  static_cast<size_t>(config_.hidden) * sizeof(float));
+    }
+    const F32 out = out_.Rows(n, config_.hidden);
+    Mlp(step, w.experts[expert], taken, {}, out);
+    step.ops.add_scaled(step.scratch.None(), {out, rows.data(), weights_of_[expert].data(), sum});
+  }
+  if (w.shared) Mlp(step, *w.shared, normed, x, x);
+  // x + sum, each row with weight one.
+  ids_.resize(std::max(ids_.size(), static_cast<size_t>(normed.rows)));
+  weights_.resize(ids_.size());
+  std::iota(ids_.begin(), ids_.begin() + normed.rows, 0);
+  std::fill_n(weights_.begin(), normed.rows, 1.0F);
+  step.ops.add_scaled(step.scratch.None(), {sum, ids_.data(), weights_.data(), x});
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,84 @@
+// The rows of the step being computed, as the parts of the model see them, and what those parts
+// share. Owned by the Transformer, one thread.
+#ifndef REPRISE_WORKER_MODEL_STEP_H_
+#define REPRISE_WORKER_MODEL_STEP_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/ops.h"
+
+namespace reprise::worker {
+
+// Consecutive rows of one sequence, of one form.
+struct RowRun {
+  int64_t row = 0;  // the first, in the step
+  int64_t rows = 0;
+  int64_t first_position = 0;
+  const int32_t* pages = nullptr;  // page table of the sequence
+  bool prompt = true;              // prompt form; else step form
+};
+
+// Scratch of the kernels: grows to the largest call seen and is reused.
+class Scratch {
+ public:
+  explicit Scratch(kernels::ThreadPool& pool) : pool_(pool) {}
+  void Reserve(int64_t bytes) {
+    const auto size = static_cast<size_t>(bytes) + kAlignment;
+    if (memory_.size() < size) memory_.resize(size);
+  }
+  kernels::Exec With(int64_t bytes) {
+    Reserve(bytes);
+    void* start = memory_.data();
+    size_t space = memory_.size();
+    std::align(kAlignment, 1, start, space);
+    return {&pool_, static_cast<std::byte*>(start), static_cast<int64_t>(space)};
+  }
+  kernels::Exec None() { return With(0); }
+  int64_t threads() const { return pool_.threads(); }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  kernels::ThreadPool& pool_;
+  std::vector<std::byte> memory_;
+};
+
+// A buffer of rows that only grows.
+class RowBuffer {
+ public:
+  kernels::F32 Rows(int64_t rows, int64_t cols) {
+    const auto size = static_cast<size_t>(rows * cols);
+    if (values_.size() < size) values_.resize(size);
+    return {values_.data(), rows, cols, cols};
+  }
+
+ private:
+  std::vector<float> values_;
+};
+
+// What all parts of a model compute with.
+struct StepContext {
+  const kernels::CpuOps& ops;
+  Scratch& scratch;
+  kernels::PagedKv kv;      // the pool; `layer` is the current one
+  kernels::RopeTable rope;  // of the step's rows
+  std::vector<RowRun> runs;
+  int64_t rows = 0;
+};
+
+// Columns [first, first + cols) of a matrix.
+inline kernels::F32 Columns(const kernels::F32& m, int64_t first, int64_t cols) {
+  return {m.data + first, m.rows, cols, m.row_stride};
+}
+// Rows [first, first + rows).
+inline kernels::F32 RowsAt(const kernels::F32& m, int64_t first, int64_t rows) {
+  return {m.data + first * m.row_stride, rows, m.cols, m.row_stride};
+}
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_MODEL_STEP_H_

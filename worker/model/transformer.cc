@@ -1,0 +1,172 @@
+#include "worker/model/transformer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "worker/model/rope_frequencies.h"
+
+namespace reprise::worker {
+namespace {
+
+using kernels::F32;
+
+constexpr int kRowParallelSlices = 8;
+
+kernels::PagedKv PoolOf(const ModelConfig& config, const TransformerOptions& options) {
+  kernels::PagedKv kv = KvShape(config);
+  kv.dtype = options.kv_dtype;
+  kv.block_tokens = options.block_tokens;
+  kv.page_stride_bytes = SegmentBytes(kv) * config.layers;
+  return kv;
+}
+
+}  // namespace
+
+Transformer::Transformer(const ModelConfig& config, ModelWeights weights,
+                         const TransformerOptions& options)
+    : config_(config),
+      weights_(std::move(weights)),
+      ops_(kernels::Select(options.isa)),
+      inv_freq_(RopeInverseFrequencies(config)),
+      pool_(options.threads),
+      scratch_(pool_),
+      step_{ops_, scratch_, PoolOf(config, options), {}, {}, 0},
+      attention_(MakeAttentionBlock(config)),
+      feed_forward_(config) {}
+
+void Transformer::AttachPool(std::byte* base) { step_.kv.base = base; }
+
+void Transformer::Reserve(int64_t rows) {
+  if (rows <= reserved_rows_) return;
+  reserved_rows_ = rows;
+  for (RowBuffer* buffer : {&x_, &normed_}) buffer->Rows(rows, config_.hidden);
+  attended_.Rows(rows, config_.heads * config_.value_dim());
+  for (RowBuffer* buffer : {&cos_, &sin_}) buffer->Rows(rows, config_.rotary_dim() / 2);
+  scratch_.Reserve(kernels::LinearScratchBytes(rows, weights_.head()));
+  for (const LayerWeights& layer : weights_.layers) {
+    scratch_.Reserve(kernels::LinearScratchBytes(rows, layer.o.matrix));
+    attention_->Reserve(step_, layer, rows);
+    feed_forward_.Reserve(step_, layer, rows);
+  }
+}
+
+// An item's rows of prompt form, then those of step form.
+void Transformer::PlanRuns(const StepItem& item, int64_t row) {
+  const auto n = static_cast<int64_t>(item.tokens.size());
+  const int64_t prompt = std::clamp<int64_t>(item.prompt_end - item.first_position, 0, n);
+  if (prompt > 0) {
+    step_.runs.push_back({row, prompt, item.first_position, item.pages.data(), true});
+  }
+  if (prompt < n) {
+    step_.runs.push_back(
+        {row + prompt, n - prompt, item.first_position + prompt, item.pages.data(), false});
+  }
+}
+
+void Transformer::PlanStep(std::span<const StepItem> items, Outputs outputs) {
+  ids_.clear();
+  positions_.clear();
+  output_rows_.clear();
+  step_.runs.clear();
+  for (const StepItem& item : items) {
+    PlanRuns(item, static_cast<int64_t>(ids_.size()));
+    for (size_t i = 0; i < item.tokens.size(); ++i) {
+      const bool last = i + 1 == item.tokens.size();
+      if (outputs == Outputs::kAll || (last && item.wants_output)) {
+        output_rows_.push_back(static_cast<int64_t>(ids_.size()));
+      }
+      ids_.push_back(item.tokens[i]);
+      positions_.push_back(item.first_position + static_cast<int64_t>(i));
+    }
+  }
+  step_.rows = static_cast<int64_t>(ids_.size());
+  Reserve(step_.rows);
+}
+
+void Transformer::FillRope() {
+  const int64_t half = config_.rotary_dim() / 2;
+  const F32 cos = cos_.Rows(step_.rows, half);
+  const F32 sin = sin_.Rows(step_.rows, half);
+  kernels::FillRopeTable(positions_.data(), step_.rows, inv_freq_.data(), half, cos.data, sin.data);
+  const auto amplitude = static_cast<float>(config_.rope_scaling.amplitude);
+  if (amplitude != 1) {
+    for (const F32& table : {cos, sin}) {
+      for (int64_t i = 0; i < step_.rows * half; ++i) table.data[i] *= amplitude;
+    }
+  }
+  step_.rope = {cos.data, sin.data, half};
+}
+
+void Transformer::Forward(std::span<const StepItem> items, Outputs outputs,
+                          const Executor::LayerDone& layer_done) {
+  PlanStep(items, outputs);
+  FillRope();
+  GatherRows(ops_, weights_.embedding, ids_, x_.Rows(step_.rows, config_.hidden));
+  for (int64_t index = 0; index < config_.layers; ++index) {
+    const LayerWeights& layer = weights_.layers[static_cast<size_t>(index)];
+    step_.kv.layer = index;
+    attention_->Project(step_, layer, Norm(layer.attention_norm));
+    if (layer_done) layer_done(static_cast<uint32_t>(index));
+    if (index + 1 == config_.layers) KeepOutputRows();
+    if (step_.rows > 0) AttendAndMix(layer);
+  }
+  if (step_.rows > 0) ComputeLogits();
+}
+
+F32 Transformer::Norm(const std::vector<float>& weight) {
+  const F32 normed = normed_.Rows(step_.rows, config_.hidden);
+  ops_.rms_norm(scratch_.None(), x_.Rows(step_.rows, config_.hidden), weight.data(),
+                static_cast<float>(config_.rms_eps), normed);
+  return normed;
+}
+
+// After the last layer's KV rows only rows that give logits are of use: moves those to the front,
+// each as a run of its own. A row's bits do not depend on the company it keeps.
+void Transformer::KeepOutputRows() {
+  if (static_cast<int64_t>(output_rows_.size()) == step_.rows) return;
+  kept_runs_.clear();
+  const F32 x = x_.Rows(step_.rows, config_.hidden);
+  size_t run = 0;
+  for (size_t i = 0; i < output_rows_.size(); ++i) {
+    const int64_t row = output_rows_[i];
+    while (row >= step_.runs[run].row + step_.runs[run].rows) ++run;
+    const auto to = static_cast<int64_t>(i);
+    kept_runs_.push_back({to, 1, positions_[static_cast<size_t>(row)], step_.runs[run].pages,
+                          step_.runs[run].prompt});
+    std::memmove(x.row(to), x.row(row), static_cast<size_t>(config_.hidden) * sizeof(float));
+  }
+  attention_->Keep(output_rows_);
+  step_.runs.swap(kept_runs_);
+  step_.rows = static_cast<int64_t>(output_rows_.size());
+}
+
+// Attention, its output projection, and the second half of the layer, all added to the residual
+// stream.
+void Transformer::AttendAndMix(const LayerWeights& layer) {
+  const F32 x = x_.Rows(step_.rows, config_.hidden);
+  const F32 attended = attended_.Rows(step_.rows, config_.heads * config_.value_dim());
+  attention_->Attend(step_, layer, attended);
+  ops_.linear(scratch_.With(kernels::LinearScratchBytes(step_.rows, layer.o.matrix)),
+              {.x = attended,
+               .weights = &layer.o.matrix,
+               .bias = layer.o.bias.empty() ? nullptr : layer.o.bias.data(),
+               .residual = x,
+               .k_slices = kRowParallelSlices,
+               .y = x});
+  feed_forward_.Add(step_, layer, Norm(layer.mlp_norm), x);
+}
+
+void Transformer::ComputeLogits() {
+  const kernels::PackedWeights& head = weights_.head();
+  const F32 logits = logits_.Rows(step_.rows, config_.vocab);
+  ops_.linear(scratch_.With(kernels::LinearScratchBytes(step_.rows, head)),
+              {.x = Norm(weights_.final_norm), .weights = &head, .residual = {}, .y = logits});
+  last_logits_ = logits.data;
+}
+
+std::span<const float> Transformer::logits(int64_t output) const {
+  return {last_logits_ + output * config_.vocab, static_cast<size_t>(config_.vocab)};
+}
+
+}  // namespace reprise::worker

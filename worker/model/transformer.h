@@ -1,0 +1,104 @@
+// The forward pass of every supported family, written once against kernels/ops.h: any mix of prompt
+// chunks and step rows of any number of sequences, layer by layer, over a paged KV pool. What the
+// families differ in are its two parts: attention_block.h and feed_forward.h. Owns its weights, its
+// compute threads and its scratch; one thread at a time.
+//
+// Invariants:
+// 1. Every row's arithmetic is that row's alone: projections, norms, rotation and experts work row
+//    by row in the kernels' fixed order, attention reads rows [0, position] of its own sequence. So
+//    logits and KV rows do not depend on the batch, the chunks, the page size, the threads or the
+//    Isa; where a family has two forms (latent attention), a row's form follows from its position.
+// 2. o_proj and down_proj, the row-parallel products, sum k in 8 slices: a tensor-parallel split of
+//    2, 4 or 8 will have the same bits.
+// 3. Scratch grows to the largest step seen and is reused: a step of known size allocates nothing.
+#ifndef REPRISE_WORKER_MODEL_TRANSFORMER_H_
+#define REPRISE_WORKER_MODEL_TRANSFORMER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/ops.h"
+#include "worker/engine/executor.h"
+#include "worker/model/attention_block.h"
+#include "worker/model/feed_forward.h"
+#include "worker/model/model_config.h"
+#include "worker/model/step.h"
+#include "worker/model/weights.h"
+
+namespace reprise::worker {
+
+struct TransformerOptions {
+  kernels::Isa isa = kernels::Isa::kScalar;  // must be supported
+  int threads = 1;                           // counts the caller
+  kernels::DType kv_dtype = kernels::DType::kBF16;
+  int64_t block_tokens = 64;
+};
+
+class Transformer {
+ public:
+  Transformer(const ModelConfig& config, ModelWeights weights, const TransformerOptions& options);
+
+  const ModelConfig& config() const { return config_; }
+  const ModelWeights& weights() const { return weights_; }
+  const kernels::CpuOps& ops() const { return ops_; }
+
+  // Page p starts at base + p * block_bytes, segments in layer order (kernels::PagedKv).
+  void AttachPool(std::byte* base);
+
+  // Makes scratch for steps of `rows` rows.
+  void Reserve(int64_t rows);
+
+  enum class Outputs {
+    kWanted,  // the last row of each item that wants it
+    kAll,     // every row of every item
+  };
+
+  // Precondition: ids in the vocabulary, positions below config().context, page tables that cover
+  // them. `layer_done(l)` is called as soon as layer l's KV rows of the whole batch are written,
+  // while the rest of that layer is still to be computed.
+  void Forward(std::span<const StepItem> items, Outputs outputs,
+               const Executor::LayerDone& layer_done);
+
+  // Of the last Forward, in order of items and rows.
+  int64_t outputs() const { return static_cast<int64_t>(output_rows_.size()); }
+  std::span<const float> logits(int64_t output) const;
+
+ private:
+  void PlanStep(std::span<const StepItem> items, Outputs outputs);
+  void PlanRuns(const StepItem& item, int64_t row);
+  void FillRope();
+  void KeepOutputRows();
+  void AttendAndMix(const LayerWeights& layer);
+  void ComputeLogits();
+  kernels::F32 Norm(const std::vector<float>& weight);
+
+  const ModelConfig config_;
+  const ModelWeights weights_;
+  const kernels::CpuOps& ops_;
+  const std::vector<double> inv_freq_;
+  kernels::ThreadPool pool_;
+  Scratch scratch_;
+  StepContext step_;  // the step being computed; rows of all items one after the other
+  const std::unique_ptr<AttentionBlock> attention_;
+  FeedForward feed_forward_;
+
+  int64_t reserved_rows_ = 0;
+  std::vector<int32_t> ids_;          // [rows]
+  std::vector<int64_t> positions_;    // [rows]
+  std::vector<int64_t> output_rows_;  // ascending
+  std::vector<RowRun> kept_runs_;
+  RowBuffer x_;          // [rows, hidden], the residual stream
+  RowBuffer normed_;     // [rows, hidden]
+  RowBuffer attended_;   // [rows, heads * value_dim]
+  RowBuffer cos_, sin_;  // [rows, rotary_dim / 2]
+  RowBuffer logits_;     // [outputs, vocab]
+  const float* last_logits_ = nullptr;
+};
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_MODEL_TRANSFORMER_H_
