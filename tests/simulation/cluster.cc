@@ -10,7 +10,9 @@ namespace {
 Faults FaultsFor(SplitMix64& plan, Mutation mutation) {
   Faults faults = DrawFaults(plan);
   faults.corruption |= mutation == Mutation::kChecksumUnchecked;
-  faults.stragglers |= mutation == Mutation::kFetchDoneBeforeQuiet;
+  if (mutation == Mutation::kFetchDoneBeforeQuiet) {
+    faults.stragglers = faults.cancels = faults.few_pages = true;
+  }
   if (mutation == Mutation::kPageQuietAtOnce || mutation == Mutation::kUnlistForgotten) {
     faults.few_pages = faults.delays = true;
   }
@@ -149,7 +151,9 @@ ClientRequest Cluster::DrawRequest(int number) {
   worker::SamplingParams& sampling = request.sampling;
   sampling.seed = plan_.Next();
   sampling.n = plan_.Chance(0.7) ? 1 : 2 + static_cast<int32_t>(plan_.Below(2));
-  sampling.max_tokens = 1 + static_cast<int32_t>(plan_.Below(32));
+  // As long as the context, and three branches the pages, allow.
+  const bool is_long = faults_.long_requests && !faults_.few_pages;
+  sampling.max_tokens = 1 + static_cast<int32_t>(plan_.Below(is_long ? 100 : 32));
   sampling.min_tokens = static_cast<int32_t>(plan_.Below(4));
   for (int i = 0; i < 12; ++i) sampling.eos_ids.push_back(token());
   for (int i = 0; i < 4; ++i) sampling.stop_ids.push_back(token());
@@ -318,6 +322,10 @@ void Cluster::CheckIndex() {
 void Cluster::CheckCalm() {
   for (const WorkerSlot& slot : workers_) {
     const KvStats& stats = slot.now->stream().stats();
+    if (slot.now->worst_lag() > kCalmLag && !faults_.few_slots) {
+      world_.Fail(absl::StrCat("in a calm history replicas of ", slot.name, " lagged ",
+                               MsFromNs(slot.now->worst_lag()), " ms"));
+    }
     if (slot.now->core().stats().legs_failed != 0 || stats.timed_out != 0) {
       world_.Fail(absl::StrCat("in a calm history ", slot.name, " lost ",
                                slot.now->core().stats().legs_failed, " legs and ", stats.timed_out,

@@ -27,6 +27,7 @@ namespace reprise::sim {
 inline constexpr TimeNs kFaultsEnd = 6 * kSecond;
 inline constexpr TimeNs kLivenessLimit = 60 * kSecond;
 inline constexpr TimeNs kSettle = 25 * kSecond;
+inline constexpr TimeNs kCalmLag = kSecond;
 
 struct RunOptions {
   uint64_t seed = 1;

@@ -42,6 +42,7 @@ struct Faults {
   bool deadlines = false;
   bool few_pages = false;  // preemption
   bool few_slots = false;  // eviction in stores
+  bool long_requests = false;
 
   bool any_process() const {
     return worker_crashes || store_crashes || coordinator_restarts || freezes || partitions ||
@@ -71,7 +72,7 @@ inline Faults DrawFaults(SplitMix64& random) {
                      &faults.freezes,         &faults.partitions,
                      &faults.slow_worker,     &faults.cancels,
                      &faults.deadlines,       &faults.few_pages,
-                     &faults.few_slots}) {
+                     &faults.few_slots,       &faults.long_requests}) {
     *flag = random.Chance(density) && !calm;
   }
   return faults;

@@ -362,6 +362,7 @@ void SimWorker::Obey(const coordinator::ReportAnswer& answer) {
 // Checks -----------------------------------------------------------------------------------------
 
 void SimWorker::Check() {
+  worst_lag_ = std::max(worst_lag_, core_.Lag(Now()).ns);
   if (core_.Conserved()) return;
   const worker::PagePool::Counts& pages = core_.pages();
   world_.Fail(absl::StrCat(key_.name, ": pages are not conserved: used ", pages.used, " free ",

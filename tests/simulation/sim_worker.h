@@ -71,6 +71,9 @@ class SimWorker {
   void OnPrefill(worker::SubmitPrefill leg, int64_t deadline_ms, LegCaller caller);
   void OnCancelPrefill(const worker::CancelPrefill& cancel) { Handle(cancel); }
 
+  // The oldest row that some replica lacked was this old at the worst moment.
+  TimeNs worst_lag() const { return worst_lag_; }
+
   // By signal or by the coordinator's order.
   void Drain(TimeNs deadline);
   bool drained() const { return core_.draining() && core_.idle() && !core_.step_in_flight(); }
@@ -177,6 +180,7 @@ class SimWorker {
   std::map<LegKey, StreamId> legs_called_;
   std::optional<worker::StepPlan> plan_;
   uint64_t progress_ = 0;
+  TimeNs worst_lag_ = 0;
   uint64_t tick_ = 0;
   KvNode stream_;
   ReplicaClient replicas_;

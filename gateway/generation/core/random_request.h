@@ -1,6 +1,6 @@
 // What random stories about SessionCore share: a request that defines every token it gives, what a
-// worker says of it, and the record of a client that must see each index once, with the right value.
-// Test only.
+// worker says of it, and the record of a client that must see each index once, with the right
+// value. Test only.
 #ifndef REPRISE_GATEWAY_GENERATION_CORE_RANDOM_REQUEST_H_
 #define REPRISE_GATEWAY_GENERATION_CORE_RANDOM_REQUEST_H_
 
