@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "cli/failpoints.h"
+#include "common/bind_policy.h"
 #include "common/log.h"
 
 namespace reprise::cli {
@@ -12,12 +13,20 @@ int RunRole(FlagSet& flags, RoleFlags& common, const Args& args,
   flags.Add("ready-file", &common.ready_file, "written with the addresses once the role serves");
   flags.AddChoice("log-level", &common.log_level, {"debug", "info", "warning", "error"},
                   "lines below it are dropped");
+  flags.Add("test-only-plaintext-beyond-loopback", &common.plaintext_beyond_loopback,
+            "for tests with network namespaces: listens on any address, unprotected");
   if (const auto exit = ParseFlags(flags, args, 0, nullptr)) return *exit;
   if (const auto level = ParseLogSeverity(common.log_level); level.ok()) SetLogLevel(*level);
   if (const Status armed = ArmFailpointsFromEnvironment(); !armed.ok()) return Fail("role", armed);
   static StopSignal stop;
   StopOnSignals(&stop);
   LogInfo("starting", {{"options", flags.Echo()}});
+  if (common.plaintext_beyond_loopback) {
+    AllowPlaintextBeyondLoopback();
+    LogWarning("plaintext_beyond_loopback",
+               {{"flag", "--test-only-plaintext-beyond-loopback"},
+                {"meaning", "anybody who reaches this process's addresses may use it"}});
+  }
   Status ready_status;
   const RoleControl control{.stop = &stop, .ready = [&](const RoleAddresses& addresses) {
                               if (common.ready_file.empty()) {

@@ -12,6 +12,7 @@ namespace reprise::cli {
 struct RoleFlags {
   std::string ready_file;
   std::string log_level = "info";
+  bool plaintext_beyond_loopback = false;  // tests only
 };
 
 // Declares the common flags, parses, echoes the options into the log and runs `run` until SIGINT or

@@ -54,7 +54,8 @@ Status Supervisor::Spawn(Child& child) {
   std::error_code ignored;
   std::filesystem::remove(ready_path(child.spec.name), ignored);
   SubprocessOptions process;
-  process.argv = {options_.program};
+  process.argv = child.spec.launcher;
+  process.argv.push_back(options_.program);
   process.argv.insert(process.argv.end(), child.spec.args.begin(), child.spec.args.end());
   process.argv.push_back("--listen=" + child.spec.listen);
   process.argv.push_back("--ready-file=" + ready_path(child.spec.name));

@@ -28,6 +28,8 @@ struct ChildSpec {
   std::vector<std::string> args;  // after the program's own name; without --listen
   std::string listen = "127.0.0.1:0";
   std::vector<std::pair<std::string, std::string>> extra_env = {};
+  // Before the program, for tests: a command that becomes it, elsewhere (a network namespace).
+  std::vector<std::string> launcher = {};
 };
 
 class Supervisor {
