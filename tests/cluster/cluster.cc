@@ -52,8 +52,13 @@ std::string Cluster::OrdersPath(const std::string& name) const {
 }
 
 Status Cluster::Start(const std::string& name, std::vector<std::string> args,
-                      const std::string& listen) {
-  cli::ChildSpec spec{.name = name, .args = std::move(args), .listen = listen};
+                      const std::string& listen, std::vector<std::string> launcher) {
+  if (options_.lab != nullptr) args.push_back("--test-only-plaintext-beyond-loopback");
+  cli::ChildSpec spec{.name = name,
+                      .args = std::move(args),
+                      .listen = listen,
+                      .extra_env = {},
+                      .launcher = std::move(launcher)};
   if (options_.failpoints) spec.extra_env = {{"REPRISE_FAILPOINTS_FILE", OrdersPath(name)}};
   return supervisor_->Start(std::move(spec));
 }
@@ -61,7 +66,8 @@ Status Cluster::Start(const std::string& name, std::vector<std::string> args,
 Status Cluster::AddCoordinator(const Flags& flags) {
   std::vector<std::string> args = {"coordinator"};
   args.insert(args.end(), flags.begin(), flags.end());
-  RETURN_IF_ERROR(Start("coordinator", std::move(args), "127.0.0.1:0"));
+  const std::string host = options_.lab == nullptr ? "127.0.0.1" : options_.lab->host();
+  RETURN_IF_ERROR(Start("coordinator", std::move(args), host + ":0"));
   StopSignal never;
   RETURN_IF_ERROR(supervisor_->WaitReady(&never));
   coordinator_list_ = addresses("coordinator").grpc;
@@ -96,7 +102,14 @@ Status Cluster::AddNode(const std::string& role, const std::string& name, const 
   });
   if (!proxied) args.push_back("--coordinator=" + coordinator_list_);
   args.insert(args.end(), flags.begin(), flags.end());
-  return Start(name, std::move(args), "127.0.0.1:0");
+  if (options_.lab == nullptr || role == "gateway") {
+    return Start(name, std::move(args), "127.0.0.1:0");
+  }
+  ASSIGN_OR_RETURN(NetworkLab::Node node, options_.lab->AddNode(name));
+  args.insert(args.end(),
+              {"--kv-listen=" + node.kv_host + ":0", "--metrics-listen=" + node.orders_host + ":0",
+               absl::StrCat("--devices=", NetworkLab::kv_device()), "--no-shared-memory"});
+  return Start(name, std::move(args), node.orders_host + ":0", std::move(node.launcher));
 }
 
 Status Cluster::AddWorker(const std::string& name, const Flags& flags) {
@@ -163,6 +176,27 @@ StatusOr<std::string> Cluster::Leader() const {
   return status.leader();
 }
 
+bool Cluster::GivenUp(const std::string& name) const {
+  const auto status = QueryStatus();
+  if (!status.ok()) return false;
+  for (const v1::NodeStatus& node : status->nodes()) {
+    if (node.node().ref().name() != name) continue;
+    return node.state() != "live" || !node.reason().empty();
+  }
+  return true;
+}
+
+StatusOr<v1::ModelInfo> Cluster::QueryModel() const {
+  ASSIGN_OR_RETURN(const std::string leader, Leader());
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::nanoseconds(kStatusTimeoutNs));
+  v1::ModelInfo model;
+  RETURN_IF_ERROR(
+      FromGrpc(coordinators_.at(leader)->GetModel(&context, v1::GetModelRequest(), &model)));
+  return model;
+}
+
 StatusOr<v1::NodeRef> Cluster::Ref(const std::string& name) const {
   ASSIGN_OR_RETURN(const v1::ClusterStatus status, QueryStatus());
   for (const v1::NodeStatus& node : status.nodes()) {
@@ -181,9 +215,11 @@ StatusOr<double> Cluster::Metric(const std::string& name, absl::string_view fami
   return value;
 }
 
-double Cluster::MetricOverAll(absl::string_view family) const {
+double Cluster::MetricOverAll(absl::string_view family, absl::string_view prefix) const {
   double sum = 0;
-  for (const std::string& name : names()) sum += Metric(name, family).value_or(0);
+  for (const std::string& name : names()) {
+    if (absl::StartsWith(name, prefix)) sum += Metric(name, family).value_or(0);
+  }
   return sum;
 }
 

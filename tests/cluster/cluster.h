@@ -22,6 +22,7 @@
 #include "common/status.h"
 #include "coordinator/leader/etcd_process.h"
 #include "reprise/v1/cluster.grpc.pb.h"
+#include "tests/cluster/network_lab.h"
 #include "tests/cluster/scratch_dir.h"
 
 namespace reprise::harness {
@@ -32,6 +33,9 @@ class Cluster {
   struct Options {
     std::string program;      // path of the reprise binary
     bool failpoints = false;  // processes take the orders of Arm
+    // Workers and stores have addresses of their own, plaintext beyond loopback; null: everything
+    // is on loopback. Outlives the cluster.
+    NetworkLab* lab = nullptr;
   };
 
   static StatusOr<std::unique_ptr<Cluster>> Create(const Options& options);
@@ -62,11 +66,16 @@ class Cluster {
   StatusOr<v1::ClusterStatus> QueryStatus() const;
   // The coordinator that leads, by its own word.
   StatusOr<std::string> Leader() const;
+  // The leading coordinator has the node out of placement, or given up, or does not know it.
+  bool GivenUp(const std::string& name) const;
+  // What the workers serve, as the leading coordinator tells it.
+  StatusOr<v1::ModelInfo> QueryModel() const;
 
   // Sum of all series of the family at the node's metrics door.
   StatusOr<double> Metric(const std::string& name, absl::string_view family) const;
-  // Over all processes that have the family; a dead or frozen one counts as 0.
-  double MetricOverAll(absl::string_view family) const;
+  // Over all processes that have the family and whose name begins so; a dead or frozen one counts
+  // as 0.
+  double MetricOverAll(absl::string_view family, absl::string_view prefix = "") const;
   // User and system time of the process so far.
   StatusOr<double> CpuSeconds(const std::string& name) const;
   pid_t pid(const std::string& name) const { return supervisor_->pid(name); }
@@ -102,7 +111,8 @@ class Cluster {
 
  private:
   Cluster(std::unique_ptr<ScratchDir> dir, const Options& options);
-  Status Start(const std::string& name, std::vector<std::string> args, const std::string& listen);
+  Status Start(const std::string& name, std::vector<std::string> args, const std::string& listen,
+               std::vector<std::string> launcher = {});
   Status AddNode(const std::string& role, const std::string& name, const Flags& flags);
   std::string OrdersPath(const std::string& name) const;
   bool AllLive(const v1::ClusterStatus& status) const;
@@ -120,6 +130,9 @@ class Cluster {
 
 // User and system time of any process of this machine.
 StatusOr<double> ProcessCpuSeconds(pid_t pid);
+// The same by thread name, to the nanosecond; threads of one name together. Those that have ended
+// are not in it.
+StatusOr<std::map<std::string, double>> ThreadCpuSeconds(pid_t pid);
 
 }  // namespace reprise::harness
 

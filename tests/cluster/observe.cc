@@ -1,6 +1,7 @@
 // What a test sees of a process from outside besides its metrics page: its CPU time.
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -26,6 +27,21 @@ StatusOr<double> ProcessCpuSeconds(pid_t pid) {
     return absl::InternalError(absl::StrCat("/proc/", pid, "/stat is not understood"));
   }
   return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+StatusOr<std::map<std::string, double>> ThreadCpuSeconds(pid_t pid) {
+  std::map<std::string, double> seconds;
+  std::error_code error;
+  const std::string tasks = absl::StrCat("/proc/", pid, "/task");
+  for (const auto& task : std::filesystem::directory_iterator(tasks, error)) {
+    std::ifstream name_in(task.path() / "comm");
+    std::ifstream time_in(task.path() / "schedstat");
+    std::string name;
+    double ns = 0;  // on a processor; what follows is time in the queue
+    if (std::getline(name_in, name) && time_in >> ns) seconds[name] += ns / kSecond;
+  }
+  if (error) return absl::NotFoundError(absl::StrCat(tasks, ": ", error.message()));
+  return seconds;
 }
 
 }  // namespace reprise::harness

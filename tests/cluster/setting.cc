@@ -66,8 +66,9 @@ std::vector<std::string> Names(const std::string& role, int count) {
 }
 
 StatusOr<std::unique_ptr<Cluster>> StartCluster(const Setting& s) {
-  ASSIGN_OR_RETURN(auto cluster, Cluster::Create(Cluster::Options{.program = s.program,
-                                                                  .failpoints = s.failpoints}));
+  ASSIGN_OR_RETURN(auto cluster,
+                   Cluster::Create(Cluster::Options{
+                       .program = s.program, .failpoints = s.failpoints, .lab = s.lab}));
   Cluster::Flags coordinator = {
       absl::StrCat("--replica-stores=", s.replica_stores),
       absl::StrCat("--remote-prefill-min-tokens=", s.remote_prefill_min_tokens)};

@@ -28,7 +28,8 @@ struct Setting {
   int remote_prefill_min_tokens = 64;
   bool store_disks = false;
   bool failpoints = false;
-  std::string model_dir;  // empty: the timed engine
+  NetworkLab* lab = nullptr;  // as in cluster.h; one coordinator only
+  std::string model_dir;      // empty: the timed engine
   worker::TimedModel model = {.layers = 2, .row_bytes = 64, .block_tokens = 16};
   double step_ms = 5;
   double prefill_ms_per_token = 0.05;
