@@ -160,10 +160,13 @@ StatusOr<int32_t> Membership::Drain(const std::string& name, int64_t deadline_ms
   return node.requests;
 }
 
-// Each living node that probes is one voice about every other.
+// Each living node that probes is one voice about every other. One that names itself has reached
+// nobody lately: it is cut off unless the most others say so too, for then it is those they probe.
 void Membership::CountAccusations(TimeNs now) {
   int voices = 0;
+  int alone = 0;
   std::map<std::string, int> named;
+  std::set<std::string> name_themselves;
   for (const auto& [name, node] : nodes_) {
     if (node.state == NodeState::kDead || !IsProbing(node)) continue;
     ++voices;
@@ -171,14 +174,20 @@ void Membership::CountAccusations(TimeNs now) {
     for (const std::string& other : others) {
       if (other != name) ++named[other];
     }
+    if (others.contains(name)) {
+      name_themselves.insert(name);
+      ++alone;
+    }
   }
-  if (named.empty() && !accusations_) return;
-  accusations_ = !named.empty();
+  const bool any = !named.empty() || alone > 0;
+  if (!any && !accusations_) return;
+  accusations_ = any;
   for (auto& [name, node] : nodes_) {
     const auto it = named.find(name);
     const int against = it == named.end() ? 0 : it->second;
     const int peers = voices - (node.state != NodeState::kDead && IsProbing(node) ? 1 : 0);
-    node.accused = against >= 2 && 2 * against > peers &&
+    const bool cut_off = name_themselves.contains(name) && 2 * (alone - 1) < peers;
+    node.accused = ((against >= 2 && 2 * against > peers) || cut_off) &&
                    now - node.joined_ns >= options_.unreachable_after_ns;
   }
 }

@@ -41,7 +41,7 @@ struct MembershipOptions {
   TimeNs stuck_after_ns = 1500 * kMillisecond;
   // Age of a node's own probe at which it is cut off. Accusations by peers count that long after
   // it joined: what they knew before was another incarnation.
-  TimeNs unreachable_after_ns = 2 * kSecond;
+  TimeNs unreachable_after_ns = 1500 * kMillisecond;
   size_t nodes_max = limits::kNodesMax;
 };
 

@@ -1,5 +1,6 @@
 #include "worker/engine/peer_prober.h"
 
+#include <algorithm>
 #include <chrono>
 #include <iterator>
 #include <utility>
@@ -9,8 +10,11 @@
 namespace reprise::worker {
 namespace {
 
-constexpr TimeNs kPeriod = kSecond;
-constexpr TimeNs kTimeout = kSecond;
+// Together below 1.5 s with a report's way, so that a cut link is known within two.
+constexpr TimeNs kPeriod = 500 * kMillisecond;
+constexpr TimeNs kTimeout = 800 * kMillisecond;
+constexpr size_t kPeersPerRound = 4;
+constexpr TimeNs kAlone = 1300 * kMillisecond;  // without an answer of any peer
 
 }  // namespace
 
@@ -36,6 +40,10 @@ void PeerProber::SetPeers(const std::vector<StoreNode>& peers) {
     if (address.ok()) addresses.emplace(peer.node.key, *address);
   }
   MutexLock lock(mu_);
+  const bool same = peers_.size() == addresses.size() &&
+                    std::equal(peers_.begin(), peers_.end(), addresses.begin(),
+                               [](const auto& a, const auto& b) { return a.first == b.first; });
+  if (!same) reached_ns_ = RealClock().NowNs();
   peers_ = std::move(addresses);
   for (auto at = failed_.begin(); at != failed_.end();) {
     at = peers_.contains(at->first) ? std::next(at) : failed_.erase(at);
@@ -54,7 +62,7 @@ void PeerProber::Loop() {
     }
     next = RealClock().NowNs() + kPeriod;
     ProbeSelf();
-    ProbeNext();
+    ProbePeers();
   }
 }
 
@@ -70,22 +78,28 @@ void PeerProber::ProbeSelf() {
   });
 }
 
-void PeerProber::ProbeNext() {
-  kv::PeerAddress peer;
+void PeerProber::ProbePeers() {
+  std::vector<kv::PeerAddress> round;
   {
     MutexLock lock(mu_);
-    if (peers_.empty() || peer_open_) return;
-    auto next = peers_.upper_bound(last_);
-    if (next == peers_.end()) next = peers_.begin();
-    last_ = next->first;
-    peer = next->second;
-    peer_open_ = true;
+    while (round.size() < std::min(kPeersPerRound, peers_.size())) {
+      auto next = peers_.upper_bound(last_);
+      if (next == peers_.end()) next = peers_.begin();
+      last_ = next->first;
+      round.push_back(next->second);
+    }
+    std::erase_if(round, [this](const kv::PeerAddress& peer)
+                             REQUIRES(mu_) { return !open_.insert(peer.key).second; });
   }
-  stream_->Probe(peer, kTimeout, [this, key = peer.key](const Status& status) {
-    MutexLock lock(mu_);
-    peer_open_ = false;
-    if (peers_.contains(key)) failed_[key] = !status.ok();
-  });
+  for (const kv::PeerAddress& peer : round) {
+    stream_->Probe(peer, kTimeout, [this, key = peer.key](const Status& status) {
+      MutexLock lock(mu_);
+      open_.erase(key);
+      if (!peers_.contains(key)) return;
+      failed_[key] = !status.ok();
+      if (status.ok()) reached_ns_ = RealClock().NowNs();
+    });
+  }
 }
 
 int64_t PeerProber::AgeMs() const {
@@ -98,6 +112,9 @@ std::vector<std::string> PeerProber::Unreachable() const {
   std::vector<std::string> names;
   for (const auto& [key, failed] : failed_) {
     if (failed) names.push_back(key.name);
+  }
+  if (!peers_.empty() && RealClock().NowNs() - reached_ns_ >= kAlone) {
+    names.push_back(stream_->address().key.name);
   }
   return names;
 }

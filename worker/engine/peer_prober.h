@@ -1,14 +1,17 @@
-// Whether this node's stream still moves blocks: every second it fetches and verifies a block from
-// itself and from one peer in turn. Owned by the engine; any thread.
+// Whether this node's stream still moves blocks: twice a second it fetches and verifies a block
+// from itself and from some peers, in turn where there are many. Owned by the engine; any thread.
 //
 // Invariants:
-// 1. One probe of itself and one of a peer are under way at most.
+// 1. One probe of itself and one of each peer are under way at most.
 // 2. A peer is unreachable from the end of a probe that failed until one succeeds or it is no peer
 //    any more.
+// 3. A node that no peer has answered for a while names itself: it, or all of them, are cut off,
+//    which the coordinator can tell apart.
 #ifndef REPRISE_WORKER_ENGINE_PEER_PROBER_H_
 #define REPRISE_WORKER_ENGINE_PEER_PROBER_H_
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,22 +35,24 @@ class PeerProber {
   void SetPeers(const std::vector<StoreNode>& peers);
 
   int64_t AgeMs() const;
+  // Peers, and the node itself by invariant 3.
   std::vector<std::string> Unreachable() const;
 
  private:
   void Loop();
   void ProbeSelf();
-  void ProbeNext();
+  void ProbePeers();
 
   kv::KvStream* const stream_;
   mutable Mutex mu_;
   CondVar wake_;
   std::map<NodeKey, kv::PeerAddress> peers_ GUARDED_BY(mu_);
   std::map<NodeKey, bool> failed_ GUARDED_BY(mu_);  // by the latest probe of each peer
+  std::set<NodeKey> open_ GUARDED_BY(mu_);          // probes of peers under way
   NodeKey last_ GUARDED_BY(mu_);                    // probed
   TimeNs verified_ns_ GUARDED_BY(mu_) = 0;          // of the own stream
+  TimeNs reached_ns_ GUARDED_BY(mu_) = 0;           // some peer, or when they became peers
   bool self_open_ GUARDED_BY(mu_) = false;
-  bool peer_open_ GUARDED_BY(mu_) = false;
   bool stopping_ GUARDED_BY(mu_) = false;
   Thread thread_;
 };
