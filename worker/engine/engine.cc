@@ -118,6 +118,7 @@ Status Engine::Open() {
                                              }));
   }
   CoreSettings core = options_.core;
+  core.stopwatch = &RealClock();
   core.self.key = options_.stream.self;
   core.self.kv_address = HostPort{address_.host, static_cast<uint16_t>(address_.port)}.ToString();
   core_ = std::make_unique<WorkerCore>(std::move(core));
@@ -326,7 +327,9 @@ void Engine::CarryOut() {
               Failpoint("worker.leg.reply");
               sink_->OnReplyPrefill(std::move(order));
             } else if constexpr (std::is_constructible_v<Replicator::Order, T>) {
+              const TimeNs start = RealClock().NowNs();
               replicator_->Send(std::move(order));
+              replicas_ns_ += RealClock().NowNs() - start;
             } else if constexpr (std::is_constructible_v<SwapTier::Order, T>) {
               swap_->Send(std::move(order));
             } else {
@@ -403,7 +406,10 @@ void Engine::Publish() {
   stats.waiting = core_->waiting();
   stats.queued_prefill_tokens = core_->queued_prefill_tokens();
   stats.step_ms = step_ms_;
-  stats.lag = core_->Lag(RealClock().NowNs());
+  const TimeNs start = RealClock().NowNs();
+  stats.lag = core_->Lag(start);
+  replicas_ns_ += RealClock().NowNs() - start;
+  stats.replicas_ns = stats.core.replication_ns + replicas_ns_;
   stats.stranded_bytes = core_->stranded_pages() * static_cast<int64_t>(PageBytes());
   stats.can_prefill = core_->can_prefill();
   stats.can_decode = core_->can_decode();

@@ -68,6 +68,7 @@ struct EngineStats {
   double step_ms = 0;  // smoothed
   uint64_t violations = 0;
   ReplicationLag lag;
+  TimeNs replicas_ns = 0;      // of the step thread, on replicas
   int64_t stranded_bytes = 0;  // of requests that have ended
   bool can_prefill = true;
   bool can_decode = true;
@@ -158,6 +159,7 @@ class Engine {
   std::map<FetchId, OpenFetch> fetches_;
   TimeNs next_tick_ = INT64_MAX;
   double step_ms_ = 0;
+  TimeNs replicas_ns_ = 0;  // outside the core
   Histogram* step_seconds_ = nullptr;
   Histogram* ttft_seconds_ = nullptr;
   Histogram* lag_tokens_ = nullptr;

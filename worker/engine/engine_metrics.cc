@@ -36,6 +36,9 @@ void RegisterReplicaMetrics(const Engine& engine, MetricsRegistry& metrics) {
   metrics.RegisterCallbackGauge(
       "reprise_stranded_bytes", "KV bytes still held for requests that have ended.",
       [&engine] { return static_cast<double>(engine.stats().stranded_bytes); });
+  metrics.RegisterCallbackCounter("reprise_replication_step_thread_seconds_total",
+                                  "Time of the step thread spent on replicas.",
+                                  [&engine] { return SecondsFromNs(engine.stats().replicas_ns); });
   AddCounter(engine, metrics, "reprise_replication_bytes_total", "Rows appended to replicas.",
              &CoreStats::appended_bytes);
   AddCounter(engine, metrics, "reprise_replicas_lost_total",

@@ -11,6 +11,28 @@ constexpr double kPrefillKeep = 0.8;
 constexpr double kSwapKeep = 0.8;
 constexpr double kStepsKeep = 0.9;
 
+// Adds its lifetime to a sum.
+class Stopwatch {
+ public:
+  Stopwatch(const Clock* clock, TimeNs* sum)
+      : clock_(clock), sum_(sum), start_ns_(clock == nullptr ? 0 : clock->NowNs()) {}
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+  ~Stopwatch() {
+    if (clock_ != nullptr) *sum_ += clock_->NowNs() - start_ns_;
+  }
+
+ private:
+  const Clock* const clock_;
+  TimeNs* const sum_;
+  const TimeNs start_ns_;
+};
+
+bool OfReplication(const Event& event) {
+  return std::holds_alternative<RowsHeld>(event) || std::holds_alternative<RowsPacked>(event) ||
+         std::holds_alternative<ReplicaLost>(event) || std::holds_alternative<LiveStores>(event);
+}
+
 }  // namespace
 
 WorkerCore::WorkerCore(CoreSettings settings)
@@ -28,7 +50,11 @@ WorkerCore::WorkerCore(CoreSettings settings)
 
 void WorkerCore::Handle(Event event, TimeNs now) {
   now_ = now;
-  std::visit([this, now](auto& typed) { On(typed, now); }, event);
+  {
+    const Stopwatch watch(OfReplication(event) ? settings_.stopwatch : nullptr,
+                          &stats_.replication_ns);
+    std::visit([this, now](auto& typed) { On(typed, now); }, event);
+  }
   Settle(now);
   FlushEmits();
   ForgetOldFences();
@@ -37,7 +63,10 @@ void WorkerCore::Handle(Event event, TimeNs now) {
 // What follows from any event.
 void WorkerCore::Settle(TimeNs now) {
   if (draining_) DrainRequests(now);
-  Replicate(now);
+  {
+    const Stopwatch watch(settings_.stopwatch, &stats_.replication_ns);
+    Replicate(now);
+  }
   BringIn(now);
 }
 

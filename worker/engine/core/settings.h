@@ -75,6 +75,9 @@ struct CoreSettings {
       limits::kKeptRequestsMax;             // ended requests whose tokens are kept for their window
   TimeNs failed_release_ns = 10 * kSecond;  // when the replicas of a failed request are let go
   TimeNs drain_flush_ns = 500 * kMillisecond;  // for replicas to catch up before a request moves
+
+  // Measures what replication costs the thread that calls the core; decides nothing. Null: off.
+  const Clock* stopwatch = nullptr;
 };
 
 }  // namespace reprise::worker

@@ -395,6 +395,7 @@ struct CoreStats {
   uint64_t orphaned = 0;
   uint64_t attached = 0;
   uint64_t windows_over = 0;  // orphans nobody came for
+  TimeNs replication_ns = 0;  // spent on replicas inside the core, by CoreSettings::stopwatch
 };
 // What is outside the pool now.
 struct SwapUse {
