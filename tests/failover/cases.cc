@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tests/cluster/counters.h"
+#include "tests/cluster/poll.h"
 
 namespace reprise::harness {
 namespace {
@@ -32,18 +33,8 @@ Status DiesAt(Cluster& cluster, const std::string& name, const std::string& mome
 // The worker is given up by everybody and comes back to life when its requests are elsewhere.
 Status FreezesAndThaws(Cluster& cluster, const std::string& name) {
   RETURN_IF_ERROR(cluster.Freeze(name));
-  StopSignal never;
-  const TimeNs until = RealClock().NowNs() + kPatienceNs;
-  while (RealClock().NowNs() < until) {
-    never.WaitFor(50 * kMillisecond);
-    ASSIGN_OR_RETURN(const v1::ClusterStatus status, cluster.QueryStatus());
-    for (const v1::NodeStatus& node : status.nodes()) {
-      if (node.node().ref().name() != name || node.state() != "dead") continue;
-      never.WaitFor(kSecond);  // so that its requests run elsewhere
-      return cluster.Thaw(name);
-    }
-  }
-  return absl::DeadlineExceededError(absl::StrCat("nobody noticed that ", name, " was frozen"));
+  RETURN_IF_ERROR(AwaitMovedAway(cluster, name));
+  return cluster.Thaw(name);
 }
 
 Status IsDrained(Cluster& cluster, const std::string& name) {
@@ -68,7 +59,7 @@ std::vector<Case> Deaths() {
        .happens = [](Cluster& c) { return c.Kill("decode-0"); },
        .hit_share_max = 0.6,
        .restored = true},
-      {.name = "two workers die at once",
+      {.name = "two adjacent workers die at once",
        .happens =
            [](Cluster& c) {
              return c.KillAll({"decode-1", "decode-2"});
@@ -88,6 +79,21 @@ std::vector<Case> Deaths() {
        .happens =
            [](Cluster& c) {
              return c.KillAll({"store-0", "decode-0"});
+           },
+       .hit_share_max = 0.6,
+       .restored = true},
+      {.name = "a prefill and a decode worker die together",
+       .happens =
+           [](Cluster& c) {
+             return c.KillAll({"prefill-0", "decode-1"});
+           },
+       .hit_share_max = 0.6,
+       .restored = true},
+      {.name = "the leading coordinator and a decode worker die together",
+       .happens =
+           [](Cluster& c) {
+             ASSIGN_OR_RETURN(const std::string leader, c.Leader());
+             return c.KillAll({leader, "decode-2"});
            },
        .hit_share_max = 0.6,
        .restored = true},
@@ -157,6 +163,14 @@ std::vector<Case> Drains() {
 }
 
 }  // namespace
+
+Status AwaitMovedAway(Cluster& cluster, const std::string& name) {
+  RETURN_IF_ERROR(PollUntil(absl::StrCat("a verdict about ", name), kPatienceNs,
+                            [&] { return cluster.GivenUp(name); }));
+  StopSignal never;
+  never.WaitFor(kSecond);
+  return absl::OkStatus();
+}
 
 std::vector<Case> EveryRole() {
   std::vector<Case> all = Deaths();

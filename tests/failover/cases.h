@@ -33,6 +33,9 @@ inline void PrintTo(const Case& story, std::ostream* out) { *out << story.name; 
 // For a cluster of StandingSetting.
 std::vector<Case> EveryRole();
 
+// Until the node is given up, and a second longer, so that its requests run elsewhere.
+Status AwaitMovedAway(Cluster& cluster, const std::string& name);
+
 // 1 prefill and 4 decode workers, 3 stores with disks, 2 gateways, a group of 2 coordinators, two
 // replicas of everything; steps short enough for many stories a minute.
 Setting StandingSetting(const std::string& program);

@@ -38,8 +38,8 @@ struct PhaseOutcome {
   LoadTotals totals;
 };
 
-// Arms the victim, provokes, waits for its death under a load of `streams`, ends the load and
-// repairs the cluster.
+// Arms the victim, provokes (some times over, when it was not hit), waits for its death under a
+// load of `streams`, ends the load and repairs the cluster.
 StatusOr<PhaseOutcome> PlayPhase(Cluster& cluster, const Setting& setting, const Phase& phase,
                                  int streams, int64_t first_request);
 
