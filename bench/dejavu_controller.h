@@ -46,7 +46,6 @@ class DejavuRun {
 
   Sequence& sequence(uint32_t index) { return sequences_[index]; }
   StageMessage Order(StageVerb verb, uint32_t index) const;
-  uint32_t RowsOf(uint32_t index) const;
 
   Status StartStages();
   void StartLoad();
@@ -63,7 +62,7 @@ class DejavuRun {
   std::pair<uint32_t, uint32_t> Share(int stage, int of) const;
   void PullPrompt(uint32_t index, int prompt_stage);
   void OnPulled(int slot, const StageMessage& message);
-  void RetryPulls();
+  void RetryTransfers();
   void AdmitReady(uint32_t index);
 
   void Pull(uint32_t index, int to_stage, int from_stage, uint32_t space, uint32_t count);

@@ -8,7 +8,7 @@ namespace reprise::bench {
 
 // A connection may be lost although both ends live: on a busy machine one that does not answer in
 // time is closed. Orders whose source is gone were replaced when its end was noticed.
-void DejavuRun::RetryPulls() {
+void DejavuRun::RetryTransfers() {
   const TimeNs now_ns = RealClock().NowNs();
   while (!retries_.empty() && retries_.front().due_ns <= now_ns) {
     Retry retry = retries_.front();
@@ -16,8 +16,9 @@ void DejavuRun::RetryPulls() {
     const Sequence& s = sequence(retry.order.sequence);
     const bool wanted = o_.split ? s.pulls_due > 0 : s.in_flight;
     if (!wanted || stages_->gone(retry.order.peer.slot)) continue;
-    ++result_.pulls_retried;
-    retry.order.verb = StageVerb::kPull;
+    ++result_.transfers_retried;
+    retry.order.verb =
+        retry.order.verb == StageVerb::kReplicaLost ? StageVerb::kReplicate : StageVerb::kPull;
     stages_->Send(retry.slot, retry.order);
   }
 }

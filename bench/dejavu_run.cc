@@ -16,10 +16,6 @@ StageMessage DejavuRun::Order(StageVerb verb, uint32_t index) const {
   return {.verb = verb, .epoch = sequences_[index].epoch, .sequence = index};
 }
 
-uint32_t DejavuRun::RowsOf(uint32_t index) const {
-  return static_cast<uint32_t>(o_.prompt_rows + sequences_[index].tokens);
-}
-
 Status DejavuRun::StartStages() {
   const int longest = *std::max_element(o_.new_tokens.begin(), o_.new_tokens.end());
   StageOptions stage;
@@ -99,6 +95,9 @@ Status DejavuRun::OnMessage(int slot, const StageMessage& message) {
       OnPulled(slot, message);
       return absl::OkStatus();
     case StageVerb::kPullFailed:
+      retries_.push_back({RealClock().NowNs() + kPollNs, slot, message});
+      return absl::OkStatus();
+    case StageVerb::kReplicaLost:
       retries_.push_back({RealClock().NowNs() + kPollNs, slot, message});
       return absl::OkStatus();
     case StageVerb::kHave:
@@ -184,7 +183,10 @@ void DejavuRun::Pull(uint32_t index, int to_stage, int from_stage, uint32_t spac
 }
 
 void DejavuRun::Replicate(uint32_t index, int stage) {
-  Pull(index, After(stage), stage, 1 + static_cast<uint32_t>(stage), RowsOf(index));
+  StageMessage replicate = Order(StageVerb::kReplicate, index);
+  replicate.space = 1 + static_cast<uint32_t>(stage);
+  replicate.peer = stages_->peer(SlotOf(After(stage)));
+  stages_->Send(SlotOf(stage), replicate);
 }
 
 // What a prompt stage has computed leaves at once, while the next prompt stage computes.
@@ -238,7 +240,7 @@ StatusOr<DejavuRunResult> DejavuRun::Run() {
   TimeNs heard_ns = start_ns_;
   while (finished_ < sequences_.size() || DropsDue()) {
     RETURN_IF_ERROR(KillWhenDue());
-    RetryPulls();
+    RetryTransfers();
     ASSIGN_OR_RETURN(const std::vector<DejavuStages::Event> events, stages_->Poll(kPollNs));
     if (!events.empty()) heard_ns = RealClock().NowNs();
     if (RealClock().NowNs() - heard_ns > kQuietMaxNs) {

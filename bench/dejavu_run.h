@@ -3,9 +3,9 @@
 // that was started before. One run per object; one thread, from which the stages are spawned.
 //
 // Mixed: every stage computes prompts and tokens. Split: some stages compute prompts, whose KV rows
-// the token stages fetch. Replicate: stage x's rows are fetched by stage (x + 1) mod D as they are
-// computed; after a failure the spare fetches them back and each microbatch goes on at its own
-// watermark. Without, all microbatches in flight begin again.
+// the token stages fetch. Replicate: stage x's rows are appended to stage (x + 1) mod D as they
+// are computed, in the background; after a failure the spare fetches them back and each microbatch
+// goes on at its own watermark. Without, all microbatches in flight begin again.
 #ifndef REPRISE_BENCH_DEJAVU_RUN_H_
 #define REPRISE_BENCH_DEJAVU_RUN_H_
 
@@ -47,7 +47,7 @@ struct DejavuRunResult {
   int64_t rows_restored = 0;    // to spares
   int64_t rows_from_peers = 0;  // held at the end, compared with what they should be
   int64_t rows_wrong = 0;
-  int64_t pulls_retried = 0;      // after a connection was lost between living stages
+  int64_t transfers_retried = 0;  // after a connection was lost between living stages
   std::vector<double> detect_s;   // kill to its notice, of each
   std::vector<double> recover_s;  // kill to the last microbatch going on
 };

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "bench/dejavu_pulls.h"
+#include "bench/dejavu_replicas.h"
 #include "bench/dejavu_rows.h"
 #include "bench/dejavu_swap.h"
 #include "bench/dejavu_wire.h"
@@ -44,6 +45,11 @@ class Stage {
   explicit Stage(const StageOptions& options)
       : options_(options),
         rows_(static_cast<uint32_t>(options.rows_max), static_cast<size_t>(options.row_bytes)),
+        replicas_(&rows_, static_cast<size_t>(options.row_bytes),
+                  [this](StageMessage order) {
+                    order.verb = StageVerb::kReplicaLost;
+                    Answer(order);
+                  }),
         work_(kQueueMax),
         drops_(kQueueMax) {}
 
@@ -67,6 +73,7 @@ class Stage {
     Status status = Obey();
     work_.Close();
     drops_.Close();
+    replicas_.Stop();
     return status;
   }
 
@@ -75,7 +82,8 @@ class Stage {
     kv::StreamOptions stream;
     stream.self = {absl::StrCat("stage-", options_.slot), RandomU64() | 1};
     stream.format = RowFormat(static_cast<size_t>(options_.row_bytes));
-    ASSIGN_OR_RETURN(stream_, kv::KvStream::Create(stream, &rows_));
+    ASSIGN_OR_RETURN(stream_, kv::KvStream::Create(stream, &rows_, &replicas_));
+    replicas_.Start(stream_.get());
     pulls_ = std::make_unique<DejavuPulls>(
         stream_.get(), &rows_, [this](StageMessage order, bool all_here) {
           order.verb = all_here ? StageVerb::kPulled : StageVerb::kPullFailed;
@@ -97,6 +105,9 @@ class Stage {
           break;
         case StageVerb::kPull:
           RETURN_IF_ERROR(pulls_->Pull(*message));
+          break;
+        case StageVerb::kReplicate:
+          replicas_.Replicate(*message);
           break;
         case StageVerb::kQuery:
           message->verb = StageVerb::kHave;
@@ -121,6 +132,7 @@ class Stage {
   // Reads all rows that came from peers, so not on a thread that others wait for.
   void Drop(StageMessage message) {
     pulls_->Forget(message.sequence);
+    replicas_.Forget(message.sequence);
     const DejavuRows::Dropped dropped = rows_.Drop(message.sequence);
     message.verb = StageVerb::kDropped;
     message.count = dropped.pulled;
@@ -152,6 +164,7 @@ class Stage {
     for (const uint32_t row : rows_.Write(key, work.first, work.count)) {
       stream_->Publish(RowId(key, row), 1, {});
     }
+    replicas_.Written(key);
     work.verb = StageVerb::kDone;
     work.at_ns = free_at_ns_;
     Answer(work);
@@ -160,6 +173,7 @@ class Stage {
   const StageOptions options_;
   int socket_ = -1;  // open until the process ends
   DejavuRows rows_;
+  DejavuReplicas replicas_;  // outlives the stream, which calls it
   BoundedQueue<StageMessage> work_;
   BoundedQueue<StageMessage> drops_;
   TimeNs free_at_ns_ = 0;  // the executor's

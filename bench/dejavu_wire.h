@@ -15,17 +15,19 @@ namespace reprise::bench {
 
 enum class StageVerb : uint32_t {
   // To a stage.
-  kRun,    // work for work_ns, then hold rows [first, first + count) of (space, sequence)
-  kPull,   // fetch those rows from peer; rows not there yet are waited for
-  kQuery,  // how many rows from the first on are held?
-  kDrop,   // forget the sequence
+  kRun,        // work for work_ns, then hold rows [first, first + count) of (space, sequence)
+  kPull,       // fetch those rows from peer; rows not there yet are waited for
+  kReplicate,  // append the sequence's rows to peer, those there and those to come
+  kQuery,      // how many rows from the first on are held?
+  kDrop,       // forget the sequence
   // From a stage.
-  kHello,       // peer: where it serves
-  kDone,        // of kRun; at_ns is its nominal end
-  kPulled,      // of kPull, once all rows are here
-  kPullFailed,  // of kPull: the connection was lost, by the death of the source or otherwise
-  kHave,        // of kQuery: count
-  kDropped,     // of kDrop: count rows that came from peers, `wrong` of them not as they should be
+  kHello,        // peer: where it serves
+  kDone,         // of kRun; at_ns is its nominal end
+  kPulled,       // of kPull, once all rows are here
+  kPullFailed,   // of kPull: the connection was lost, by the death of the source or otherwise
+  kReplicaLost,  // of kReplicate: the connection was lost, as above
+  kHave,         // of kQuery: count
+  kDropped,      // of kDrop: count rows that came from peers, `wrong` of them not as they should be
 };
 
 struct StagePeer {
