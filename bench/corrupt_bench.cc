@@ -22,8 +22,8 @@
 #include "bench/stream_node.h"
 #include "common/bind_address.h"
 #include "common/random.h"
-#include "common/role.h"
 #include "kvstore/stream/tail_pack.h"
+#include "tests/cluster/poll.h"
 #include "tests/cluster/setting.h"
 
 namespace reprise::bench {
@@ -188,15 +188,9 @@ class Corrupt {
   }
 
   Status WaitMetric(const char* family, double least) const {
-    StopSignal never;
-    const TimeNs until = RealClock().NowNs() + kPatienceNs;
-    while (cluster_->Metric(kStore, family).value_or(0) < least) {
-      if (RealClock().NowNs() > until) {
-        return absl::DeadlineExceededError(absl::StrCat(family, " did not reach ", least));
-      }
-      never.WaitFor(10 * kMillisecond);
-    }
-    return absl::OkStatus();
+    return harness::PollUntil(absl::StrCat(family, " of ", least), kPatienceNs, [&] {
+      return cluster_->Metric(kStore, family).value_or(0) >= least;
+    });
   }
 
   static uint64_t FirstWord(const TestBlock& block) {

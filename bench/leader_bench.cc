@@ -1,7 +1,8 @@
 // The leading coordinator of a group is killed or frozen twenty times. New requests are offered all
-// the time: their outage is what the unluckiest of them waited for its first token. Each thawed
-// leader finds a placement asked of it while it was frozen; if it grants one in its old epoch, that
-// order is brought to a worker, which must refuse it. Long streams run beside and must not notice.
+// the time: their outage is what the unluckiest of them waited for its first token. An order that
+// each leader gave before its fault is held back until its worker has heard of the next leader; the
+// worker must refuse it then. So it must be with what a thawed leader grants, of a placement asked
+// while it was frozen or right after. Long streams run beside and must not notice.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -17,6 +18,7 @@
 #include "common/role.h"
 #include "common/rpc_server.h"
 #include "common/thread.h"
+#include "tests/cluster/poll.h"
 #include "tests/cluster/setting.h"
 #include "tests/cluster/worker_client.h"
 
@@ -28,28 +30,36 @@ constexpr int kBeside = 32;  // long streams
 constexpr TimeNs kSettleNs = 2 * kSecond;
 constexpr TimeNs kFrozenMinNs = 2 * kSecond;
 constexpr TimeNs kPatienceNs = 120 * kSecond;
+constexpr char kRefused[] = "reprise_stale_leader_refused_total";
 constexpr int64_t kProbesFrom = int64_t{1} << 40;  // request numbers
 
-// A placement asked of one coordinator; waits for the answer on a thread of its own.
-class StalePlacement {
+// A placement that one coordinator grants, or is asked for; its order may be brought to the worker
+// at any later time.
+class Placement {
  public:
-  StalePlacement(const std::string& coordinator, const v1::ModelInfo& model, int number)
+  Placement(const std::string& coordinator, const v1::ModelInfo& model, const std::string& id)
       : stub_(v1::Coordinator::NewStub(ClusterChannel(coordinator))) {
-    request_.set_request_id(absl::StrCat("stale-", number));
+    request_.set_request_id(id);
     request_.set_format_digest(model.format_digest());
     request_.set_prompt_tokens(4);
     request_.set_max_tokens(4);
     request_.set_branches(1);
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-    thread_ = Thread("stale_place",
+    thread_ = Thread("place",
                      [this] { status_ = FromGrpc(stub_->Place(&context_, request_, &answer_)); });
   }
-  // Granted: the worker's answer to the order, OK when it took it. Not granted: nothing.
-  std::optional<Status> BringToWorker(uint64_t current_epoch) {
+
+  // Waits for the answer. What follows only when it is granted.
+  bool Granted() {
     thread_.Join();
-    if (!status_.ok() || answer_.leader_epoch() >= current_epoch) return std::nullopt;
-    auto client = harness::WorkerClient::Connect(answer_.decode());
-    if (!client.ok()) return client.status();
+    return status_.ok();
+  }
+  uint64_t epoch() const { return answer_.leader_epoch(); }
+  const std::string& worker() const { return answer_.decode().name(); }
+
+  // The worker's answer to the order: OK when it took it.
+  Status BringToWorker() const {
+    ASSIGN_OR_RETURN(const auto client, harness::WorkerClient::Connect(answer_.decode()));
     v1::Submit submit;
     submit.set_request_id(request_.request_id());
     *submit.mutable_attempt() = answer_.attempt();
@@ -59,8 +69,8 @@ class StalePlacement {
     submit.mutable_sampling()->set_top_p(1);
     submit.mutable_sampling()->set_repetition_penalty(1);
     submit.set_leader_epoch(answer_.leader_epoch());
-    const auto result = (*client)->Run(submit, kPatienceNs);
-    return result.ok() ? result->status : result.status();
+    ASSIGN_OR_RETURN(const harness::WorkerResult result, client->Run(submit, kPatienceNs));
+    return result.status;
   }
 
  private:
@@ -85,76 +95,93 @@ class LeaderBench {
 
   Status Run() {
     ASSIGN_OR_RETURN(cluster_, harness::StartCluster(setting_));
-    ASSIGN_OR_RETURN(model_, AskModel());
+    ASSIGN_OR_RETURN(model_, cluster_->QueryModel());
     harness::CheckedLoad beside(
         harness::TimedLoad(setting_, *cluster_, kBeside, 32, flags_.long_run ? 2000 : 400));
     harness::CheckedLoad probes(harness::TimedLoad(setting_, *cluster_, 4, 8, 1, kProbesFrom));
     RETURN_IF_ERROR(beside.WaitForTokens(kBeside * 5, kPatienceNs));
     StopSignal never;
-    std::vector<TimeNs> struck;
     for (int fault = 0; fault < kFaults; ++fault) {
-      struck.push_back(RealClock().NowNs());
-      RETURN_IF_ERROR(fault % 2 == 0 ? KillOne() : FreezeOne(fault));
+      RETURN_IF_ERROR(Strike(fault));
       never.WaitFor(kSettleNs);
     }
     RETURN_IF_ERROR(probes.Stop(kPatienceNs));
     RETURN_IF_ERROR(beside.Stop(kPatienceNs));
-    Tell(struck, probes.results(), beside.results());
+    Tell(probes.results(), beside.results());
     return absl::OkStatus();
   }
 
  private:
-  StatusOr<v1::ModelInfo> AskModel() {
-    ASSIGN_OR_RETURN(const std::string leader, cluster_->Leader());
-    const auto stub = v1::Coordinator::NewStub(ClusterChannel(cluster_->addresses(leader).grpc));
-    grpc::ClientContext context;
-    v1::ModelInfo model;
-    RETURN_IF_ERROR(FromGrpc(stub->GetModel(&context, v1::GetModelRequest(), &model)));
-    return model;
-  }
-
   // Until another coordinator leads.
   StatusOr<uint64_t> NextEpoch(const std::string& old_leader) {
-    StopSignal never;
-    const TimeNs until = RealClock().NowNs() + kPatienceNs;
-    while (RealClock().NowNs() < until) {
+    uint64_t epoch = 0;
+    RETURN_IF_ERROR(harness::PollUntil("another leader than " + old_leader, kPatienceNs, [&] {
       const auto status = cluster_->QueryStatus();
-      if (status.ok() && status->leader() != old_leader) return status->leader_epoch();
-      never.WaitFor(10 * kMillisecond);
-    }
-    return absl::DeadlineExceededError(absl::StrCat("nobody took over from ", old_leader));
+      if (!status.ok() || status->leader() == old_leader) return false;
+      epoch = status->leader_epoch();
+      return true;
+    }));
+    return epoch;
   }
 
-  Status KillOne() {
+  // Ends with the old leader's order, given before the fault, at its worker, which by then has
+  // heard of the next leader.
+  Status Strike(int number) {
+    const bool freeze = number % 2 == 1;
     ASSIGN_OR_RETURN(const std::string leader, cluster_->Leader());
-    RETURN_IF_ERROR(cluster_->Kill(leader));
-    RETURN_IF_ERROR(NextEpoch(leader).status());
-    return cluster_->Restart(leader);
-  }
-
-  Status FreezeOne(int number) {
-    ASSIGN_OR_RETURN(const std::string leader, cluster_->Leader());
-    RETURN_IF_ERROR(cluster_->Freeze(leader));
-    StalePlacement stale(cluster_->addresses(leader).grpc, model_, number);
+    const std::string address = cluster_->addresses(leader).grpc;
+    Placement held_back(address, model_, absl::StrCat("held-back-", number));
+    if (!held_back.Granted()) return absl::UnavailableError("the leader granted no placement");
+    struck_.push_back(RealClock().NowNs());
+    RETURN_IF_ERROR(freeze ? cluster_->Freeze(leader) : cluster_->Kill(leader));
+    std::optional<Placement> asked;
+    if (freeze) asked.emplace(address, model_, absl::StrCat("while-frozen-", number));
     ASSIGN_OR_RETURN(const uint64_t epoch, NextEpoch(leader));
-    StopSignal never;
-    never.WaitFor(kFrozenMinNs);
-    RETURN_IF_ERROR(cluster_->Thaw(leader));
-    const std::optional<Status> order = stale.BringToWorker(epoch);
-    ++asked_of_thawed_;
-    if (!order.has_value()) return absl::OkStatus();
-    ++stale_granted_;
-    stale_accepted_ += order->ok();
-    return absl::OkStatus();
+    RETURN_IF_ERROR(WaitSeen(held_back.worker(), epoch));
+    if (freeze) {
+      StopSignal never;
+      never.WaitFor(kFrozenMinNs);
+      RETURN_IF_ERROR(cluster_->Thaw(leader));
+      // What it finds when it thaws, and what it is asked then.
+      Placement after(address, model_, absl::StrCat("thawed-", number));
+      RETURN_IF_ERROR(BringStale(*asked, epoch));
+      RETURN_IF_ERROR(BringStale(after, epoch));
+    } else {
+      RETURN_IF_ERROR(cluster_->Restart(leader));
+    }
+    return BringStale(held_back, epoch);
   }
 
-  void Tell(const std::vector<TimeNs>& struck, const std::vector<harness::StreamResult>& probes,
+  Status WaitSeen(const std::string& worker, uint64_t epoch) const {
+    return harness::PollUntil(absl::StrCat("epoch ", epoch, " at ", worker), kPatienceNs, [&] {
+      return cluster_->Metric(worker, "reprise_leader_epoch").value_or(0) >=
+             static_cast<double>(epoch);
+    });
+  }
+
+  // An order of an epoch below `current_epoch`, if it is one. A worker that cannot be asked is an
+  // error, not a refusal.
+  Status BringStale(Placement& placement, uint64_t current_epoch) {
+    ++asked_;
+    if (!placement.Granted() || placement.epoch() >= current_epoch) return absl::OkStatus();
+    ++stale_;
+    const double before = cluster_->Metric(placement.worker(), kRefused).value_or(0);
+    const Status order = placement.BringToWorker();
+    stale_accepted_ += order.ok();
+    if (order.ok() || absl::IsFailedPrecondition(order)) {
+      stale_refused_ += cluster_->Metric(placement.worker(), kRefused).value_or(0) - before;
+      return absl::OkStatus();
+    }
+    return order;
+  }
+
+  void Tell(const std::vector<harness::StreamResult>& probes,
             const std::vector<harness::StreamResult>& beside) {
-    std::vector<double> outage_s(struck.size(), 0);
+    std::vector<double> outage_s(struck_.size(), 0);
     for (const harness::StreamResult& probe : probes) {
-      const auto after = std::upper_bound(struck.begin(), struck.end(), probe.first_ns);
-      if (after == struck.begin()) continue;
-      double& worst = outage_s[static_cast<size_t>(after - struck.begin()) - 1];
+      const auto after = std::upper_bound(struck_.begin(), struck_.end(), probe.first_ns);
+      if (after == struck_.begin()) continue;
+      double& worst = outage_s[static_cast<size_t>(after - struck_.begin()) - 1];
       worst = std::max(worst, SecondsFromNs(probe.first_ns - probe.start_ns));
     }
     const harness::LoadTotals asked = harness::Sum(probes);
@@ -162,15 +189,14 @@ class LeaderBench {
     if (!asked.first_error.ok()) report_.Note("first error: " + asked.first_error.ToString());
     report_.Figure("new_requests", static_cast<double>(asked.streams), "");
     report_.Figure("outage_p50", Percentile(outage_s, 50), "s");
-    report_.Figure("orders_asked_of_thawed_leaders", asked_of_thawed_, "");
-    report_.Figure("orders_granted_in_an_old_epoch", stale_granted_, "");
-    report_.Figure("stale_leader_refused",
-                   cluster_->MetricOverAll("reprise_stale_leader_refused_total"), "");
-    report_.Bar("faults", static_cast<double>(struck.size()), "==", kFaults,
-                static_cast<int64_t>(struck.size()));
+    report_.Figure("orders_of_old_leaders_asked_or_held_back", asked_, "");
+    report_.Figure("orders_granted_in_an_old_epoch", stale_, "");
+    report_.Bar("faults", static_cast<double>(struck_.size()), "==", kFaults,
+                static_cast<int64_t>(struck_.size()));
     report_.Bar("outage_p99_s", Percentile(outage_s, 99), "<=", 2, kFaults);
     report_.Bar("new_requests_failed", static_cast<double>(asked.errors), "==", 0, asked.streams);
-    report_.Bar("stale_orders_accepted", stale_accepted_, "==", 0, asked_of_thawed_);
+    report_.Bar("stale_orders_accepted", stale_accepted_, "==", 0, stale_);
+    report_.Bar("stale_orders_refused", stale_refused_, ">=", kFaults, stale_);
     report_.Bar("streams_disturbed",
                 static_cast<double>(running.hit + running.errors + running.lost +
                                     running.duplicated + running.different),
@@ -182,9 +208,11 @@ class LeaderBench {
   harness::Setting setting_;
   std::unique_ptr<harness::Cluster> cluster_;
   v1::ModelInfo model_;
-  int asked_of_thawed_ = 0;
-  int stale_granted_ = 0;
+  std::vector<TimeNs> struck_;
+  int asked_ = 0;
+  int stale_ = 0;
   int stale_accepted_ = 0;
+  double stale_refused_ = 0;  // by the workers' own count
 };
 
 Status Run(const BenchFlags& flags, Report& report) { return LeaderBench(flags, report).Run(); }
