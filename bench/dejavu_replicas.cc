@@ -182,7 +182,7 @@ void DejavuReplicas::LosePeer(const std::string& name) {
 std::vector<kv::HeldRows> DejavuReplicas::OnAppend(const NodeKey&,
                                                    std::span<const kv::TailEntry> entries,
                                                    std::span<const uint8_t> rows) {
-  const kv::KvFormat format = RowFormat(row_bytes_);
+  const kv::TailUnpacker unpacker(RowFormat(row_bytes_));
   std::vector<kv::HeldRows> answers;
   for (size_t i = 0; i < entries.size(); ++i) {
     const kv::TailEntry& entry = entries[i];
@@ -207,13 +207,13 @@ std::vector<kv::HeldRows> DejavuReplicas::OnAppend(const NodeKey&,
     }
     if (row == prefix) {
       const std::shared_ptr<DejavuRows::Buffer> buffer = rows_->Open(*key);
-      const Status taken = kv::UnpackTail(format,
-                                          {.packed = rows.subspan(i * row_bytes_, row_bytes_),
-                                           .checksum = entry.checksum,
-                                           .seed = kv::TailSeed(entry),
-                                           .rows = 1,
-                                           .skip = 0},
-                                          0, buffer->row(row));
+      std::vector<uint32_t> parts;
+      const Status taken = unpacker.Unpack({.packed = rows.subspan(i * row_bytes_, row_bytes_),
+                                            .checksum = entry.checksum,
+                                            .seed = kv::TailSeed(entry),
+                                            .rows = 1,
+                                            .skip = 0},
+                                           0, buffer->row(row), &parts);
       if (!taken.ok()) {
         answer(prefix, taken);
         continue;

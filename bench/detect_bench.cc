@@ -197,6 +197,10 @@ class Detect {
     harness::CheckedLoad load(harness::TimedLoad(setting_, *cluster_, kStreams, kPromptTokens,
                                                  kMaxTokens, kRequestsApart * ++round_));
     RETURN_IF_ERROR(load.WaitForTokens(kStreams * 10, kPatienceNs));
+    if (!absl::StartsWith(fault.victim, "gateway")) {
+      RETURN_IF_ERROR(harness::PollUntil(fault.victim + " in placement", kPatienceNs,
+                                         [&] { return !cluster_->GivenUp(fault.victim); }));
+    }
     const double links = cluster_->MetricOverAll(kLinksLost, "gateway");
     const double replicas = cluster_->MetricOverAll(kReplicasLost, "decode");
     const TimeNs start = RealClock().NowNs();
@@ -209,8 +213,11 @@ class Detect {
     for (const harness::StreamResult& r : results) {
       ++streams_;
       not_exact_ += !r.exact();
-      if (!gateway || r.resumes == 0 || r.gap_from_ns > start + kSecond) continue;
-      noticed = std::max(noticed, SecondsFromNs(r.gap_from_ns + r.longest_gap_ns - start));
+      if (!gateway || r.resumes == 0) continue;
+      // One whose longest gap was another had a shorter one here.
+      const TimeNs gap_ends = r.gap_from_ns + r.longest_gap_ns;
+      const bool here = r.gap_from_ns <= start && gap_ends > start;
+      noticed = std::max(noticed, SecondsFromNs(here ? gap_ends - start : r.longest_gap_ns));
     }
     RETURN_IF_ERROR(fault.ends());
     if (cluster_->running(fault.victim) && !cluster_->frozen(fault.victim)) {

@@ -1,6 +1,8 @@
 // Sealed blocks between two processes over the KV stream, verified by the receiver, against
 // ucx_perftest's active messages of the same size on the same transport in the same run. The
 // stream moves distinct buffers on both sides; ucx_perftest sends one buffer over and over.
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -8,10 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "bench/bench_main.h"
-#include "bench/perftest.h"
+#include "common/free_ports.h"
 #include "common/json.h"
 #include "common/percentile.h"
+#include "common/role.h"
 #include "common/subprocess.h"
 #include "kvstore/block/kv_format.h"
 #include "kvstore/stream/pack.h"
@@ -21,12 +26,68 @@ namespace {
 
 constexpr int64_t kTotalBytes = int64_t{2} << 30;
 constexpr double kRatioMin = 0.75;
+constexpr TimeNs kTimeoutNs = 120 * kSecond;
 
 struct Size {
   const char* name;
   int64_t bytes;
 };
 constexpr Size kSizes[] = {{"64KiB", 64 << 10}, {"1MiB", 1 << 20}, {"16MiB", 16 << 20}};
+
+StatusOr<std::string> OutputOf(const SubprocessOptions& options) {
+  SubprocessOptions piped = options;
+  piped.out = SubprocessOutput::Pipe();
+  ASSIGN_OR_RETURN(const auto process, Subprocess::Spawn(piped));
+  std::string text;
+  char buffer[4096];
+  for (ssize_t n; (n = read(process->out_fd(), buffer, sizeof buffer)) > 0;) {
+    text.append(buffer, static_cast<size_t>(n));
+  }
+  const auto exit = process->Wait(kTimeoutNs);
+  if (!exit.has_value() || !exit->ok()) {
+    return absl::UnavailableError(absl::StrCat(options.argv[0], " ended with ",
+                                               exit ? exit->ToString() : "nothing", ": ", text));
+  }
+  return text;
+}
+
+// GB/s of ucp_am_bw. Shared memory alone cannot connect with -e (error mode PEER), so it runs there
+// in mode NONE.
+StatusOr<double> Perftest(bool shared_memory, const Size& size) {
+  ASSIGN_OR_RETURN(const std::vector<uint16_t> ports, FreePorts(1));
+  SubprocessOptions server;
+  server.argv = {"ucx_perftest", "-p", absl::StrCat(ports[0])};
+  server.extra_env = {{"UCX_TLS", shared_memory ? "posix,cma,self" : "tcp,self"},
+                      {"UCX_NET_DEVICES", shared_memory ? "all" : "lo"}};
+  if (!shared_memory) server.argv.push_back("-e");
+  SubprocessOptions client = server;
+  client.argv.insert(client.argv.begin() + 1, "127.0.0.1");
+  const int64_t iterations = kTotalBytes / size.bytes;
+  for (const std::string& arg :
+       {std::string("-t"), std::string("ucp_am_bw"), std::string("-s"), absl::StrCat(size.bytes),
+        std::string("-n"), absl::StrCat(iterations), std::string("-w"),
+        absl::StrCat(iterations / 20 + 1), std::string("-f"), std::string("-v")}) {
+    client.argv.push_back(arg);
+  }
+  server.out = SubprocessOutput::File("/dev/null");
+  client.err = SubprocessOutput::File("/dev/null");
+  ASSIGN_OR_RETURN(const auto serving, Subprocess::Spawn(server));
+  StopSignal never;
+  StatusOr<std::string> text = absl::UnavailableError("ucx_perftest was not tried");
+  for (int attempt = 0; attempt < 50 && !text.ok(); ++attempt) {
+    never.WaitFor(100 * kMillisecond);  // until the server listens
+    text = OutputOf(client);
+  }
+  RETURN_IF_ERROR(text.status());
+  // iterations, 3 latencies, average and overall bandwidth in MiB/s, 2 rates
+  const std::vector<std::string> lines = absl::StrSplit(*text, '\n', absl::SkipEmpty());
+  const std::vector<std::string> cells = absl::StrSplit(lines.empty() ? "" : lines.back(), ',');
+  double mib_per_s = 0;
+  if (cells.size() != 8 || !absl::SimpleAtod(cells[5], &mib_per_s)) {
+    return absl::InternalError(absl::StrCat("ucx_perftest printed: ", *text));
+  }
+  return mib_per_s * 1048576 / 1e9;
+}
 
 struct Measured {
   double gb_per_s = 0;
@@ -117,7 +178,7 @@ Status Run(const BenchFlags& flags, Report& report) {
   for (int pair = 0; pair < pairs; ++pair) {
     for (const bool shared_memory : {true, false}) {
       for (const Size& size : kSizes) {
-        ASSIGN_OR_RETURN(const double theirs, Perftest({shared_memory, size.bytes, kTotalBytes}));
+        ASSIGN_OR_RETURN(const double theirs, Perftest(shared_memory, size));
         ASSIGN_OR_RETURN(const Measured ours, Stream(PeerPath(), shared_memory, size));
         Samples& cell = samples[{shared_memory ? "shm" : "tcp", size.name}];
         cell.theirs.push_back(theirs);

@@ -1,5 +1,5 @@
 // Whether this node's stream still moves blocks: twice a second it fetches and verifies a block
-// from itself and from some peers, in turn where there are many. Owned by the engine; any thread.
+// from itself and from one peer in turn. Owned by the engine; any thread.
 //
 // Invariants:
 // 1. One probe of itself and one of each peer are under way at most.
@@ -41,7 +41,7 @@ class PeerProber {
  private:
   void Loop();
   void ProbeSelf();
-  void ProbePeers();
+  void ProbeNext();
 
   kv::KvStream* const stream_;
   mutable Mutex mu_;
