@@ -123,7 +123,7 @@ class Sender : public kv::SegmentSource {
       layers_ready_ = layers;
     }
     for (int block = 0; block < kPromptTokens / int{kBlockTokens}; ++block) {
-      stream_->Publish(served_[static_cast<size_t>(block)], layers);
+      stream_->Publish(served_[static_cast<size_t>(block)], layers, {});
     }
   }
   // Until the store holds `rows` rows of `sequences` sequences each.

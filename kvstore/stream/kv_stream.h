@@ -169,7 +169,7 @@ struct StreamStats {
 using FetchHandle = uint64_t;
 
 // A store that leaves an append unanswered for this long is lost.
-inline constexpr TimeNs kAppendAnswerTimeoutNs = 2 * kSecond;
+inline constexpr TimeNs kAppendAnswerTimeoutNs = 1500 * kMillisecond;
 
 class KvStream {
  public:

@@ -262,7 +262,7 @@ TEST_F(ReplicaTest, AFrozenStoreIsLostAndItsPayloadsStayUntilItThaws) {
   EXPECT_THAT(lost_, IsEmpty());
   network_.Advance(2 * kMillisecond);
   ASSERT_EQ(lost_.size(), 1u);
-  EXPECT_THAT(lost_[0].message(), HasSubstr("unanswered for 2000 ms"));
+  EXPECT_THAT(lost_[0].message(), HasSubstr("unanswered for 1500 ms"));
   network_.Advance(kMinute);
   EXPECT_FALSE(rows.expired()) << "a frozen peer may still read it";
   EXPECT_EQ(worker_->stats().append_posted_bytes, 16u << 10);
