@@ -13,7 +13,7 @@ namespace {
 
 constexpr TimeNs kPatienceNs = 60 * kSecond;
 constexpr TimeNs kHitWithinNs = 5 * kSecond;  // of one provocation
-constexpr int kProvocationsMax = 4;           // where requests go after a death is not ours to say
+constexpr int kProvocationsMax = 12;          // where requests go after a death is not ours to say
 constexpr int kPromptTokens = 100;
 constexpr int kMaxTokens = 80;
 
