@@ -36,7 +36,7 @@ constexpr int64_t kPageBytes = int64_t{kBlockTokens} * kLayers * kRowBytes;
 constexpr int64_t kSequencePages = (kPromptTokens + kNewTokens - 1) / kBlockTokens;
 constexpr int64_t kPoolBytes = kStages * kBatch * kSequencePages * kPageBytes;
 constexpr int64_t kFastLink = 600'000'000;
-constexpr int64_t kSlowLink = 100'000'000;  // 24 ms a turn
+constexpr int64_t kSlowLink = 40'000'000;  // 15 ms for one sequence alone
 
 harness::Cluster::Flags WorkerFlags(int64_t link_bytes_per_s) {
   harness::Cluster::Flags flags = {"--timed",
@@ -78,7 +78,7 @@ class Swapping {
     }
     report.Note(absl::StrCat(kSequences, " sequences of ", kPromptTokens, " + ", kNewTokens,
                              " tokens; room for ", kStages, " microbatches of ", kBatch, ", step ",
-                             kStepMs, " ms, links of 600 and 100 MB/s"));
+                             kStepMs, " ms, links of 600 and 40 MB/s"));
     report.Figure("bytes_out", Metric("with", "reprise_worker_swap_bytes_total"), "bytes");
     report.Figure("turns_given", Metric("with", "reprise_worker_turns_given_total"), "");
     report.Bar("speedup_at_double_batch", Median(speedups), ">=", kSpeedupMin, pairs);

@@ -122,6 +122,7 @@ void SwapTier::Cross() {
 }
 
 void SwapTier::Do(const SwapOut& order) {
+  const TimeNs start = RealClock().NowNs();
   SwapDone done{order.swap, absl::OkStatus(), false};
   for (const SwapItem& item : order.items) {
     const Status status = Write(item);
@@ -131,10 +132,12 @@ void SwapTier::Do(const SwapOut& order) {
     done.disk = OnDisk(item.slot);
     LogWarning("swap_out_failed", {{"slot", item.slot}, {"status", status}});
   }
+  done.took_ns = std::max<TimeNs>(1, RealClock().NowNs() - start);
   post_(std::move(done));
 }
 
 void SwapTier::Do(const SwapIn& order) {
+  const TimeNs start = RealClock().NowNs();
   FetchDone done{order.fetch, {}};
   for (const SwapItem& item : order.items) {
     done.items.push_back(Read(item));
@@ -143,6 +146,7 @@ void SwapTier::Do(const SwapIn& order) {
       LogWarning("swap_in_failed", {{"slot", item.slot}, {"status", done.items.back()}});
     }
   }
+  done.took_ns = std::max<TimeNs>(1, RealClock().NowNs() - start);
   post_(std::move(done));
 }
 

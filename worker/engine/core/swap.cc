@@ -77,6 +77,11 @@ void WorkerCore::On(const SwapDone& event, TimeNs now) {
     ++stats_.swap_failures;
     if (event.disk) slots_.PauseDisk(now + settings_.swap_disk_retry_ns);
   }
+  const auto pages = static_cast<double>(node.mapped().size());
+  if (event.status.ok() && event.took_ns > 0) {
+    swap_rate_.Add(pages * static_cast<double>(settings_.row_bytes * block_),
+                   SecondsFromNs(event.took_ns));
+  }
   for (const PageId page : node.mapped()) {
     --reads_[static_cast<size_t>(page)];
     if (pool_.state(page) == PagePool::State::kQuarantined) pool_.Quiet(page);
@@ -166,9 +171,9 @@ void WorkerCore::TakeSwapped(const Fetch& fetch, const FetchDone& event, TimeNs 
   }
   const int64_t bytes = arrived * settings_.row_bytes * block_;
   stats_.swapped_in_bytes += static_cast<uint64_t>(bytes);
-  if (bytes > 0 && now > fetch.began_ns) {
-    swap_rate_.Add(static_cast<double>(bytes), SecondsFromNs(now - fetch.began_ns));
-  }
+  // Whoever does not measure it has one order at a time.
+  const TimeNs took = event.took_ns > 0 ? event.took_ns : now - fetch.began_ns;
+  if (bytes > 0 && took > 0) swap_rate_.Add(static_cast<double>(bytes), SecondsFromNs(took));
 }
 
 void WorkerCore::DropCopy(Branch& branch, int64_t block) {

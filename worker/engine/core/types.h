@@ -87,6 +87,7 @@ using FetchId = uint64_t;
 struct FetchDone {
   FetchId fetch = 0;
   std::vector<Status> items;  // fewer than asked for: the rest is lost
+  TimeNs took_ns = 0;         // of a SwapIn: the copying itself, without its wait; 0: not measured
 };
 // The prefill node holds every block of the leg as pending: subscriptions will be served.
 struct PrefillStarted {
@@ -150,6 +151,7 @@ struct SwapDone {
   SwapId swap = 0;
   Status status;
   bool disk = false;
+  TimeNs took_ns = 0;  // as of a SwapIn
 };
 using QueryId = uint64_t;
 using kv::TailState;
