@@ -37,9 +37,9 @@ struct ClientOptions {
   int64_t resume_timeout_ms = 30'000;
   int64_t resume_backoff_first_ms = 50;  // before the second try, then doubled
   int64_t resume_backoff_max_ms = 1'000;
-  // A connection whose gateway does not answer a ping within the second is broken.
+  // A connection whose gateway does not answer a ping in time is broken.
   int64_t keepalive_ms = 500;
-  int64_t keepalive_timeout_ms = 1'000;
+  int64_t keepalive_timeout_ms = 800;
   int64_t call_timeout_ms = 30'000;  // of everything but streams
 };
 

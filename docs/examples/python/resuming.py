@@ -14,7 +14,7 @@ import grpc
 # A gateway that stands still answers no ping, and breaks its streams within one and a half seconds.
 CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 500),
-    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 800),
     ("grpc.http2.max_pings_without_data", 0),
 ]
 # After Accepted these say that the stream broke, not that the request ended.
