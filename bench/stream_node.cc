@@ -2,25 +2,12 @@
 
 #include "common/random.h"
 #include "kvstore/block/checksum.h"
+#include "kvstore/stream/fetch_outcome.h"
 
 namespace reprise::bench {
 namespace {
 
 constexpr TimeNs kTimeoutNs = 60 * kSecond;
-
-struct Outcome : kv::FetchListener {
-  void OnLayer(size_t, uint32_t, uint32_t) override {}
-  void OnDone(const std::vector<Status>& items) override {
-    MutexLock lock(mu);
-    statuses = items;
-    done = true;
-    changed.NotifyAll();
-  }
-  Mutex mu;
-  CondVar changed;
-  bool done GUARDED_BY(mu) = false;
-  std::vector<Status> statuses GUARDED_BY(mu);
-};
 
 }  // namespace
 
@@ -93,11 +80,9 @@ StatusOr<std::vector<Status>> StreamNode::Fetch(const kv::PeerAddress& source,
   for (size_t i = 0; i < blocks.size(); ++i) {
     spec.items.push_back({blocks[i].id, blocks[i].first_position, (*bytes)[i].data()});
   }
-  const auto outcome = std::make_shared<Outcome>();
+  const auto outcome = std::make_shared<kv::FetchOutcome>();
   RETURN_IF_ERROR(stream_->Fetch(std::move(spec), outcome).status());
-  MutexLock lock(outcome->mu);
-  while (!outcome->done) outcome->changed.Wait(outcome->mu);
-  return outcome->statuses;
+  return outcome->Wait();
 }
 
 void StreamNode::Offer(const kv::PeerAddress& store, const std::vector<int32_t>& tokens) {

@@ -110,6 +110,14 @@ std::string NameOf(const std::string& role, int n, int count) {
   return count == 1 ? role : absl::StrCat(role, "-", n);
 }
 
+// Of all `count` alike, with commas between.
+std::string AddressesOf(const Supervisor& cluster, const std::string& role, int count) {
+  std::vector<std::string> addresses;
+  for (int i = 0; i < count; ++i)
+    addresses.push_back(cluster.addresses(NameOf(role, i, count)).grpc);
+  return absl::StrJoin(addresses, ",");
+}
+
 // Members of a group know each other before they start. The answer: all addresses, with commas.
 StatusOr<std::string> StartCoordinators(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
   if (o.coordinators > 1 && o.etcd.empty()) {
@@ -136,11 +144,7 @@ StatusOr<std::string> StartCoordinators(const UpOptions& o, Supervisor& cluster,
     RETURN_IF_ERROR(cluster.Start({name, args, listen[static_cast<size_t>(i)]}));
   }
   RETURN_IF_ERROR(cluster.WaitReady(stop));
-  std::vector<std::string> addresses;
-  for (int i = 0; i < o.coordinators; ++i) {
-    addresses.push_back(cluster.addresses(NameOf("coordinator", i, o.coordinators)).grpc);
-  }
-  return absl::StrJoin(addresses, ",");
+  return AddressesOf(cluster, "coordinator", o.coordinators);
 }
 
 Status StartAll(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
@@ -171,15 +175,6 @@ Status StartAll(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
          i == 0 ? o.listen : "127.0.0.1:0"}));
   }
   return cluster.WaitReady(stop);
-}
-
-// For --gateway of the clients.
-std::string Gateways(const UpOptions& o, const Supervisor& cluster) {
-  std::vector<std::string> addresses;
-  for (int i = 0; i < o.gateways; ++i) {
-    addresses.push_back(cluster.addresses(NameOf("gateway", i, o.gateways)).grpc);
-  }
-  return absl::StrJoin(addresses, ",");
 }
 
 void PrintDoors(const Supervisor& cluster, const std::string& state_dir) {
@@ -218,7 +213,7 @@ int RunUp(const Args& args) {
   }
   PrintDoors(cluster, options.state_dir);
   std::printf("serving %s on %s; Ctrl-C stops it\n", options.model.c_str(),
-              Gateways(options, cluster).c_str());
+              AddressesOf(cluster, "gateway", options.gateways).c_str());
   std::fflush(stdout);
   const Status status = cluster.Watch(&stop, [](const std::string& event) {
     std::printf("%s\n", event.c_str());

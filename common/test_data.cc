@@ -1,5 +1,6 @@
 #include "common/test_data.h"
 
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 
@@ -28,6 +29,12 @@ std::string ProjectFile(absl::string_view relative) {
   const std::string source = FromEnvironment("REPRISE_SOURCE_ROOT");
   const std::string root = source.empty() ? "." : source;
   return absl::StrCat(root, "/", relative);
+}
+
+uint64_t TestNumber(const char* variable, uint64_t otherwise) {
+  const std::string text = FromEnvironment(variable);
+  std::from_chars(text.data(), text.data() + text.size(), otherwise);
+  return otherwise;
 }
 
 }  // namespace reprise

@@ -3,6 +3,7 @@
 #ifndef REPRISE_COMMON_TEST_DATA_H_
 #define REPRISE_COMMON_TEST_DATA_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -18,6 +19,9 @@ std::string SharedDataMissing();
 // A file or folder of the project itself (models/demo, tests/golden/...), from the test's runfiles
 // or the workspace root.
 std::string ProjectFile(absl::string_view relative);
+
+// A number the runner sets by this variable, e.g. how many seeds a test runs.
+uint64_t TestNumber(const char* variable, uint64_t otherwise);
 
 }  // namespace reprise
 

@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <atomic>
 #include <functional>
@@ -12,6 +11,7 @@
 #include "common/mutex.h"
 #include "common/rpc_server.h"
 #include "coordinator/leader/etcd_process.h"
+#include "tests/cluster/scratch_dir.h"
 
 namespace reprise::coordinator {
 namespace {
@@ -76,9 +76,10 @@ class LeadershipTest : public ::testing::Test {
     if (!EtcdProcess::Installed()) {
       GTEST_SKIP() << EtcdProcess::kBinary << " is not installed; run deploy/install.sh";
     }
-    std::string folder = absl::StrCat(::testing::TempDir(), "/etcd-XXXXXX");
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    auto etcd = EtcdProcess::Start(folder);
+    auto folder = harness::ScratchDir::Create();
+    ASSERT_TRUE(folder.ok()) << folder.status();
+    folder_ = *std::move(folder);
+    auto etcd = EtcdProcess::Start(folder_->path());
     ASSERT_TRUE(etcd.ok()) << etcd.status();
     etcd_ = *std::move(etcd);
   }
@@ -96,6 +97,7 @@ class LeadershipTest : public ::testing::Test {
     }
   }
 
+  std::unique_ptr<harness::ScratchDir> folder_;  // of etcd
   std::unique_ptr<EtcdProcess> etcd_;
 };
 

@@ -18,6 +18,7 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "common/random.h"
+#include "kvstore/stream/fetch_outcome.h"
 #include "kvstore/stream/kv_stream.h"
 #include "kvstore/stream/tail_pack.h"
 #include "reprise/v1/cluster.pb.h"
@@ -99,19 +100,6 @@ class Peer : public SegmentSource {
   std::vector<Status> Fetch(const PeerAddress& source, const std::vector<BlockId>& ids,
                             std::vector<std::vector<uint8_t>>* out, const RequestKey& request = {},
                             int64_t first_block = 0) {
-    struct Listener : FetchListener {
-      void OnLayer(size_t, uint32_t, uint32_t) override {}
-      void OnDone(const std::vector<Status>& items) override {
-        MutexLock lock(mu);
-        statuses = items;
-        done = true;
-        changed.NotifyAll();
-      }
-      Mutex mu;
-      CondVar changed;
-      bool done GUARDED_BY(mu) = false;
-      std::vector<Status> statuses GUARDED_BY(mu);
-    };
     out->assign(ids.size(), std::vector<uint8_t>(TestFormat().block_bytes()));
     FetchSpec spec{.source = source,
                    .fence = {request, 0},
@@ -121,11 +109,9 @@ class Peer : public SegmentSource {
     for (size_t i = 0; i < ids.size(); ++i) {
       spec.items.push_back({ids[i], (first_block + static_cast<int64_t>(i)) * 8, (*out)[i].data()});
     }
-    auto listener = std::make_shared<Listener>();
-    EXPECT_TRUE(stream_->Fetch(std::move(spec), listener).ok());
-    MutexLock lock(listener->mu);
-    while (!listener->done) listener->changed.Wait(listener->mu);
-    return listener->statuses;
+    const auto outcome = std::make_shared<FetchOutcome>();
+    EXPECT_TRUE(stream_->Fetch(std::move(spec), outcome).ok());
+    return outcome->Wait();
   }
 
   KvStream& stream() { return *stream_; }

@@ -17,7 +17,8 @@ StatusOr<std::unique_ptr<ScratchDir>> ScratchDir::Create() {
 }
 
 ScratchDir::~ScratchDir() {
-  if (getenv("REPRISE_KEEP_SCRATCH") != nullptr) {
+  if (getenv("REPRISE_KEEP_SCRATCH") !=
+      nullptr) {  // test support: for whoever looks into a failure
     std::fprintf(stderr, "kept: %s\n", path_.c_str());
     return;
   }

@@ -127,7 +127,8 @@ class Cluster {
   void CrashWorker();
   void CrashStore();
   void CrashGateway();
-  void StopWorker(WorkerSlot& slot);
+  template <typename Slot>
+  void TakeDown(Slot& slot);
   void DrainWorker();
   void AwaitDrained(WorkerSlot& slot, Pid pid, TimeNs until);
   void CrashCoordinator();

@@ -32,14 +32,9 @@ void Cluster::OneFault() {
   (this->*kinds[plan_.Below(kinds.size())])();
 }
 
-void Cluster::CrashWorker() {
-  WorkerSlot& slot = workers_[plan_.Below(workers_.size())];
-  if (slot.now == nullptr) return;
-  world_.Note(Injected::kWorkerCrash);
-  StopWorker(slot);
-}
-
-void Cluster::StopWorker(WorkerSlot& slot) {
+// Its process ends; another takes the name after a while.
+template <typename Slot>
+void Cluster::TakeDown(Slot& slot) {
   Count(*slot.now);
   const Pid pid = std::exchange(slot.now, nullptr)->pid();
   world_.Kill(pid);
@@ -48,6 +43,13 @@ void Cluster::StopWorker(WorkerSlot& slot) {
   world_.After(down, {"restart", 0, 0, pid}, [this, &slot] {
     if (slot.now == nullptr) Restart(slot);
   });
+}
+
+void Cluster::CrashWorker() {
+  WorkerSlot& slot = workers_[plan_.Below(workers_.size())];
+  if (slot.now == nullptr) return;
+  world_.Note(Injected::kWorkerCrash);
+  TakeDown(slot);
 }
 
 void Cluster::DrainWorker() {
@@ -71,7 +73,7 @@ void Cluster::DrainWorker() {
 void Cluster::AwaitDrained(WorkerSlot& slot, Pid pid, TimeNs until) {
   world_.After(50 * kMillisecond, {"await_drained", 0, 0, pid}, [this, &slot, pid, until] {
     if (slot.now == nullptr || slot.now->pid() != pid) return;
-    if (slot.now->drained() || world_.now() >= until) return StopWorker(slot);
+    if (slot.now->drained() || world_.now() >= until) return TakeDown(slot);
     AwaitDrained(slot, pid, until);
   });
 }
@@ -80,33 +82,19 @@ void Cluster::CrashGateway() {
   GatewaySlot& slot = gateways_[plan_.Below(gateways_.size())];
   if (slot.now == nullptr) return;
   world_.Note(Injected::kGatewayCrash);
-  Count(*slot.now);
-  const Pid pid = std::exchange(slot.now, nullptr)->pid();
-  world_.Kill(pid);
-  network_.BreakAllOf(pid);
-  const auto down = static_cast<TimeNs>(plan_.Below(2 * kSecond));
-  world_.After(down, {"restart", 0, 0, pid}, [this, &slot] {
-    if (slot.now == nullptr) Restart(slot);
-  });
+  TakeDown(slot);
 }
 
 void Cluster::CrashStore() {
   StoreSlot& slot = stores_[plan_.Below(stores_.size())];
   if (slot.now == nullptr) return;
   world_.Note(Injected::kStoreCrash);
-  Count(*slot.now);
   slot.now->CrashDisk(faults_.torn_disk);
   if (faults_.store_loses_disk && plan_.Chance(0.5)) {
     slot.disk.Clear();
     world_.Note(Injected::kDiskLost);
   }
-  const Pid pid = std::exchange(slot.now, nullptr)->pid();
-  world_.Kill(pid);
-  network_.BreakAllOf(pid);
-  const auto down = static_cast<TimeNs>(plan_.Below(2 * kSecond));
-  world_.After(down, {"restart", 0, 0, pid}, [this, &slot] {
-    if (slot.now == nullptr) Restart(slot);
-  });
+  TakeDown(slot);
 }
 
 void Cluster::CrashCoordinator() {

@@ -3,29 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <charconv>
-#include <cstdlib>
-#include <cstring>
-
+#include "common/test_data.h"
 #include "tests/simulation/cluster.h"
 
 namespace reprise::sim {
 namespace {
-
-// How many histories to run: REPRISE_SIM_SEEDS, set by the test runner.
-uint64_t Seeds() {
-  const char* const text = std::getenv("REPRISE_SIM_SEEDS");
-  uint64_t seeds = 300;
-  if (text != nullptr) std::from_chars(text, text + std::strlen(text), seeds);
-  return seeds;
-}
 
 std::string Reproduce(uint64_t seed) {
   return absl::StrCat("bazel run //tests/simulation:simulate -- --verbose --seed ", seed);
 }
 
 TEST(Simulation, EverySeedKeepsEveryPromise) {
-  const uint64_t seeds = Seeds();
+  const uint64_t seeds = TestNumber("REPRISE_SIM_SEEDS", 300);  // histories
   RunTotals totals;
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     const RunResult result = RunSeed({.seed = seed});

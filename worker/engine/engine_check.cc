@@ -5,35 +5,10 @@
 #include <chrono>
 #include <cstring>
 
+#include "kvstore/stream/fetch_outcome.h"
 #include "worker/engine/engine.h"
 
 namespace reprise::worker {
-namespace {
-
-class CheckListener : public kv::FetchListener {
- public:
-  void OnLayer(size_t, uint32_t, uint32_t) override {}
-  void OnDone(const std::vector<Status>& items) override {
-    MutexLock lock(mu_);
-    done_ = true;
-    status_ = items.front();
-    changed_.NotifyAll();
-  }
-  Status Wait() {
-    MutexLock lock(mu_);
-    while (!done_) changed_.Wait(mu_);
-    return status_;
-  }
-
- private:
-  Mutex mu_;
-  CondVar changed_;
-  bool done_ GUARDED_BY(mu_) = false;
-  Status status_ GUARDED_BY(mu_);
-};
-
-}  // namespace
-
 Status Engine::SelfCheck() {
   const TimeNs start = RealClock().NowNs();
   RETURN_IF_ERROR(Annotate(CheckStep(), "while running a first step"));
@@ -70,9 +45,9 @@ Status Engine::CheckStream() {
   spec.source = address_;
   spec.items.push_back({id, 0, PageData(1)});
   spec.timeout_ns = options_.self_check_timeout_ns;
-  const auto listener = std::make_shared<CheckListener>();
+  const auto listener = std::make_shared<kv::FetchOutcome>();
   RETURN_IF_ERROR(stream_->Fetch(std::move(spec), listener).status());
-  const Status status = listener->Wait();
+  const Status status = listener->Wait().front();
   // The serving side may hold the page a moment longer than the fetch takes.
   const bool quiet = directory_->Unlist({id, 0, false}).quiet;
   RETURN_IF_ERROR(status);

@@ -16,37 +16,8 @@ StatusOr<kv::PeerAddress> ToPeer(const NodeRef& node) {
 
 Replicator::Replicator(Pool pool, kv::KvStream* stream, std::function<void(Event)> post)
     : pool_(std::move(pool)), stream_(stream), post_(std::move(post)) {
-  thread_ = Thread("worker_replicas", [this] { Loop(); });
-}
-
-void Replicator::Send(Order order) {
-  MutexLock lock(mu_);
-  if (stopping_) return;
-  if (orders_.empty()) wake_.NotifyAll();
-  orders_.push_back(std::move(order));
-}
-
-void Replicator::Stop() {
-  {
-    MutexLock lock(mu_);
-    stopping_ = true;
-    wake_.NotifyAll();
-  }
-  thread_.Join();
-}
-
-void Replicator::Loop() {
-  for (;;) {
-    Order order;
-    {
-      MutexLock lock(mu_);
-      while (orders_.empty() && !stopping_) wake_.Wait(mu_);
-      if (stopping_) return;
-      order = std::move(orders_.front());
-      orders_.pop_front();
-    }
-    std::visit([this](auto& typed) { Do(typed); }, order);
-  }
+  thread_.Start("worker_replicas",
+                [this](Order& order) { std::visit([this](auto& typed) { Do(typed); }, order); });
 }
 
 // A store without an address cannot be told anything; that it is lost is said with its first

@@ -10,14 +10,13 @@
 #ifndef REPRISE_WORKER_ENGINE_REPLICATOR_H_
 #define REPRISE_WORKER_ENGINE_REPLICATOR_H_
 
-#include <deque>
 #include <functional>
+#include <utility>
 #include <variant>
 
-#include "common/mutex.h"
-#include "common/thread.h"
 #include "kvstore/stream/kv_stream.h"
 #include "worker/engine/core/types.h"
+#include "worker/engine/order_thread.h"
 
 namespace reprise::worker {
 
@@ -32,13 +31,11 @@ class Replicator {
   };
   // `stream` outlives Stop; `post` takes events from any thread.
   Replicator(Pool pool, kv::KvStream* stream, std::function<void(Event)> post);
-  ~Replicator() { Stop(); }
 
-  void Send(Order order);
-  void Stop();
+  void Send(Order order) { thread_.Send(std::move(order)); }
+  void Stop() { thread_.Stop(); }
 
  private:
-  void Loop();
   void Do(OfferBlocks& offer);
   void Do(AppendRows& append);
   void Do(ReleaseReplicas& release);
@@ -48,12 +45,7 @@ class Replicator {
   const Pool pool_;
   kv::KvStream* const stream_;
   const std::function<void(Event)> post_;
-
-  Mutex mu_;
-  CondVar wake_;
-  std::deque<Order> orders_ GUARDED_BY(mu_);
-  bool stopping_ GUARDED_BY(mu_) = false;
-  Thread thread_;  // last: it uses all of the above
+  OrderThread<Order> thread_;  // last: it uses all of the above
 };
 
 }  // namespace reprise::worker

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -58,7 +57,9 @@ StatusOr<std::unique_ptr<SwapTier>> SwapTier::Create(const SwapOptions& options,
   if (tier->slots_.size() > static_cast<size_t>(tier->host_slots_)) {
     RETURN_IF_ERROR(tier->Open(options.disk_dir));
   }
-  tier->thread_ = Thread("worker_swap", [t = tier.get()] { t->Loop(); });
+  tier->thread_.Start("worker_swap", [t = tier.get()](const Order& order) {
+    std::visit([t](const auto& typed) { t->Do(typed); }, order);
+  });
   return tier;
 }
 
@@ -81,44 +82,8 @@ Status SwapTier::Open(const std::string& dir) {
   return absl::OkStatus();
 }
 
-void SwapTier::Send(Order order) {
-  MutexLock lock(mu_);
-  if (stopping_) return;
-  if (orders_.empty()) wake_.NotifyAll();
-  orders_.push_back(std::move(order));
-}
-
-void SwapTier::Stop() {
-  {
-    MutexLock lock(mu_);
-    stopping_ = true;
-    wake_.NotifyAll();
-  }
-  thread_.Join();
-}
-
-void SwapTier::Loop() {
-  for (;;) {
-    Order order;
-    {
-      MutexLock lock(mu_);
-      while (orders_.empty() && !stopping_) wake_.Wait(mu_);
-      if (stopping_) return;
-      order = std::move(orders_.front());
-      orders_.pop_front();
-    }
-    std::visit([this](const auto& typed) { Do(typed); }, order);
-  }
-}
-
 void SwapTier::Cross() {
-  if (!link_.active()) return;
-  const TimeNs until = link_.Cross(RealClock().NowNs(), page_bytes_);
-  MutexLock lock(mu_);
-  for (TimeNs left = until - RealClock().NowNs(); left > 0 && !stopping_;
-       left = until - RealClock().NowNs()) {
-    wake_.WaitFor(mu_, std::chrono::nanoseconds(left));
-  }
+  if (link_.active()) thread_.SleepUntil(link_.Cross(RealClock().NowNs(), page_bytes_));
 }
 
 void SwapTier::Do(const SwapOut& order) {

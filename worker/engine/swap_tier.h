@@ -12,19 +12,18 @@
 #ifndef REPRISE_WORKER_ENGINE_SWAP_TIER_H_
 #define REPRISE_WORKER_ENGINE_SWAP_TIER_H_
 
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
-#include "common/mutex.h"
 #include "common/status.h"
-#include "common/thread.h"
 #include "kvstore/block/kv_format.h"
 #include "kvstore/stream/pacer.h"
 #include "worker/engine/core/types.h"
+#include "worker/engine/order_thread.h"
 #include "worker/engine/pool_memory.h"
 
 namespace reprise::worker {
@@ -52,8 +51,8 @@ class SwapTier {
                                                     std::function<void(Event)> post);
   ~SwapTier();
 
-  void Send(Order order);
-  void Stop();
+  void Send(Order order) { thread_.Send(std::move(order)); }
+  void Stop() { thread_.Stop(); }
 
   // For tests: changes a byte of what the slot holds.
   void Damage(SlotId slot);
@@ -65,7 +64,6 @@ class SwapTier {
   };
   SwapTier(const SwapOptions& options, Pool pool, std::function<void(Event)> post);
   Status Open(const std::string& dir);
-  void Loop();
   void Do(const SwapOut& order);
   void Do(const SwapIn& order);
   Status Write(const SwapItem& item);
@@ -87,14 +85,9 @@ class SwapTier {
   const std::function<void(Event)> post_;
   PoolMemory host_;
   int disk_ = -1;
-  std::vector<Slot> slots_;  // of the tier's thread
-  kv::Pacer link_;           // of the tier's thread
-
-  Mutex mu_;
-  CondVar wake_;
-  std::deque<Order> orders_ GUARDED_BY(mu_);
-  bool stopping_ GUARDED_BY(mu_) = false;
-  Thread thread_;  // last: it uses all of the above
+  std::vector<Slot> slots_;    // of the tier's thread
+  kv::Pacer link_;             // of the tier's thread
+  OrderThread<Order> thread_;  // last: it uses all of the above
 };
 
 }  // namespace reprise::worker

@@ -1,6 +1,9 @@
 #include "worker/model/config_reader.h"
 
+#include <bit>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 namespace reprise::worker {
 
@@ -23,5 +26,7 @@ Status Unsupported(absl::string_view key, absl::string_view found, absl::string_
   return absl::UnimplementedError(
       absl::StrCat(JsonQuote(key), " is ", found, ", supported: ", supported));
 }
+
+std::string Exact(double value) { return absl::StrFormat("%016x", std::bit_cast<uint64_t>(value)); }
 
 }  // namespace reprise::worker

@@ -26,6 +26,10 @@ struct NumberRange {
 };
 Status ReadNumber(const JsonValue& object, absl::string_view key, NumberRange range, double* value);
 
+// Bits, not digits, for texts that are hashed: equal texts mean equal values, whatever a printer
+// does.
+std::string Exact(double value);
+
 // UNIMPLEMENTED.
 Status Unsupported(absl::string_view key, absl::string_view found, absl::string_view supported);
 

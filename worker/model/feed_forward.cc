@@ -4,17 +4,15 @@
 #include <cstring>
 #include <numeric>
 
+#include "common/limits.h"
+
 namespace reprise::worker {
 namespace {
 
 using kernels::ConstF32;
 using kernels::F32;
 
-constexpr int kRowParallelSlices = 8;
-
-const float* BiasOrNull(const std::vector<float>& bias) {
-  return bias.empty() ? nullptr : bias.data();
-}
+static_assert(limits::kExpertsMax <= kernels::kExpertsMax);
 
 }  // namespace
 
@@ -42,28 +40,16 @@ void FeedForward::Add(StepContext& step, const LayerWeights& layer, F32 normed, 
 void FeedForward::Mlp(StepContext& step, const MlpWeights& w, F32 x, ConstF32 residual, F32 y) {
   const int64_t both = w.gate_up.matrix.n();
   const F32 gate_up = gate_up_.Rows(x.rows, both);
-  step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(x.rows, w.gate_up.matrix)),
-                  {.x = x,
-                   .weights = &w.gate_up.matrix,
-                   .bias = BiasOrNull(w.gate_up.bias),
-                   .residual = {},
-                   .y = gate_up});
+  Linear(step, x, w.gate_up.matrix, w.gate_up.bias, gate_up);
   const F32 gate = Columns(gate_up, 0, both / 2);
   step.ops.swiglu(step.scratch.None(), gate, Columns(gate_up, both / 2, both / 2), gate);
-  step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(x.rows, w.down.matrix)),
-                  {.x = gate,
-                   .weights = &w.down.matrix,
-                   .bias = BiasOrNull(w.down.bias),
-                   .residual = residual,
-                   .k_slices = kRowParallelSlices,
-                   .y = y});
+  LinearRowParallel(step, gate, w.down.matrix, w.down.bias, residual, y);
 }
 
 void FeedForward::RouteRows(StepContext& step, const MixtureWeights& w, F32 normed) {
   const ExpertMixture& m = *config_.mixture;
   const F32 logits = logits_.Rows(normed.rows, m.experts);
-  step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(normed.rows, w.gate)),
-                  {.x = normed, .weights = &w.gate, .residual = {}, .y = logits});
+  Linear(step, normed, w.gate, {}, logits);
   const auto choices = static_cast<size_t>(normed.rows * m.per_token);
   if (ids_.size() < choices) {
     ids_.resize(choices);
@@ -72,7 +58,7 @@ void FeedForward::RouteRows(StepContext& step, const MixtureWeights& w, F32 norm
   step.ops.route(step.scratch.None(),
                  {.logits = logits,
                   .gating = m.sigmoid ? kernels::Gating::kSigmoid : kernels::Gating::kSoftmax,
-                  .bias = BiasOrNull(w.bias),
+                  .bias = w.bias.empty() ? nullptr : w.bias.data(),
                   .groups = m.groups,
                   .groups_kept = m.groups_kept,
                   .per_row = m.per_token,

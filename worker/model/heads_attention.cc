@@ -16,24 +16,19 @@ class HeadsAttention final : public AttentionBlock {
         q_cols_(config.heads * config.head_dim),
         kv_cols_(config.kv_heads * config.head_dim),
         qkv_cols_(q_cols_ + 2 * kv_cols_),
-        scale_(static_cast<float>(config.attention_scale())) {}
+        attention_(config.heads, static_cast<float>(config.attention_scale()), config.context) {}
 
   void Reserve(StepContext& step, const LayerWeights& layer, int64_t rows) override {
     qkv_.Rows(rows, qkv_cols_);
     lse_.Rows(rows, config_.heads);
     step.scratch.Reserve(kernels::LinearScratchBytes(rows, layer.heads->qkv.matrix));
-    step.scratch.Reserve(AttentionBytes(step));
+    step.scratch.Reserve(attention_.ScratchBytes(step));
   }
 
   void Project(StepContext& step, const LayerWeights& layer, F32 normed) override {
     const Projection& w = layer.heads->qkv;
     const F32 qkv = qkv_.Rows(step.rows, qkv_cols_);
-    step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(step.rows, w.matrix)),
-                    {.x = normed,
-                     .weights = &w.matrix,
-                     .bias = w.bias.empty() ? nullptr : w.bias.data(),
-                     .residual = {},
-                     .y = qkv});
+    Linear(step, normed, w.matrix, w.bias, qkv);
     NormHeads(step, layer.heads->q_norm, Columns(qkv, 0, q_cols_));
     NormHeads(step, layer.heads->k_norm, Columns(qkv, q_cols_, kv_cols_));
     // q and k lie side by side: one call rotates the heads of both.
@@ -56,31 +51,10 @@ class HeadsAttention final : public AttentionBlock {
 
   void Attend(StepContext& step, const LayerWeights&, F32 attended) override {
     const F32 q = Columns(qkv_.Rows(step.rows, qkv_cols_), 0, q_cols_);
-    const F32 lse = lse_.Rows(step.rows, config_.heads);
-    segments_.clear();
-    items_.clear();
-    for (const RowRun& run : step.runs) {
-      segments_.push_back(
-          {run.pages, run.first_position + run.rows, 0, kernels::MaskKind::kCausal});
-    }
-    for (size_t i = 0; i < step.runs.size(); ++i) {
-      const RowRun& run = step.runs[i];
-      items_.push_back({RowsAt(q, run.row, run.rows), run.first_position, &segments_[i], 1,
-                        RowsAt(attended, run.row, run.rows), lse.row(run.row)});
-    }
-    step.ops.attention(step.scratch.With(AttentionBytes(step)),
-                       {.kv = step.kv,
-                        .q_heads = config_.heads,
-                        .scale = scale_,
-                        .items = items_.data(),
-                        .n_items = static_cast<int64_t>(items_.size())});
+    attention_.Attend(step, step.runs, q, attended, lse_.Rows(step.rows, config_.heads));
   }
 
  private:
-  int64_t AttentionBytes(const StepContext& step) const {
-    return kernels::AttentionScratchBytes(step.scratch.threads(), step.kv, config_.context);
-  }
-
   void NormHeads(StepContext& step, const std::vector<float>& weight, const F32& heads) const {
     if (weight.empty()) return;
     for (int64_t at = 0; at < heads.cols; at += config_.head_dim) {
@@ -94,11 +68,9 @@ class HeadsAttention final : public AttentionBlock {
   const int64_t q_cols_;    // heads * head_dim
   const int64_t kv_cols_;   // kv_heads * head_dim
   const int64_t qkv_cols_;  // both, k and v
-  const float scale_;
   RowBuffer qkv_;
-  RowBuffer lse_;                              // written by attention and not read: nothing merges
-  std::vector<kernels::KeySegment> segments_;  // one per run
-  std::vector<kernels::AttentionItem> items_;
+  RowBuffer lse_;  // written by attention and not read: nothing merges
+  RunAttention attention_;
 };
 
 }  // namespace

@@ -24,7 +24,8 @@ class LatentAttentionBlock final : public AttentionBlock {
         l_(*config.latent),
         q_cols_(config.heads * config.head_dim),
         row_cols_(l_.kv_rank + l_.rope_dim),
-        scale_(static_cast<float>(config.attention_scale())) {}
+        scale_(static_cast<float>(config.attention_scale())),
+        absorbed_attention_(config.heads, scale_, config.context) {}
 
   void Reserve(StepContext& step, const LayerWeights& layer, int64_t rows) override {
     const LatentWeights& w = *layer.latent;
@@ -33,8 +34,7 @@ class LatentAttentionBlock final : public AttentionBlock {
     lse_.Rows(rows, config_.heads);
     if (l_.q_rank > 0) q_low_.Rows(rows, l_.q_rank);
     step.scratch.Reserve(kernels::LinearScratchBytes(rows, w.q));
-    step.scratch.Reserve(
-        kernels::AttentionScratchBytes(step.scratch.threads(), step.kv, config_.context));
+    step.scratch.Reserve(absorbed_attention_.ScratchBytes(step));
   }
 
   void Project(StepContext& step, const LayerWeights& layer, F32 normed) override {
@@ -86,16 +86,6 @@ class LatentAttentionBlock final : public AttentionBlock {
  private:
   // DeepSeek's own norms of the low ranks keep the default, whatever rms_norm_eps is.
   static constexpr float kNormEps = 1e-6F;
-
-  static void Linear(StepContext& step, F32 x, const kernels::PackedWeights& w,
-                     const std::vector<float>& bias, F32 y) {
-    step.ops.linear(step.scratch.With(kernels::LinearScratchBytes(x.rows, w)),
-                    {.x = x,
-                     .weights = &w,
-                     .bias = bias.empty() ? nullptr : bias.data(),
-                     .residual = {},
-                     .y = y});
-  }
 
   // Columns of one head in the queries: the rotated part first.
   F32 Rotated(const F32& q, int64_t head) const {
@@ -188,35 +178,11 @@ class LatentAttentionBlock final : public AttentionBlock {
                     static_cast<size_t>(l_.rope_dim) * sizeof(float));
       }
     }
-    AttendLatents(step, runs, absorbed, out);
+    absorbed_attention_.Attend(step, runs, absorbed, out, lse_.Rows(rows, config_.heads));
     for (int64_t head = 0; head < config_.heads; ++head) {
       Linear(step, Columns(out, head * l_.kv_rank, l_.kv_rank), w.value[static_cast<size_t>(head)],
              {}, Columns(RowsAt(attended, first, rows), head * l_.value_dim, l_.value_dim));
     }
-  }
-
-  void AttendLatents(StepContext& step, std::span<const RowRun> runs, const F32& absorbed,
-                     const F32& out) {
-    const int64_t first = runs.front().row;
-    const F32 lse = lse_.Rows(absorbed.rows, config_.heads);
-    segments_.clear();
-    items_.clear();
-    for (const RowRun& run : runs) {
-      segments_.push_back(
-          {run.pages, run.first_position + run.rows, 0, kernels::MaskKind::kCausal});
-    }
-    for (size_t i = 0; i < runs.size(); ++i) {
-      const int64_t at = runs[i].row - first;
-      items_.push_back({RowsAt(absorbed, at, runs[i].rows), runs[i].first_position, &segments_[i],
-                        1, RowsAt(out, at, runs[i].rows), lse.row(at)});
-    }
-    const int64_t bytes =
-        kernels::AttentionScratchBytes(step.scratch.threads(), step.kv, config_.context);
-    step.ops.attention(step.scratch.With(bytes), {.kv = step.kv,
-                                                  .q_heads = config_.heads,
-                                                  .scale = scale_,
-                                                  .items = items_.data(),
-                                                  .n_items = static_cast<int64_t>(items_.size())});
   }
 
   const ModelConfig config_;
@@ -230,8 +196,7 @@ class LatentAttentionBlock final : public AttentionBlock {
   RowBuffer lse_;     // written by attention and not read: nothing merges
   RowBuffer cached_, cached_rotated_, expanded_;  // of one prompt run
   RowBuffer absorbed_, latent_out_;               // of step runs
-  std::vector<kernels::KeySegment> segments_;
-  std::vector<kernels::AttentionItem> items_;
+  RunAttention absorbed_attention_;
 };
 
 }  // namespace

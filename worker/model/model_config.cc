@@ -1,10 +1,8 @@
 #include "worker/model/model_config.h"
 
-#include <bit>
 #include <cmath>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/json.h"
 #include "common/limits.h"
@@ -231,9 +229,6 @@ StatusOr<JsonDocument> ParseObject(absl::string_view json) {
   if (!doc.IsObject()) return absl::InvalidArgumentError("the text must be a JSON object");
   return doc;
 }
-
-// Bits, not digits: equal texts mean equal values, whatever a printer does.
-std::string Exact(double value) { return absl::StrFormat("%016x", std::bit_cast<uint64_t>(value)); }
 
 template <typename T>
 Status ReadOptional(const JsonValue& object, absl::string_view key, NumberRange range,

@@ -1,16 +1,12 @@
 // The parts of a configuration that Llama has not: latent attention and mixtures of experts, as the
 // families' config.json files spell them.
-#include <bit>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "common/limits.h"
 #include "worker/model/config_reader.h"
 
 namespace reprise::worker {
 namespace {
-
-std::string Exact(double value) { return absl::StrFormat("%016x", std::bit_cast<uint64_t>(value)); }
 
 Status ReadRequired(const JsonValue& object, absl::string_view key, IntRange range,
                     int64_t* value) {

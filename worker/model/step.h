@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
+#include "kernels/packed_weights.h"
 
 namespace reprise::worker {
 
@@ -68,6 +69,36 @@ struct StepContext {
   kernels::RopeTable rope;  // of the step's rows
   std::vector<RowRun> runs;
   int64_t rows = 0;
+};
+
+// y = x W^T + bias; an empty bias is none.
+void Linear(StepContext& step, const kernels::F32& x, const kernels::PackedWeights& weights,
+            const std::vector<float>& bias, const kernels::F32& y);
+// y = x W^T + bias + residual in the form of row-parallel layers: k summed in 8 slices. `residual`
+// may be y, or have no data.
+void LinearRowParallel(StepContext& step, const kernels::F32& x,
+                       const kernels::PackedWeights& weights, const std::vector<float>& bias,
+                       const kernels::ConstF32& residual, const kernels::F32& y);
+
+// Attention of runs over the step's pool. Keeps the lists it builds, so that their memory is
+// reused.
+class RunAttention {
+ public:
+  RunAttention(int64_t heads, float scale, int64_t context)
+      : heads_(heads), scale_(scale), context_(context) {}
+  int64_t ScratchBytes(const StepContext& step) const {
+    return kernels::AttentionScratchBytes(step.scratch.threads(), step.kv, context_);
+  }
+  // Row i of q, out and lse [rows, heads] is row runs.front().row + i of the step.
+  void Attend(StepContext& step, std::span<const RowRun> runs, const kernels::F32& q,
+              const kernels::F32& out, const kernels::F32& lse);
+
+ private:
+  const int64_t heads_;
+  const float scale_;
+  const int64_t context_;                      // positions
+  std::vector<kernels::KeySegment> segments_;  // one per run
+  std::vector<kernels::AttentionItem> items_;
 };
 
 // Columns [first, first + cols) of a matrix.

@@ -11,8 +11,6 @@ namespace {
 
 using kernels::F32;
 
-constexpr int kRowParallelSlices = 8;
-
 kernels::PagedKv PoolOf(const ModelConfig& config, const TransformerOptions& options) {
   kernels::PagedKv kv = KvShape(config);
   kv.dtype = options.kv_dtype;
@@ -147,21 +145,13 @@ void Transformer::AttendAndMix(const LayerWeights& layer) {
   const F32 x = x_.Rows(step_.rows, config_.hidden);
   const F32 attended = attended_.Rows(step_.rows, config_.heads * config_.value_dim());
   attention_->Attend(step_, layer, attended);
-  ops_.linear(scratch_.With(kernels::LinearScratchBytes(step_.rows, layer.o.matrix)),
-              {.x = attended,
-               .weights = &layer.o.matrix,
-               .bias = layer.o.bias.empty() ? nullptr : layer.o.bias.data(),
-               .residual = x,
-               .k_slices = kRowParallelSlices,
-               .y = x});
+  LinearRowParallel(step_, attended, layer.o.matrix, layer.o.bias, x, x);
   feed_forward_.Add(step_, layer, Norm(layer.mlp_norm), x);
 }
 
 void Transformer::ComputeLogits() {
-  const kernels::PackedWeights& head = weights_.head();
   const F32 logits = logits_.Rows(step_.rows, config_.vocab);
-  ops_.linear(scratch_.With(kernels::LinearScratchBytes(step_.rows, head)),
-              {.x = Norm(weights_.final_norm), .weights = &head, .residual = {}, .y = logits});
+  Linear(step_, Norm(weights_.final_norm), weights_.head(), {}, logits);
   last_logits_ = logits.data;
 }
 
