@@ -1,6 +1,6 @@
-// Carries out orders one after the other on a thread of its own, so that whoever gives them pays for
-// the hand-over alone. Owned by what carries them out, as its last member; Send and Stop from any
-// thread.
+// Carries out orders one after the other on a thread of its own, so that whoever gives them pays
+// for the hand-over alone. Owned by what carries them out, as its last member; Send and Stop from
+// any thread.
 //
 // Invariants:
 // 1. Orders are carried out in the order of the calls.

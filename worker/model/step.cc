@@ -17,8 +17,7 @@ const float* BiasOrNull(const std::vector<float>& bias) {
 
 void Linear(StepContext& step, const kernels::F32& x, const kernels::PackedWeights& weights,
             const std::vector<float>& bias, const kernels::F32& y) {
-  Compute(step,
-          {.x = x, .weights = &weights, .bias = BiasOrNull(bias), .residual = {}, .y = y});
+  Compute(step, {.x = x, .weights = &weights, .bias = BiasOrNull(bias), .residual = {}, .y = y});
 }
 
 void LinearRowParallel(StepContext& step, const kernels::F32& x,
@@ -37,8 +36,7 @@ void RunAttention::Attend(StepContext& step, std::span<const RowRun> runs, const
   segments_.clear();
   items_.clear();
   for (const RowRun& run : runs) {
-    segments_.push_back(
-        {run.pages, run.first_position + run.rows, 0, kernels::MaskKind::kCausal});
+    segments_.push_back({run.pages, run.first_position + run.rows, 0, kernels::MaskKind::kCausal});
   }
   for (size_t i = 0; i < runs.size(); ++i) {
     const RowRun& run = runs[i];

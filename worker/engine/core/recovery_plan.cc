@@ -51,6 +51,8 @@ RecoveryPlan PlanRecovery(const RecoveryInput& input) {
   consider(Recovery::kRestore, plan.restore_s, restore_s <= fetch_limit);
   consider(Recovery::kRecompute, plan.recompute_s, true);
   consider(Recovery::kWait, plan.wait_s, alone_s <= fetch_limit);
+  best += input.step_s;
+  consider(Recovery::kRestore, plan.restore_s, restore_s <= fetch_limit);
   return plan;
 }
 

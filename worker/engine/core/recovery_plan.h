@@ -16,7 +16,8 @@
 // found in the cache then), or when in the crowd the fetch would pass its timeout, whose clock
 // starts with the fetch. What would end after the request's deadline is refused as long as another
 // choice would not. The smallest feasible prediction is taken, on a tie the first in the order
-// restore, recompute, wait.
+// restore, recompute, wait. Tokens come out at the ends of steps, so a restore that ends within a
+// step of the best is as soon, and leaves the batch to the other requests.
 #ifndef REPRISE_WORKER_ENGINE_CORE_RECOVERY_PLAN_H_
 #define REPRISE_WORKER_ENGINE_CORE_RECOVERY_PLAN_H_
 
@@ -44,6 +45,7 @@ struct RecoveryInput {
   int64_t rows_behind = 0;      // held nowhere
   std::vector<RecoveryLink> links;
   double prefill_rows_per_s = 0;
+  double step_s = 0;       // of a step without prompt rows; 0: not known
   int64_t rows_ahead = 0;  // to compute before this request's
   TimeNs fetch_timeout_ns = 0;
   TimeNs time_left_ns = INT64_MAX;  // to the request's deadline

@@ -59,6 +59,22 @@ TEST(RecoveryPlan, TheFasterOneIsChosen) {
   EXPECT_EQ(PlanRecovery(crowd).choice, Recovery::kRestore);
 }
 
+TEST(RecoveryPlan, WhatEndsInTheSameStepAsTheBestIsRestored) {
+  RecoveryInput input = Input();
+  input.links[0].bytes_per_s = 4e8;  // 0.261 s, computed in 0.26
+  EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRecompute);
+  input.step_s = 0.02;
+  EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRestore);
+  input.links[0].bytes_per_s = 3.5e8;  // 0.297 s
+  EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRecompute);
+  input.links[0].bytes_per_s = 4e8;
+  input.fetch_timeout_ns = 200 * kMillisecond;
+  EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRecompute);
+  input.fetch_timeout_ns = kSecond;
+  input.time_left_ns = 260'500'000;
+  EXPECT_EQ(PlanRecovery(input).choice, Recovery::kRecompute);
+}
+
 TEST(RecoveryPlan, RowsOnTheWayForAnotherRequestAreWaitedFor) {
   RecoveryInput input = Input();
   input.prefill_rows_per_s = 1'000;

@@ -245,6 +245,7 @@ void WorkerCore::PlanRecoveryOf(Request& request, TimeNs now) {
     request.wait_for.push_back(source);
   }
   input.prefill_rows_per_s = prefill_rate_.per_s();
+  if (decode_steps_.per_s() > 0) input.step_s = 1 / decode_steps_.per_s();
   for (const auto& [rank, other] : running_) {
     if (!(rank < request.rank) || other->phase != Phase::kComputing || other->forked) continue;
     input.rows_ahead += other->trunk_len - other->branches[other->lead].computed;
