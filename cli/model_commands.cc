@@ -7,6 +7,7 @@
 #include "gateway/text/tokenizer.h"
 #include "worker/model/check_model.h"
 #include "worker/model/make_model.h"
+#include "worker/model/presets.h"
 
 namespace reprise::cli {
 
@@ -14,7 +15,7 @@ int RunMakeModel(const Args& args) {
   worker::MakeModelOptions o;
   int64_t seed = 0;
   FlagSet flags("reprise make-model", "Writes a model folder with random weights.", "FOLDER");
-  flags.Add("preset", &o.preset, "shape: tiny, llama-160m, llama-1b, llama-8b, ...");
+  flags.Add("preset", &o.preset, "shape: tiny, llama-160m, deepseek-v2-lite, ...");
   flags.AddRange("seed", &seed, 0, INT64_MAX, "the weights are a function of it");
   flags.AddChoice("dtype", &o.dtype, {"bf16", "f16", "f32"}, "element type of the weights");
   flags.AddRange("shards", &o.shards, 1, 1000, "weight files; more than one come with an index");
@@ -25,6 +26,13 @@ int RunMakeModel(const Args& args) {
   }
   o.dir = positional[0];
   o.seed = static_cast<uint64_t>(seed);
+  const auto config = worker::PresetConfig(o.preset);
+  if (!config.ok()) return Fail("make-model", config.status());
+  const int64_t bytes = config->parameters() * (o.dtype == "f32" ? 4 : 2);
+  std::printf("%s: %lld parameters, %lld bytes of weights in %s\n", o.preset.c_str(),
+              static_cast<long long>(config->parameters()), static_cast<long long>(bytes),
+              o.dtype.c_str());
+  std::fflush(stdout);
   const bool terminal = isatty(STDERR_FILENO) != 0;
   const Status status = worker::MakeModel(o, [&](uint64_t done, uint64_t total) {
     if (!terminal) return;

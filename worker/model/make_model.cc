@@ -50,12 +50,14 @@ struct Distribution {
 Distribution DistributionOf(const TensorSpec& spec, const ModelConfig& config) {
   if (absl::EndsWith(spec.name, "norm.weight")) return {1, 0.1f};
   if (absl::EndsWith(spec.name, ".bias")) return {0, 0.1f};
+  if (absl::EndsWith(spec.name, "e_score_correction_bias")) return {0, 0.05f};
   const auto fan_in = static_cast<double>(spec.shape.back());
   double deviation = 1 / __builtin_sqrt(fan_in);
-  if (absl::EndsWith(spec.name, "embed_tokens.weight") || spec.name == "lm_head.weight") {
+  const auto ends = [&](absl::string_view suffix) { return absl::EndsWith(spec.name, suffix); };
+  if (ends("embed_tokens.weight") || spec.name == "lm_head.weight" || ends(".gate.weight")) {
     deviation *= 2;
   }
-  if (absl::EndsWith(spec.name, "o_proj.weight") || absl::EndsWith(spec.name, "down_proj.weight")) {
+  if (ends("o_proj.weight") || ends("down_proj.weight") || ends(".w2.weight")) {
     deviation /= __builtin_sqrt(2 * static_cast<double>(config.layers));
   }
   return {0, static_cast<float>(deviation)};

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -12,7 +13,9 @@
 
 #include "common/crc32c.h"
 #include "common/json.h"
+#include "worker/model/check_model.h"
 #include "worker/model/model_folder.h"
+#include "worker/model/offline.h"
 #include "worker/model/test_models.h"
 
 namespace reprise::worker {
@@ -37,6 +40,11 @@ TEST(MakeModel, EveryPresetReadsBack) {
   EXPECT_EQ(PresetConfig("llama-160m")->parameters(), 162'417'408);
   EXPECT_EQ(PresetConfig("llama-1b")->parameters(), 1'235'814'400);
   EXPECT_EQ(PresetConfig("llama-8b")->parameters(), 8'030'261'248);
+  EXPECT_EQ(PresetConfig("deepseek-v2-lite")->parameters(), 15'706'484'224);
+  EXPECT_EQ(PresetConfig("deepseek-v2")->parameters(), 235'741'434'880);
+  EXPECT_EQ(PresetConfig("deepseek-v3")->parameters(), 671'026'419'200);
+  EXPECT_EQ(PresetConfig("mixtral-8x7b")->parameters(), 46'702'792'704);
+  EXPECT_EQ(PresetConfig("qwen3-30b-a3b")->parameters(), 30'532'122'624);
 }
 
 TEST(MakeModel, BytesAreAFunctionOfTheSeed) {
@@ -69,6 +77,46 @@ TEST(MakeModel, ScalesArePlausible) {
   EXPECT_NEAR(moments("model.layers.1.self_attn.o_proj.weight").second, 0.0625, 6 * 0.0625 / 90);
   EXPECT_NEAR(moments("model.norm.weight").first, 1, 6 * 0.1 / 8);
   EXPECT_NEAR(moments("model.embed_tokens.weight").second, 0.25, 6 * 0.25 / 256);
+}
+
+// Finite everywhere, and neither flat nor certain: logits spread by about 2.
+TEST(MakeModel, EveryFamilyIsAcceptedAndEvaluates) {
+  for (const std::string preset : {"tiny-deepseek-v2-lite", "tiny-deepseek-v2", "tiny-deepseek-v3",
+                                   "tiny-mixtral", "tiny-qwen3-moe"}) {
+    const std::string dir = TestModel(preset);
+    const auto report = CheckModel(dir, {.scan_values = true});
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->config.family, PresetConfig(preset)->family);
+    EXPECT_EQ(report->parameters, PresetConfig(preset)->parameters());
+    const auto model = OfflineModel::Open({.model_dir = dir});
+    ASSERT_TRUE(model.ok()) << model.status();
+    const auto logits = (*model)->ForwardAll(RandomTokens(100, (*model)->vocab(), 7));
+    ASSERT_TRUE(logits.ok()) << logits.status();
+    double squares = 0;
+    for (const float logit : *logits) {
+      ASSERT_TRUE(std::isfinite(logit)) << preset;
+      squares += static_cast<double>(logit) * logit;
+    }
+    const double spread = std::sqrt(squares / static_cast<double>(logits->size()));
+    EXPECT_GT(spread, 1) << preset;
+    EXPECT_LT(spread, 4) << preset;
+  }
+}
+
+TEST(MakeModel, RoutersChooseAmongManyExperts) {
+  const auto folder = ModelFolder::Open(TestModel("tiny-deepseek-v3", {.dtype = "f32"}));
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const auto largest = [&](const std::string& name) {
+    const TensorView& tensor = folder->tensor(name);
+    std::vector<float> values(tensor.elements());
+    std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+    for (float& value : values) value = std::abs(value);
+    return *std::max_element(values.begin(), values.end());
+  };
+  const float bias = largest("model.layers.1.mlp.gate.e_score_correction_bias");
+  EXPECT_GT(bias, 0);
+  EXPECT_LT(bias, 0.2f) << "3.45 deviations at most";
+  EXPECT_GT(largest("model.layers.1.mlp.gate.weight"), 0.25f) << "the deviation";
 }
 
 TEST(MakeModel, TokenizerCoversTheVocabulary) {

@@ -257,6 +257,13 @@ absl::string_view FamilyName(Family family) {
   return "unknown";
 }
 
+absl::string_view ModelTypeName(Family family) {
+  for (const FamilyNames& names : kFamilies) {
+    if (names.family == family) return names.model_type;
+  }
+  return "unknown";
+}
+
 StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
   ASSIGN_OR_RETURN(const JsonDocument doc, ParseObject(json));
   ModelConfig c;

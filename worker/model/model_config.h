@@ -108,6 +108,8 @@ struct ModelConfig {
 
 // As config.json's "architectures" names it.
 absl::string_view FamilyName(Family family);
+// As its "model_type" does.
+absl::string_view ModelTypeName(Family family);
 
 // INVALID_ARGUMENT names the key, the limit and the value found.
 StatusOr<ModelConfig> ParseModelConfig(absl::string_view json);

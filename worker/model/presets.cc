@@ -1,8 +1,9 @@
 #include "worker/model/presets.h"
 
-#include "absl/strings/str_format.h"
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/json.h"
 
 namespace reprise::worker {
 namespace {
@@ -90,29 +91,213 @@ ModelConfig Llama8b() {  // Llama-3.1-8B
   return c;
 }
 
-const std::vector<Preset>& Presets() {
-  static const auto* const presets = new std::vector<Preset>{
-      {"tiny", TinyTied()},        {"tiny-mha", Tiny(4)},     {"tiny-mqa", Tiny(1)},
-      {"tiny-gqa", Tiny(2)},       {"tiny-bias", TinyBias()}, {"tiny-llama3", TinyLlama3()},
-      {"llama-160m", Llama160m()}, {"llama-1b", Llama1b()},   {"llama-8b", Llama8b()},
-  };
-  return *presets;
+RopeScaling Yarn(double factor, int64_t original_context, double mscale) {
+  RopeScaling s;
+  s.kind = RopeKind::kYarn;
+  s.factor = factor;
+  s.original_context = original_context;
+  s.mscale_all_dim = mscale;
+  return s;
 }
 
-// Seventeen digits bring any double back to the bit.
-std::string Number(double value) { return absl::StrFormat("%.17g", value); }
+// `dense` layers with an MLP come first.
+void SetMixture(ModelConfig& c, ExpertMixture m, int64_t dense) {
+  for (int64_t layer = 0; layer < c.layers; ++layer) m.layers.push_back(layer >= dense);
+  c.mixture = std::move(m);
+}
 
-std::string RopeScalingJson(const RopeScaling& s) {
-  if (s.kind == RopeKind::kDefault) return "null";
-  JsonWriter writer;
-  writer.Field("rope_type", s.kind == RopeKind::kLinear ? "linear" : "llama3");
-  writer.Raw("factor", Number(s.factor));
-  if (s.kind == RopeKind::kLlama3) {
-    writer.Raw("low_freq_factor", Number(s.low_freq_factor))
-        .Raw("high_freq_factor", Number(s.high_freq_factor))
-        .Field("original_max_position_embeddings", s.original_context);
-  }
-  return writer.Take();
+// Three layers, so that some stand before, between and after others, with eight experts.
+ModelConfig TinyMixture(Family family) {
+  ModelConfig c = Tiny(2);
+  c.family = family;
+  c.layers = 3;
+  c.rms_eps = 1e-6;
+  return c;
+}
+
+ModelConfig TinyDeepseek(Family family, int64_t q_rank) {
+  ModelConfig c = TinyMixture(family);
+  c.kv_heads = c.heads;
+  c.latent = LatentAttention{q_rank, 32, 24, 16, 20};
+  c.head_dim = c.latent->nope_dim + c.latent->rope_dim;
+  c.rope_scaling = Yarn(8, 64, family == Family::kDeepseekV3 ? 1 : 0.707);
+  return c;
+}
+
+ModelConfig TinyDeepseekV2Lite() {
+  ModelConfig c = TinyDeepseek(Family::kDeepseekV2, 0);
+  SetMixture(c, {.experts = 8, .per_token = 3, .intermediate = 32, .shared_intermediate = 64}, 1);
+  return c;
+}
+
+ModelConfig TinyDeepseekV2() {
+  ModelConfig c = TinyDeepseek(Family::kDeepseekV2, 28);
+  SetMixture(c,
+             {.experts = 8,
+              .per_token = 3,
+              .intermediate = 32,
+              .shared_intermediate = 64,
+              .groups = 4,
+              .groups_kept = 2,
+              .scale = 4},
+             1);
+  return c;
+}
+
+ExpertMixture V3Gate(ExpertMixture m) {
+  m.sigmoid = m.bias = m.normalize = true;
+  m.scale = 2.5;
+  return m;
+}
+
+ModelConfig TinyDeepseekV3() {
+  ModelConfig c = TinyDeepseek(Family::kDeepseekV3, 28);
+  SetMixture(c,
+             V3Gate({.experts = 8,
+                     .per_token = 3,
+                     .intermediate = 32,
+                     .shared_intermediate = 32,
+                     .groups = 4,
+                     .groups_kept = 2}),
+             1);
+  return c;
+}
+
+ModelConfig TinyMixtral() {
+  ModelConfig c = TinyMixture(Family::kMixtral);
+  c.rope_theta = 1e6;
+  SetMixture(c, {.experts = 8, .per_token = 2, .intermediate = 160, .normalize = true}, 0);
+  return c;
+}
+
+ModelConfig TinyQwen3Moe() {
+  ModelConfig c = TinyMixture(Family::kQwen3Moe);
+  c.rope_theta = 1e6;
+  c.qk_norm = true;
+  SetMixture(c, {.experts = 8, .per_token = 3, .intermediate = 32, .normalize = true}, 1);
+  return c;
+}
+
+ModelConfig DeepseekV2Lite() {  // deepseek-ai/DeepSeek-V2-Lite
+  ModelConfig c;
+  c.family = Family::kDeepseekV2;
+  c.hidden = 2048;
+  c.intermediate = 10944;
+  c.layers = 27;
+  c.heads = c.kv_heads = 16;
+  c.head_dim = 192;
+  c.vocab = 102400;
+  c.context = 163840;
+  c.latent = LatentAttention{0, 512, 128, 64, 128};
+  c.rope_scaling = Yarn(40, 4096, 0.707);
+  c.bos_id = 100000;
+  c.eos_ids = {100001};
+  SetMixture(c, {.experts = 64, .per_token = 6, .intermediate = 1408, .shared_intermediate = 2816},
+             1);
+  return c;
+}
+
+ModelConfig DeepseekV2() {  // deepseek-ai/DeepSeek-V2
+  ModelConfig c = DeepseekV2Lite();
+  c.hidden = 5120;
+  c.intermediate = 12288;
+  c.layers = 60;
+  c.heads = c.kv_heads = 128;
+  c.latent->q_rank = 1536;
+  SetMixture(c,
+             {.experts = 160,
+              .per_token = 6,
+              .intermediate = 1536,
+              .shared_intermediate = 3072,
+              .groups = 8,
+              .groups_kept = 3,
+              .scale = 16},
+             1);
+  return c;
+}
+
+ModelConfig DeepseekV3() {  // deepseek-ai/DeepSeek-V3
+  ModelConfig c = DeepseekV2();
+  c.family = Family::kDeepseekV3;
+  c.hidden = 7168;
+  c.intermediate = 18432;
+  c.layers = 61;
+  c.vocab = 129280;
+  c.rope_scaling = Yarn(40, 4096, 1);
+  c.bos_id = 0;
+  c.eos_ids = {1};
+  SetMixture(c,
+             V3Gate({.experts = 256,
+                     .per_token = 8,
+                     .intermediate = 2048,
+                     .shared_intermediate = 2048,
+                     .groups = 8,
+                     .groups_kept = 4}),
+             3);
+  return c;
+}
+
+ModelConfig Mixtral8x7b() {  // mistralai/Mixtral-8x7B-v0.1
+  ModelConfig c;
+  c.family = Family::kMixtral;
+  c.hidden = 4096;
+  c.intermediate = 14336;
+  c.layers = 32;
+  c.heads = 32;
+  c.kv_heads = 8;
+  c.head_dim = 128;
+  c.vocab = 32000;
+  c.context = 32768;
+  c.rms_eps = 1e-5;
+  c.rope_theta = 1e6;
+  c.bos_id = 1;
+  c.eos_ids = {2};
+  SetMixture(c, {.experts = 8, .per_token = 2, .intermediate = 14336, .normalize = true}, 0);
+  return c;
+}
+
+ModelConfig Qwen3Moe30b() {  // Qwen/Qwen3-30B-A3B
+  ModelConfig c;
+  c.family = Family::kQwen3Moe;
+  c.hidden = 2048;
+  c.intermediate = 6144;
+  c.layers = 48;
+  c.heads = 32;
+  c.kv_heads = 4;
+  c.head_dim = 128;
+  c.vocab = 151936;
+  c.context = 40960;
+  c.rope_theta = 1e6;
+  c.qk_norm = true;
+  c.bos_id = 151643;
+  c.eos_ids = {151645};
+  SetMixture(c, {.experts = 128, .per_token = 8, .intermediate = 768, .normalize = true}, 0);
+  return c;
+}
+
+const std::vector<Preset>& Presets() {
+  static const auto* const presets = new std::vector<Preset>{
+      {"tiny", TinyTied()},
+      {"tiny-mha", Tiny(4)},
+      {"tiny-mqa", Tiny(1)},
+      {"tiny-gqa", Tiny(2)},
+      {"tiny-bias", TinyBias()},
+      {"tiny-llama3", TinyLlama3()},
+      {"llama-160m", Llama160m()},
+      {"llama-1b", Llama1b()},
+      {"llama-8b", Llama8b()},
+      {"tiny-deepseek-v2-lite", TinyDeepseekV2Lite()},
+      {"tiny-deepseek-v2", TinyDeepseekV2()},
+      {"tiny-deepseek-v3", TinyDeepseekV3()},
+      {"tiny-mixtral", TinyMixtral()},
+      {"tiny-qwen3-moe", TinyQwen3Moe()},
+      {"deepseek-v2-lite", DeepseekV2Lite()},
+      {"deepseek-v2", DeepseekV2()},
+      {"deepseek-v3", DeepseekV3()},
+      {"mixtral-8x7b", Mixtral8x7b()},
+      {"qwen3-30b-a3b", Qwen3Moe30b()},
+  };
+  return *presets;
 }
 
 }  // namespace
@@ -129,31 +314,6 @@ StatusOr<ModelConfig> PresetConfig(absl::string_view name) {
   }
   return absl::NotFoundError(
       absl::StrCat("preset \"", name, "\" is not one of ", absl::StrJoin(PresetNames(), ", ")));
-}
-
-std::string ConfigJson(const ModelConfig& c) {
-  JsonWriter writer;
-  writer.Raw("architectures", R"(["LlamaForCausalLM"])")
-      .Field("model_type", "llama")
-      .Field("hidden_size", c.hidden)
-      .Field("intermediate_size", c.intermediate)
-      .Field("num_hidden_layers", c.layers)
-      .Field("num_attention_heads", c.heads)
-      .Field("num_key_value_heads", c.kv_heads)
-      .Field("head_dim", c.head_dim)
-      .Field("vocab_size", c.vocab)
-      .Field("max_position_embeddings", c.context)
-      .Raw("rms_norm_eps", Number(c.rms_eps))
-      .Raw("rope_theta", Number(c.rope_theta))
-      .Raw("rope_scaling", RopeScalingJson(c.rope_scaling))
-      .Field("hidden_act", "silu")
-      .Field("tie_word_embeddings", c.tied_embeddings)
-      .Field("attention_bias", c.attention_bias)
-      .Field("mlp_bias", c.mlp_bias);
-  if (c.bos_id.has_value()) writer.Field("bos_token_id", *c.bos_id);
-  writer.Raw("eos_token_id", absl::StrCat("[", absl::StrJoin(c.eos_ids, ", "), "]"));
-  if (!c.dtype.empty()) writer.Field("torch_dtype", c.dtype);
-  return writer.Take() + "\n";
 }
 
 }  // namespace reprise::worker
