@@ -21,8 +21,10 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 VOCAB = 96
+FLOAT32 = torch.float32
 PROMPT = 150  # tokens: crosses blocks of 64 and chunks of any smaller size
 YARN = {"type": "yarn", "factor": 8.0, "beta_fast": 32, "beta_slow": 1,
         "original_max_position_embeddings": 64}
@@ -56,6 +58,15 @@ def deepseek_v3():
         rope_scaling=dict(YARN, mscale=1.0, mscale_all_dim=1.0))
 
 
+def deepseek_v3_fp8():
+    """Sizes that no block of 128 divides."""
+    return transformers.DeepseekV3Config(**dict(
+        DEEPSEEK, hidden_size=136, intermediate_size=264, moe_intermediate_size=40,
+        num_hidden_layers=2, n_routed_experts=4, num_experts_per_tok=2),
+        q_lora_rank=132, n_group=2, topk_group=1, routed_scaling_factor=2.5, norm_topk_prob=True,
+        rope_interleave=True, rope_scaling=dict(YARN, mscale=1.0, mscale_all_dim=1.0))
+
+
 def mixtral():
     return transformers.MixtralConfig(
         vocab_size=VOCAB, hidden_size=48, intermediate_size=40, num_hidden_layers=2,
@@ -74,7 +85,13 @@ def qwen3_moe():
 
 
 MODELS = {"deepseek-v2-lite": deepseek_v2_lite, "deepseek-v2": deepseek_v2,
-          "deepseek-v3": deepseek_v3, "mixtral": mixtral, "qwen3-moe": qwen3_moe}
+          "deepseek-v3": deepseek_v3, "mixtral": mixtral, "qwen3-moe": qwen3_moe,
+          "deepseek-v3-fp8": deepseek_v3_fp8}
+SEEDS = {name: 100 + 10 * i for i, name in enumerate(  # a new one goes to the end
+    ["deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "mixtral", "qwen3-moe", "deepseek-v3-fp8"])}
+BLOCK = 128
+QUANTIZATION = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                "weight_block_size": [BLOCK, BLOCK]}
 
 
 def compute_in_double():
@@ -98,7 +115,26 @@ def weights(shape, name, random):
     return spread * random.standard_normal(shape) / math.sqrt(shape[-1])
 
 
-def fill(model, seed):
+def is_scaled(name):
+    return "_proj" in name and name.endswith(".weight")
+
+
+def quantize(value):
+    """Codes, scales and what they stand for in double: a block's largest element becomes 448."""
+    rows, cols = value.shape
+    scales = np.zeros((-(-rows // BLOCK), -(-cols // BLOCK)), np.float32)
+    codes = torch.empty((rows, cols), dtype=torch.float8_e4m3fn)
+    wide = np.zeros((rows, cols), np.float64)
+    for i in range(scales.shape[0]):
+        for j in range(scales.shape[1]):
+            block = np.s_[i * BLOCK:(i + 1) * BLOCK, j * BLOCK:(j + 1) * BLOCK]
+            scales[i, j] = np.abs(value[block]).max() / np.float32(448)
+            codes[block] = torch.from_numpy(value[block] / scales[i, j]).to(torch.float8_e4m3fn)
+            wide[block] = codes[block].to(FLOAT32).numpy().astype(np.float64) * float(scales[i, j])
+    return codes, torch.from_numpy(scales), wide
+
+
+def fill(model, seed, fp8):
     random = np.random.Generator(np.random.PCG64(seed))
     state = {}
     tensors = dict(model.named_parameters())
@@ -107,7 +143,9 @@ def fill(model, seed):
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         value = weights(tuple(tensors[name].shape), name, random).astype(np.float32)
-        state[name] = value
+        state[name] = torch.from_numpy(value)
+        if fp8 and is_scaled(name):
+            state[name], state[name + "_scale_inv"], value = quantize(value)
         tensors[name].data.copy_(torch.from_numpy(value.astype(np.float64)))
     return state
 
@@ -123,7 +161,8 @@ def write(folder, name, seed):
     config = MODELS[name]()
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
-    state = fill(model, seed)
+    fp8 = name.endswith("-fp8")
+    state = fill(model, seed, fp8)
     if name.startswith("deepseek-v2"):
         correct_deepseek_v2(model)
     tokens = np.random.Generator(np.random.PCG64(seed + 1)).integers(2, VOCAB, PROMPT)
@@ -132,10 +171,12 @@ def write(folder, name, seed):
     assert logits.dtype == np.float64, "something was computed in float32"
     out = os.path.join(folder, name)
     os.makedirs(out, exist_ok=True)
-    save_file(state, os.path.join(out, "model.safetensors"))
+    save_torch(state, os.path.join(out, "model.safetensors"))
     save_file({"logits": logits.astype(np.float32)}, os.path.join(out, "golden.safetensors"))
     text = config.to_dict()
     text["architectures"] = [type(model).__name__]
+    if fp8:
+        text["quantization_config"] = QUANTIZATION
     for key in ("transformers_version", "_attn_implementation_autoset", "dtype", "torch_dtype"):
         text.pop(key, None)
     with open(os.path.join(out, "config.json"), "w", encoding="utf-8") as file:
@@ -145,7 +186,7 @@ def write(folder, name, seed):
         json.dump({"tokens": tokens.tolist(), "torch": torch.__version__.split("+")[0],
                    "transformers": transformers.__version__}, file)
         file.write("\n")
-    print(f"{name}: {sum(v.size for v in state.values())} parameters, "
+    print(f"{name}: {sum(v.numel() for v in state.values())} parameters, "
           f"logits spread {logits.std():.2f}")
 
 
@@ -153,8 +194,8 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     compute_in_double()
-    for seed, name in enumerate(sorted(MODELS)):
-        write(sys.argv[1], name, 100 + 10 * seed)
+    for name in sorted(MODELS):
+        write(sys.argv[1], name, SEEDS[name])
 
 
 if __name__ == "__main__":

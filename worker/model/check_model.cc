@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "common/json.h"
 #include "common/limits.h"
+#include "worker/model/block_scaled.h"
 #include "worker/model/model_folder.h"
 
 namespace reprise::worker {
@@ -30,13 +31,23 @@ std::optional<size_t> FindNotFinite(const TensorView& tensor) {
       return FindNotFinite<uint16_t>(tensor.bytes, 0x7F80);
     case TensorType::kF16:
       return FindNotFinite<uint16_t>(tensor.bytes, 0x7C00);
-    default:  // a folder holds no other type
+    case TensorType::kF8E4M3:
+      return std::nullopt;  // ScanValues looks at those with their scales
+    default:                // a folder holds no other type
       return FindNotFinite<uint32_t>(tensor.bytes, 0x7F800000);
   }
 }
 
 Status ScanValues(const ModelFolder& folder) {
   for (const auto& [name, tensor] : folder.tensors()) {
+    if (tensor.type == TensorType::kF8E4M3) {
+      const Status status = CheckBlockScaledValues(tensor, folder.tensor(ScalesName(name)),
+                                                   *folder.config().block_scales);
+      if (!status.ok()) {
+        return Annotate(status, absl::StrCat(folder.dir(), ": tensor ", JsonQuote(name)));
+      }
+      continue;
+    }
     const std::optional<size_t> at = FindNotFinite(tensor);
     if (at.has_value()) {
       return absl::InvalidArgumentError(absl::StrCat(folder.dir(), ": tensor ", JsonQuote(name),

@@ -108,6 +108,15 @@ void AddFamilyParts(const ModelConfig& c, JsonWriter& writer) {
   }
 }
 
+std::string QuantizationJson(const BlockScales& blocks) {
+  return JsonWriter()
+      .Field("quant_method", "fp8")
+      .Field("fmt", "e4m3")
+      .Field("activation_scheme", "dynamic")
+      .Raw("weight_block_size", absl::StrCat("[", blocks.rows, ", ", blocks.cols, "]"))
+      .Take();
+}
+
 }  // namespace
 
 std::string ConfigJson(const ModelConfig& c) {
@@ -131,6 +140,8 @@ std::string ConfigJson(const ModelConfig& c) {
       .Field("attention_bias", c.attention_bias)
       .Field("mlp_bias", c.mlp_bias);
   AddFamilyParts(c, writer);
+  if (c.predict_layers > 0) writer.Field("num_nextn_predict_layers", c.predict_layers);
+  if (c.block_scales) writer.Raw("quantization_config", QuantizationJson(*c.block_scales));
   if (c.bos_id.has_value()) writer.Field("bos_token_id", *c.bos_id);
   writer.Raw("eos_token_id", absl::StrCat("[", absl::StrJoin(c.eos_ids, ", "), "]"));
   if (!c.dtype.empty()) writer.Field("torch_dtype", c.dtype);

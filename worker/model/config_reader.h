@@ -36,6 +36,8 @@ Status Unsupported(absl::string_view key, absl::string_view found, absl::string_
 // What a family has beside Llama's parts (model_family.cc): latent attention, experts, norms.
 // `config` holds what all families share.
 Status ReadFamilyParts(const JsonValue& object, ModelConfig* config);
+// How weights are stored: FP8 by blocks, or as they are (model_quantization.cc).
+Status ReadQuantization(const JsonValue& object, ModelConfig* config);
 // Their part of ModelConfig::CanonicalText; empty for Llama.
 std::string FamilyText(const ModelConfig& config);
 

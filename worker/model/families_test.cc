@@ -144,7 +144,7 @@ TEST_P(FamiliesTest, BitsDoNotDependOnChunksThreadsOrInstructionSet) {
 
 INSTANTIATE_TEST_SUITE_P(All, FamiliesTest,
                          testing::Values("deepseek-v2-lite", "deepseek-v2", "deepseek-v3",
-                                         "mixtral", "qwen3-moe"),
+                                         "deepseek-v3-fp8", "mixtral", "qwen3-moe"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

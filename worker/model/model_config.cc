@@ -49,10 +49,8 @@ StatusOr<Family> ReadFamily(const JsonValue& object) {
 
 // Keys whose presence means another computation.
 Status CheckNoOtherFeatures(const JsonValue& object) {
-  for (const absl::string_view key : {"quantization_config", "sliding_window"}) {
-    const JsonValue* v = FindMember(object, key);
-    if (v != nullptr && !v->IsNull()) return Unsupported(key, "set", "null");
-  }
+  const JsonValue* window = FindMember(object, "sliding_window");
+  if (window != nullptr && !window->IsNull()) return Unsupported("sliding_window", "set", "null");
   ASSIGN_OR_RETURN(const double rotary, GetNumber(object, "partial_rotary_factor", 1));
   if (rotary != 1) return Unsupported("partial_rotary_factor", absl::StrCat(rotary), "1");
   return absl::OkStatus();
@@ -271,6 +269,7 @@ StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
   RETURN_IF_ERROR(CheckNoOtherFeatures(doc));
   RETURN_IF_ERROR(ReadDimensions(doc, &c));
   RETURN_IF_ERROR(ReadFamilyParts(doc, &c));
+  RETURN_IF_ERROR(ReadQuantization(doc, &c));
   RETURN_IF_ERROR(ReadNumber(doc, "rms_norm_eps", {1e-12, 1}, &c.rms_eps));
   RETURN_IF_ERROR(ReadRope(doc, &c));
   ASSIGN_OR_RETURN(c.tied_embeddings, GetBool(doc, "tie_word_embeddings", false));

@@ -67,6 +67,13 @@ struct ExpertMixture {
   bool operator==(const ExpertMixture&) const = default;
 };
 
+// FP8 matrices: each block of so many rows and columns has a scale.
+struct BlockScales {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  bool operator==(const BlockScales&) const = default;
+};
+
 struct ModelConfig {
   Family family = Family::kLlama;
   int64_t hidden = 0;
@@ -86,6 +93,9 @@ struct ModelConfig {
   bool qk_norm = false;  // each head's query and key are normed before they are rotated
   std::optional<LatentAttention> latent;
   std::optional<ExpertMixture> mixture;
+  std::optional<BlockScales> block_scales;  // of the matrices that are stored in FP8
+  // Layers after the last that predict further tokens (DeepSeek-V3): their tensors are left out.
+  int64_t predict_layers = 0;
   std::optional<int32_t> bos_id;
   std::vector<int32_t> eos_ids;
   std::string dtype;  // as declared, "" when absent; the tensors themselves decide
@@ -139,6 +149,7 @@ StatusOr<GenerationDefaults> LoadGenerationDefaults(const std::string& dir,
 struct TensorSpec {
   std::string name;
   std::vector<uint64_t> shape;
+  bool linear = false;  // a matrix inside a layer that may be stored in FP8
 };
 // Hugging Face names, in order of use; lm_head.weight only when untied.
 std::vector<TensorSpec> ModelTensors(const ModelConfig& config);

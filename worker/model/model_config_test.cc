@@ -132,7 +132,6 @@ TEST(ModelConfig, RefusesByNameLimitAndValue) {
   EXPECT_THAT(Refusal(R"("hidden_act": "gelu")"), HasSubstr("\"hidden_act\" is \"gelu\""));
   EXPECT_THAT(Refusal(R"("model_type": "mistral")"), HasSubstr("\"mistral\""));
   EXPECT_THAT(Refusal(R"("sliding_window": 4096)"), HasSubstr("sliding_window"));
-  EXPECT_THAT(Refusal(R"("quantization_config": {})"), HasSubstr("quantization_config"));
   EXPECT_THAT(Refusal(R"("partial_rotary_factor": 0.5)"), HasSubstr("partial_rotary_factor"));
   EXPECT_THAT(Refusal(R"("rope_scaling": {"rope_type": "longrope", "factor": 2})"),
               HasSubstr("\"longrope\""));
@@ -155,6 +154,35 @@ TEST(ModelConfig, RefusesByNameLimitAndValue) {
   EXPECT_THAT(ParseModelConfig(R"({"architectures": ["LlamaForCausalLM"]})").status().message(),
               HasSubstr("\"hidden_size\" is 0"));
   EXPECT_FALSE(ParseModelConfig("[]").ok());
+}
+
+TEST(ModelConfig, QuantizationIsFp8ByBlocksOrRefused) {
+  const auto with = [](absl::string_view keys) {
+    return absl::StrCat("\"quantization_config\": {", keys, "}");
+  };
+  constexpr char kMethod[] = R"("quant_method": "fp8")";
+  constexpr char kSize[] = R"("quant_method": "fp8", "weight_block_size": [128, 64])";
+  const auto config = Parse(with(kSize));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(*config->block_scales, (BlockScales{128, 64}));
+  EXPECT_NE(config->CanonicalText(), Parse("")->CanonicalText());
+  EXPECT_FALSE(Parse(R"("quantization_config": null)")->block_scales.has_value());
+  EXPECT_THAT(Refusal(R"("quantization_config": 8)"), HasSubstr("must be null or an object"));
+  EXPECT_THAT(Refusal(with("")), HasSubstr("\"quantization_config.quant_method\" is \"\""));
+  EXPECT_THAT(Refusal(with(R"("quant_method": "awq")")), HasSubstr("is \"awq\", supported: \"fp8"));
+  EXPECT_THAT(Refusal(with(absl::StrCat(kSize, R"(, "fmt": "e5m2")"))), HasSubstr("e5m2"));
+  EXPECT_THAT(Refusal(with(absl::StrCat(kSize, R"(, "activation_scheme": "static")"))),
+              HasSubstr("static"));
+  for (const char* size :
+       {"", R"(, "weight_block_size": 128)", R"(, "weight_block_size": [128])"}) {
+    EXPECT_THAT(Refusal(with(absl::StrCat(kMethod, size))), HasSubstr("array of two integers"));
+  }
+  EXPECT_THAT(Refusal(with(absl::StrCat(kMethod, R"(, "weight_block_size": [128, 0])"))),
+              HasSubstr("holds 0, the range is 1 to 65536"));
+  EXPECT_THAT(Refusal(with(absl::StrCat(kMethod, R"(, "weight_block_size": [65537, 1])"))),
+              HasSubstr("holds 65537"));
+  EXPECT_THAT(Refusal(with(absl::StrCat(kMethod, R"(, "weight_block_size": [1.5, 1])"))),
+              HasSubstr("not an integer"));
 }
 
 TEST(ModelConfig, CanonicalTextFollowsWhatIsComputed) {

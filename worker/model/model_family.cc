@@ -114,6 +114,8 @@ Status ReadDeepseekGate(const JsonValue& object, Family family, ExpertMixture* m
 
 Status ReadDeepseek(const JsonValue& object, ModelConfig* c) {
   RETURN_IF_ERROR(ReadLatent(object, c));
+  RETURN_IF_ERROR(
+      ReadInt(object, "num_nextn_predict_layers", {0, limits::kLayersMax}, &c->predict_layers));
   const JsonValue* routed = FindMember(object, "n_routed_experts");
   if (routed == nullptr || routed->IsNull()) return absl::OkStatus();
   ExpertMixture m;
@@ -174,6 +176,9 @@ std::string FamilyText(const ModelConfig& c) {
                     m.shared_intermediate, ":", m.sigmoid, ":", m.bias, ":", m.groups, ":",
                     m.groups_kept, ":", m.normalize, ":", Exact(m.scale), ":");
     for (const bool layer : m.layers) text += layer ? '1' : '0';
+  }
+  if (c.block_scales) {
+    absl::StrAppend(&text, " scales=", c.block_scales->rows, ":", c.block_scales->cols);
   }
   return text;
 }

@@ -6,9 +6,12 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "common/json.h"
 #include "common/limits.h"
+#include "worker/model/block_scaled.h"
 #include "worker/model/small_file.h"
 
 namespace reprise::worker {
@@ -34,6 +37,8 @@ bool IsWeightType(TensorType type) {
 bool IsDerived(absl::string_view name) { return absl::EndsWith(name, "rotary_emb.inv_freq"); }
 
 }  // namespace
+
+std::string ScalesName(const std::string& matrix) { return matrix + "_scale_inv"; }
 
 StatusOr<std::map<std::string, std::string>> ParseShardIndex(absl::string_view json) {
   JsonLimits json_limits;
@@ -131,29 +136,59 @@ Status ModelFolder::OpenShards(const std::string& index_path) {
   return absl::OkStatus();
 }
 
+Status ModelFolder::KeepScales(const std::string& name, const TensorView& matrix,
+                               std::map<std::string, TensorView>* needed) const {
+  const std::string place = absl::StrCat(dir_, ": tensor ", JsonQuote(name));
+  if (!config_.block_scales) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, " is F8_E4M3, config.json has no \"quantization_config\" that says how"));
+  }
+  const auto scales = tensors_.find(ScalesName(name));
+  if (scales == tensors_.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(place, ": its scales ", JsonQuote(ScalesName(name)), " are missing"));
+  }
+  const Status status = CheckBlockScales(matrix, scales->second, *config_.block_scales);
+  if (!status.ok()) return Annotate(status, place);
+  needed->insert(*scales);
+  return absl::OkStatus();
+}
+
+Status ModelFolder::Keep(const TensorSpec& spec, std::map<std::string, TensorView>* needed) const {
+  const std::string place = absl::StrCat(dir_, ": tensor ", JsonQuote(spec.name));
+  const auto it = tensors_.find(spec.name);
+  if (it == tensors_.end()) return absl::InvalidArgumentError(place + " is missing");
+  const TensorView& tensor = it->second;
+  if (tensor.shape != spec.shape) {
+    return absl::InvalidArgumentError(absl::StrCat(place, " has shape ", tensor.ShapeText(),
+                                                   ", config.json asks for [",
+                                                   absl::StrJoin(spec.shape, ", "), "]"));
+  }
+  if (spec.linear && tensor.type == TensorType::kF8E4M3) {
+    RETURN_IF_ERROR(KeepScales(spec.name, tensor, needed));
+  } else if (!IsWeightType(tensor.type)) {
+    return absl::UnimplementedError(absl::StrCat(place, " is ", TensorTypeName(tensor.type),
+                                                 ", supported: F32, BF16, F16",
+                                                 spec.linear ? ", F8_E4M3" : ""));
+  }
+  needed->insert(*it);
+  return absl::OkStatus();
+}
+
+bool ModelFolder::IsLeftOut(absl::string_view name) const {
+  if (IsDerived(name)) return true;
+  absl::string_view rest = name;
+  int64_t layer = 0;
+  return absl::ConsumePrefix(&rest, "model.layers.") &&
+         absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) && layer >= config_.layers &&
+         layer < config_.layers + config_.predict_layers;
+}
+
 Status ModelFolder::KeepWhatIsNeeded() {
   std::map<std::string, TensorView> needed;
-  for (const TensorSpec& spec : ModelTensors(config_)) {
-    const auto it = tensors_.find(spec.name);
-    if (it == tensors_.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(dir_, ": tensor ", JsonQuote(spec.name), " is missing"));
-    }
-    const TensorView& tensor = it->second;
-    if (tensor.shape != spec.shape) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(dir_, ": tensor ", JsonQuote(spec.name), " has shape ", tensor.ShapeText(),
-                       ", config.json asks for [", absl::StrJoin(spec.shape, ", "), "]"));
-    }
-    if (!IsWeightType(tensor.type)) {
-      return absl::UnimplementedError(absl::StrCat(dir_, ": tensor ", JsonQuote(spec.name), " is ",
-                                                   TensorTypeName(tensor.type),
-                                                   ", supported: F32, BF16, F16"));
-    }
-    needed.emplace(spec.name, tensor);
-  }
+  for (const TensorSpec& spec : ModelTensors(config_)) RETURN_IF_ERROR(Keep(spec, &needed));
   for (const auto& [name, tensor] : tensors_) {
-    if (needed.count(name) != 0 || IsDerived(name)) continue;
+    if (needed.count(name) != 0 || IsLeftOut(name)) continue;
     if (config_.tied_embeddings && name == "lm_head.weight") {
       const TensorView& embedding = needed.at("model.embed_tokens.weight");
       if (tensor.type == embedding.type && tensor.shape == embedding.shape &&

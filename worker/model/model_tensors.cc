@@ -30,7 +30,7 @@ class Names {
     specs_.push_back({absl::StrCat(prefix_, name), {U(n)}});
   }
   void Linear(absl::string_view name, int64_t out, int64_t in, bool bias = false) {
-    specs_.push_back({absl::StrCat(prefix_, name, ".weight"), {U(out), U(in)}});
+    specs_.push_back({absl::StrCat(prefix_, name, ".weight"), {U(out), U(in)}, true});
     if (bias) Vector(absl::StrCat(name, ".bias"), out);
   }
 
@@ -71,7 +71,7 @@ class Names {
   void Mixture(const ExpertMixture& m) {
     const bool mixtral = c_.family == Family::kMixtral;
     const absl::string_view block = mixtral ? "block_sparse_moe." : "mlp.";
-    Linear(absl::StrCat(block, "gate"), m.experts, c_.hidden);
+    specs_.push_back({absl::StrCat(prefix_, block, "gate.weight"), {U(m.experts), U(c_.hidden)}});
     if (m.bias) Vector(absl::StrCat(block, "gate.e_score_correction_bias"), m.experts);
     for (int64_t expert = 0; expert < m.experts; ++expert) {
       const std::string name = absl::StrCat(block, "experts.", expert, ".");

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/crc32c.h"
+#include "worker/model/block_scaled.h"
 
 namespace reprise::worker {
 namespace {
@@ -14,6 +15,8 @@ using kernels::ConstMatrix;
 using kernels::DType;
 using kernels::PackedWeights;
 
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+
 DType TypeOf(const TensorView& tensor) {
   switch (tensor.type) {
     case TensorType::kBF16:
@@ -21,7 +24,7 @@ DType TypeOf(const TensorView& tensor) {
     case TensorType::kF16:
       return DType::kF16;
     default:
-      return DType::kF32;  // a folder holds no other type
+      return DType::kF32;  // FP8 is widened before
   }
 }
 
@@ -31,7 +34,7 @@ ConstMatrix MatrixOf(const TensorView& tensor) {
   return {tensor.bytes.data(), TypeOf(tensor), rows, cols, cols};
 }
 
-// A tensor's rows in another order, or transposed: bytes of its own.
+// A tensor as it is stored, or widened, in another order, transposed: then with bytes of its own.
 struct OwnMatrix {
   std::vector<uint8_t> bytes;
   ConstMatrix view;
@@ -87,17 +90,35 @@ void AppendRotated(const LatentAttention& l, int64_t first, std::vector<int64_t>
 class Loader {
  public:
   explicit Loader(const ModelFolder& folder)
-      : folder_(folder), ops_(kernels::Select(kernels::BestIsa())) {}
+      : folder_(folder),
+        ops_(kernels::Select(kernels::BestIsa())),
+        widened_(TypeOf(folder.tensor(kEmbedding)) == DType::kBF16 ? DType::kBF16 : DType::kF32) {}
 
-  ConstMatrix Matrix(const std::string& name) const {
-    return MatrixOf(folder_.tensor(name + ".weight"));
+  StatusOr<OwnMatrix> Matrix(const std::string& name) const {
+    const std::string weight = name + ".weight";
+    const TensorView& tensor = folder_.tensor(weight);
+    OwnMatrix matrix;
+    matrix.view = MatrixOf(tensor);
+    if (tensor.type != TensorType::kF8E4M3) return matrix;
+    auto wide = WidenBlockScaled(tensor, folder_.tensor(ScalesName(weight)),
+                                 *folder_.config().block_scales, widened_);
+    if (!wide.ok()) {
+      return Annotate(wide.status(), absl::StrCat(folder_.dir(), ": tensor \"", weight, "\""));
+    }
+    matrix.bytes = *std::move(wide);
+    matrix.view.data = matrix.bytes.data();
+    matrix.view.dtype = widened_;
+    return matrix;
   }
 
   // `names` without ".weight".
   StatusOr<PackedWeights> Pack(const std::vector<std::string>& names) const {
+    std::vector<OwnMatrix> sources;
     std::vector<ConstMatrix> parts;
     for (const std::string& name : names) {
-      parts.push_back(Matrix(name));
+      ASSIGN_OR_RETURN(OwnMatrix source, Matrix(name));
+      sources.push_back(std::move(source));
+      parts.push_back(sources.back().view);
       if (parts.back().dtype != parts.front().dtype) {
         return absl::UnimplementedError(
             absl::StrCat(folder_.dir(), ": tensors ", names.front(), ".weight and ", name,
@@ -155,24 +176,25 @@ class Loader {
       AppendRotated(l, first + l.nope_dim, &order);
       for (int64_t i = 0; i < l.nope_dim; ++i) order.push_back(first + i);
     }
-    w.q = PackedWeights::Pack(
-        Reordered(Matrix(at + (l.q_rank > 0 ? "q_b_proj" : "q_proj")), order).view);
+    ASSIGN_OR_RETURN(const OwnMatrix q, Matrix(at + (l.q_rank > 0 ? "q_b_proj" : "q_proj")));
+    w.q = PackedWeights::Pack(Reordered(q.view, order).view);
     order.clear();
     for (int64_t i = 0; i < l.kv_rank; ++i) order.push_back(i);
     AppendRotated(l, l.kv_rank, &order);
-    w.kv_a.matrix = PackedWeights::Pack(Reordered(Matrix(at + "kv_a_proj_with_mqa"), order).view);
+    ASSIGN_OR_RETURN(const OwnMatrix kv_a, Matrix(at + "kv_a_proj_with_mqa"));
+    w.kv_a.matrix = PackedWeights::Pack(Reordered(kv_a.view, order).view);
     if (c.attention_bias) {
       const std::vector<float> bias = Vector(at + "kv_a_proj_with_mqa.bias");
       for (const int64_t i : order) w.kv_a.bias.push_back(bias[static_cast<size_t>(i)]);
     }
     w.kv_a_norm = Vector(at + "kv_a_layernorm.weight");
-    const ConstMatrix kv_b = Matrix(at + "kv_b_proj");
+    ASSIGN_OR_RETURN(const OwnMatrix kv_b, Matrix(at + "kv_b_proj"));
     for (int64_t head = 0; head < c.heads; ++head) {
       const int64_t first = head * (l.nope_dim + l.value_dim);
-      const ConstMatrix key = RowsOf(kv_b, first, l.nope_dim);
+      const ConstMatrix key = RowsOf(kv_b.view, first, l.nope_dim);
       w.key.push_back(PackedWeights::Pack(key));
       w.absorb.push_back(PackedWeights::Pack(Transposed(key).view));
-      w.value.push_back(PackedWeights::Pack(RowsOf(kv_b, first + l.nope_dim, l.value_dim)));
+      w.value.push_back(PackedWeights::Pack(RowsOf(kv_b.view, first + l.nope_dim, l.value_dim)));
     }
     return w;
   }
@@ -235,6 +257,7 @@ class Loader {
  private:
   const ModelFolder& folder_;
   const kernels::CpuOps& ops_;
+  const DType widened_;  // what FP8 matrices become
 };
 
 Digest256 Fingerprint(const ModelFolder& folder) {
@@ -281,7 +304,7 @@ StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder) {
   const Loader loader(folder);
   ModelWeights w;
   w.tied = folder.config().tied_embeddings;
-  w.dtype = TypeOf(folder.tensor("model.embed_tokens.weight"));
+  w.dtype = TypeOf(folder.tensor(kEmbedding));
   ASSIGN_OR_RETURN(w.embedding, loader.Pack({"model.embed_tokens"}));
   for (int64_t layer = 0; layer < folder.config().layers; ++layer) {
     ASSIGN_OR_RETURN(LayerWeights weights, loader.Layer(layer));

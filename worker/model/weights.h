@@ -6,7 +6,8 @@
 // 1. Fused matrices hold their parts' rows one after the other: q | k | v and gate | up.
 // 2. Rotated rows stand as the kernels rotate them, the pair's halves apart, and first in their
 //    head. Scores do not change by it, since queries and keys are moved alike.
-// 3. The fingerprint is SHA-256 over the configuration's canonical text and, by tensor name, each
+// 3. FP8 matrices are widened to bf16 when the embedding is bf16, else to f32 (block_scaled.h).
+// 4. The fingerprint is SHA-256 over the configuration's canonical text and, by tensor name, each
 //    needed tensor's name, type, shape and CRC-32C: the same model in other shards has the same
 //    one.
 #ifndef REPRISE_WORKER_MODEL_WEIGHTS_H_
@@ -83,7 +84,8 @@ struct ModelWeights {
   int64_t bytes() const;  // of all packed matrices
 };
 
-// INVALID_ARGUMENT when the parts of a fused matrix have different types, ABORTED when a file
+// UNIMPLEMENTED when the parts of a fused matrix have different types, INVALID_ARGUMENT when an FP8
+// matrix holds what is not finite, ABORTED when a file
 // changed while it was read.
 StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder);
 
