@@ -70,15 +70,18 @@ class FakeTransport final : public Transport {
 
   void SendBulk(EndpointId from, const BulkHeader& header, std::span<const uint8_t> payload,
                 Completion done) override {
-    const FakeNetwork::End& end = network_->ends_[from];
-    const auto completion = std::make_shared<Completion>(std::move(done));
+    FakeNetwork::End& end = network_->ends_[from];
+    const auto posted = std::make_shared<FakeNetwork::Posted>(std::move(done));
     if (!end.open || end.peer == 0) {
-      network_->Later(0, 0, [completion] { (*completion)(absl::CancelledError("closed")); });
+      network_->Later(0, 0, [posted] { posted->Complete(absl::CancelledError("closed")); });
       return;
     }
+    std::erase_if(end.posted, [](const auto& other) { return other.expired(); });
+    end.posted.push_back(posted);
     const int copies = network_->duplicate_bulk_ ? 2 : 1;
     for (int i = 0; i < copies; ++i) {
-      const auto once = i == 0 ? completion : std::make_shared<Completion>([](const Status&) {});
+      const auto once =
+          i == 0 ? posted : std::make_shared<FakeNetwork::Posted>([](const Status&) {});
       network_->Later(FromPort(end), ToPort(end),
                       [net = network_, to = end.peer, header, payload, once] {
                         net->Deliver(to, header, payload, once);
@@ -91,6 +94,11 @@ class FakeTransport final : public Transport {
     if (!end.open) return;
     end.open = false;
     network_->AbandonHeld(id);
+    for (const auto& waiting : std::exchange(end.posted, {})) {
+      const auto posted = waiting.lock();
+      if (posted == nullptr) continue;
+      network_->Later(0, 0, [posted] { posted->Complete(absl::CancelledError("closed")); });
+    }
     if (end.peer == 0) return;
     network_->Later(FromPort(end), ToPort(end), [net = network_, peer = end.peer] {
       net->Fail(peer, absl::UnavailableError("reset by the peer"));
@@ -160,27 +168,28 @@ void FakeNetwork::Advance(TimeNs by_ns) {
 }
 
 void FakeNetwork::Deliver(EndpointId to, const BulkHeader& header, std::span<const uint8_t> payload,
-                          const std::shared_ptr<Completion>& done) {
+                          const std::shared_ptr<Posted>& posted) {
+  if (posted->completed) return;  // its memory may be gone
   const End& target = ends_[to];
   if (!target.open || target.owner->handler_ == nullptr) {
-    (*done)(absl::UnavailableError("the receiver is gone"));
+    posted->Complete(absl::UnavailableError("the receiver is gone"));
     return;
   }
   Sink sink = target.owner->handler_->OnBulk(to, header, payload.size());
   if (sink.destination == nullptr) {
-    (*done)(absl::AbortedError("refused"));
+    posted->Complete(absl::AbortedError("refused"));
     return;
   }
   const bool corrupt = corrupt_in_ > 0 && --corrupt_in_ == 0;
-  auto finish = [this, to, payload, sink, done, corrupt] {
-    const bool open = ends_[to].open;
-    if (open) {
+  auto finish = [this, to, payload, sink, posted, corrupt] {
+    const bool arrives = ends_[to].open && !posted->completed;
+    if (arrives) {
       std::memcpy(sink.destination, payload.data(), payload.size());
       if (corrupt) sink.destination[payload.size() / 2] ^= 0x10;
     }
-    const Status status = open ? absl::OkStatus() : absl::UnavailableError("connection lost");
+    const Status status = arrives ? absl::OkStatus() : absl::UnavailableError("connection lost");
     sink.done(status);
-    (*done)(status);
+    posted->Complete(status);
   };
   if (hold_bulk_ && ends_[to].open) {
     held_.emplace_back(to, std::move(finish));

@@ -12,6 +12,7 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "common/clock.h"
 #include "kvstore/transport/transport.h"
@@ -55,6 +56,15 @@ class FakeNetwork {
 
  private:
   friend class FakeTransport;
+  // A payload on its way. Completed once, by its delivery or by the sender's Close.
+  struct Posted {
+    explicit Posted(Completion on_done) : done(std::move(on_done)) {}
+    Completion done;
+    bool completed = false;
+    void Complete(const Status& status) {
+      if (!std::exchange(completed, true)) std::exchange(done, nullptr)(status);
+    }
+  };
   // One side's half of a connection is named by the other side's transport and endpoint.
   struct End {
     FakeTransport* owner = nullptr;
@@ -62,6 +72,7 @@ class FakeNetwork {
     int port = 0;         // of the listening side
     bool dialed = false;  // this side connected
     bool open = true;
+    std::vector<std::weak_ptr<Posted>> posted;  // from here; those not completed are alive
   };
   struct Event {
     int from_port = 0;  // 0, or the frozen side waits with it
@@ -76,7 +87,7 @@ class FakeNetwork {
     return frozen_.contains(event.from_port) || frozen_.contains(event.to_port);
   }
   void Deliver(EndpointId to, const BulkHeader& header, std::span<const uint8_t> payload,
-               const std::shared_ptr<Completion>& done);
+               const std::shared_ptr<Posted>& posted);
   void Fail(EndpointId end, const Status& status);
   // Completes what is held for an end that was just closed.
   void AbandonHeld(EndpointId end);
