@@ -60,6 +60,8 @@ inline constexpr size_t kCoordinatorsMax = 8;  // of one group
 inline constexpr int64_t kResumeWindowMsDefault = 10'000;
 inline constexpr int64_t kResumeWindowMsMax = 600'000;
 inline constexpr size_t kResumeHandleBytes = 16;
+// What one attempt to connect has, between processes of a cluster: a busy host is no dead one.
+inline constexpr int64_t kConnectMs = 1'000;
 // A worker's word on every stream that has requests, and how long a gateway goes without it.
 inline constexpr int64_t kServeHeartbeatMs = 200;
 inline constexpr int64_t kServeSilenceMs = 1'000;

@@ -66,9 +66,10 @@ std::shared_ptr<grpc::Channel> ClusterChannel(const std::string& address) {
   arguments.SetMaxReceiveMessageSize(limits::kGrpcMessageBytesMax);
   // A peer that came back must be found within a heartbeat or two.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  // The time one attempt to connect has: a busy host is no dead one.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(limits::kConnectMs));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
+  // Whoever gave a connection up and dials again must not be handed the old one.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 

@@ -33,7 +33,8 @@ class RpcServer {
   const std::string address_;
 };
 
-// The one way to make a channel inside the cluster: message limits, quick reconnects.
+// The one way to make a channel inside the cluster: message limits, quick reconnects, a connection
+// of its own.
 std::shared_ptr<grpc::Channel> ClusterChannel(const std::string& address);
 
 }  // namespace reprise

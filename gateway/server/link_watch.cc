@@ -24,8 +24,7 @@ LinkWatch::Verdict LinkWatch::OnTick(TimeNs now) {
     heard_ += late;
     moved_ += late;
   }
-  if (!has_heartbeat_) return Verdict::kFine;
-  if (now - heard_ >= kSilenceNs) return Verdict::kSilent;
+  if (now - heard_ >= kSilenceNs + (has_heartbeat_ ? 0 : kConnectNs)) return Verdict::kSilent;
   return busy_ && now - moved_ >= kStuckNs ? Verdict::kStuck : Verdict::kFine;
 }
 

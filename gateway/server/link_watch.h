@@ -2,7 +2,8 @@
 // Pure: time is passed in. Owned by its link; one thread at a time.
 //
 // Invariants:
-// 1. Only a worker that has sent a heartbeat is judged, and only while it has requests of ours.
+// 1. A worker is judged only while it has requests of ours; until its first heartbeat it has the
+//    time of a connection more.
 // 2. A judge that was not running cannot know who was silent: when OnTick comes late, every
 //    deadline moves by the lateness.
 // 3. Busy is not stuck: a worker whose progress counter moves is never failed.
@@ -22,6 +23,7 @@ class LinkWatch {
   static constexpr TimeNs kTickNs = 50 * kMillisecond;
   static constexpr TimeNs kLateNs = 50 * kMillisecond;  // lateness below this is not compensated
   static constexpr TimeNs kSilenceNs = limits::kServeSilenceMs * kMillisecond;
+  static constexpr TimeNs kConnectNs = limits::kConnectMs * kMillisecond;
   static constexpr TimeNs kStuckNs = limits::kServeStuckMs * kMillisecond;
 
   enum class Verdict { kFine, kSilent, kStuck };

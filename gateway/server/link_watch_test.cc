@@ -35,9 +35,10 @@ TEST_F(LinkWatchTest, SilenceFailsTheLinkAtItsLimit) {
   EXPECT_EQ(Pass(LinkWatch::kTickNs), Verdict::kSilent);
 }
 
-TEST_F(LinkWatchTest, AWorkerThatNeverSentAHeartbeatIsNotJudged) {
-  watch_.OnMessage(0, false, /*heartbeat=*/false, clock_.NowNs());
-  EXPECT_EQ(Pass(10 * kSecond), Verdict::kFine);
+TEST_F(LinkWatchTest, AWorkerThatNeverSaidAWordHasTheTimeOfAConnectionMore) {
+  EXPECT_EQ(Pass(LinkWatch::kConnectNs + LinkWatch::kSilenceNs - LinkWatch::kTickNs),
+            Verdict::kFine);
+  EXPECT_EQ(Pass(LinkWatch::kTickNs), Verdict::kSilent);
 }
 
 TEST_F(LinkWatchTest, TokensAreAWordTooButShowNoProgress) {
