@@ -1,6 +1,6 @@
-// FP8 E4M3 as checkpoints hold it (OCP 8-bit Floating Point Specification 1.0, section 5.2): a sign,
-// four bits of exponent with bias 7, three of mantissa; no infinities, all ones is NaN. Constant;
-// any thread.
+// FP8 E4M3 as checkpoints hold it (OCP 8-bit Floating Point Specification 1.0, section 5.2): a
+// sign, four bits of exponent with bias 7, three of mantissa; no infinities, all ones is NaN.
+// Constant; any thread.
 #ifndef REPRISE_KERNELS_E4M3_H_
 #define REPRISE_KERNELS_E4M3_H_
 

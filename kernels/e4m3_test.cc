@@ -20,8 +20,8 @@ TEST(E4m3, EveryCodeHasTheValueOfTheSpecification) {
       ++nans;
       continue;
     }
-    const double want = exponent == 0 ? std::ldexp(mantissa, -9)
-                                      : std::ldexp(8 + mantissa, exponent - 10);
+    const double want =
+        exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
     EXPECT_EQ(std::abs(static_cast<double>(found)), want) << code;
     EXPECT_FALSE(IsE4m3Nan(static_cast<uint8_t>(code)));
   }

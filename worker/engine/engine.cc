@@ -65,6 +65,7 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
   if (metrics != nullptr) engine->AddMetrics(metrics);
   engine->Publish();
   engine->prober_->Start();
+  engine->executor_->SetTick([e = engine.get()] { e->OnPart(); });
   engine->thread_ = Thread("worker_step", [e = engine.get()] { e->Loop(); });
   return engine;
 }
@@ -289,7 +290,6 @@ void Engine::RunStep(const StepPlan& plan) {
 }
 
 void Engine::OnLayer(const StepPlan& plan, uint32_t layer) {
-  progress_.fetch_add(1, std::memory_order_relaxed);
   if (options_.publish_layers) {
     for (const StepPlan::Completed& block : plan.completes) {
       directory_->SetReady(block.id, layer + 1);
@@ -298,6 +298,11 @@ void Engine::OnLayer(const StepPlan& plan, uint32_t layer) {
     if (!plan.completes.empty()) Failpoint("worker.leg.layer");
   }
   if (plan.decode_rows > 0) Failpoint("worker.step.layer");
+  OnPart();
+}
+
+void Engine::OnPart() {
+  progress_.fetch_add(1, std::memory_order_relaxed);
   bool events = false;
   {
     MutexLock lock(mu_);

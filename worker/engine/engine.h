@@ -130,6 +130,7 @@ class Engine {
   void Observe(const Emit& emit);
   void RunStep(const StepPlan& plan);
   void OnLayer(const StepPlan& plan, uint32_t layer);
+  void OnPart();  // of a layer, or its end
   void CarryOut();
   void Do(StartFetch& command);
   void Do(const CancelFetch& command);

@@ -147,7 +147,8 @@ void RegisterEngineMetrics(const Engine& engine, MetricsRegistry& metrics) {
   AddCounter(engine, metrics, legs, legs_help, &CoreStats::legs_served, {{"event", "served"}});
   RegisterReplicaMetrics(engine, metrics);
   RegisterSwapMetrics(engine, metrics);
-  metrics.RegisterCallbackCounter("reprise_worker_progress_total", "Layers computed.",
+  metrics.RegisterCallbackCounter("reprise_worker_progress_total",
+                                  "Layers and parts of long layers computed.",
                                   [&] { return static_cast<double>(engine.progress()); });
 }
 

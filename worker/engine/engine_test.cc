@@ -133,6 +133,45 @@ TEST_F(EngineTest, AColdRequestGivesTheExpectedTokens) {
   EXPECT_GT(engine->progress(), 20u);
 }
 
+// Gives many signs of life in every layer.
+class TickingExecutor final : public Executor {
+ public:
+  static constexpr int kTicks = 1000;
+  explicit TickingExecutor(std::unique_ptr<Executor> inner) : inner_(std::move(inner)) {}
+  const ExecutorInfo& info() const override { return inner_->info(); }
+  void AttachPool(uint8_t* base, int32_t pages) override { inner_->AttachPool(base, pages); }
+  void SetTick(Tick tick) override { tick_ = std::move(tick); }
+  Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override {
+    for (int i = 0; tick_ && i < kTicks; ++i) tick_();
+    return inner_->Run(items, layer_done);
+  }
+  SampledToken Sample(size_t item, const SampleInput& input) override {
+    return inner_->Sample(item, input);
+  }
+
+ private:
+  const std::unique_ptr<Executor> inner_;
+  Tick tick_;
+};
+
+TEST_F(EngineTest, PartsOfALayerCountAsProgress) {
+  EngineOptions options;
+  options.stream.self = {"decode", RandomU64() | 1};
+  options.pool_bytes = 64 * static_cast<int64_t>(TimedFormat(Model()).block_bytes());
+  options.core.chunk_tokens = 0;
+  auto timed = TimedExecutor::Create({.model = Model()});
+  ASSERT_TRUE(timed.ok()) << timed.status();
+  auto engine = Engine::Start(options, std::make_unique<TickingExecutor>(*std::move(timed)),
+                              &outbox_, nullptr);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const Submit request = Request("r", 45, 20);
+  ASSERT_TRUE((*engine)->Post(request).ok());
+  const auto done = outbox_.Wait(request.key);
+  ASSERT_TRUE(done.ok() && done->status.ok()) << done.status();
+  EXPECT_EQ(outbox_.Ids(request.key, 0), Expected(request, 0));
+  EXPECT_GT((*engine)->progress(), 20u * TickingExecutor::kTicks);
+}
+
 TEST_F(EngineTest, APrefillLegMovesItsKvLayerByLayerAndTheTokensAreTheSame) {
   const auto decode = MakeEngine("decode");
   const auto prefill = MakeEngine("prefill");

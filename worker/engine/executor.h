@@ -56,6 +56,12 @@ class Executor {
   // The pool's memory: page p starts at base + p * block_bytes. Called once, before Run.
   virtual void AttachPool(uint8_t* base, int32_t pages) = 0;
 
+  // Called on the step thread between parts of a layer that takes long, so that a step gives a sign
+  // of life every 250 ms. Set once, before the first Run that should; executors whose layers are
+  // always short leave it alone.
+  using Tick = std::function<void()>;
+  virtual void SetTick(Tick) {}
+
   // Called on the step thread after layer `layer` of the whole batch is written.
   using LayerDone = std::function<void(uint32_t layer)>;
   virtual Status Run(std::span<const StepItem> items, const LayerDone& layer_done) = 0;

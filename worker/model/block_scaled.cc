@@ -30,9 +30,9 @@ std::vector<float> ScalesOf(const TensorView& scales) {
 Status CheckScaleValues(const std::vector<float>& scales, uint64_t blocks_per_row) {
   for (size_t i = 0; i < scales.size(); ++i) {
     if (scales[i] >= 0 && scales[i] <= limits::kBlockScaleMax) continue;  // false for a NaN
-    return absl::InvalidArgumentError(
-        absl::StrCat("the scale of block (", i / blocks_per_row, ", ", i % blocks_per_row, ") is ",
-                     scales[i], ", the range is 0 to ", limits::kBlockScaleMax));
+    return absl::InvalidArgumentError(absl::StrCat("the scale of block (", i / blocks_per_row, ", ",
+                                                   i % blocks_per_row, ") is ", scales[i],
+                                                   ", the range is 0 to ", limits::kBlockScaleMax));
   }
   return absl::OkStatus();
 }
@@ -53,8 +53,8 @@ Status CheckBlockScales(const TensorView& matrix, const TensorView& scales,
         absl::StrCat("shape ", matrix.ShapeText(), " is not a matrix's"));
   }
   if (scales.type != TensorType::kF32 && scales.type != TensorType::kBF16) {
-    return absl::UnimplementedError(absl::StrCat("its scales are ", TensorTypeName(scales.type),
-                                                 ", supported: F32, BF16"));
+    return absl::UnimplementedError(
+        absl::StrCat("its scales are ", TensorTypeName(scales.type), ", supported: F32, BF16"));
   }
   const std::vector<uint64_t> want = {Blocks(matrix.shape[0], blocks.rows),
                                       Blocks(matrix.shape[1], blocks.cols)};

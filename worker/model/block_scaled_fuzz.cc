@@ -22,8 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   scales.bytes = after.first(scales.elements() * sizeof(float));
   const worker::BlockScales blocks{1 + data[4] % 40, 1 + data[5] % 40};
   if (!worker::CheckBlockScales(matrix, scales, blocks).ok()) return 0;
-  const auto wide =
-      worker::WidenBlockScaled(matrix, scales, blocks, reprise::kernels::DType::kF32);
+  const auto wide = worker::WidenBlockScaled(matrix, scales, blocks, reprise::kernels::DType::kF32);
   if (!wide.ok()) return 0;
   if (wide->size() != rows * cols * sizeof(float)) __builtin_trap();
   for (size_t i = 0; i < wide->size(); i += sizeof(float)) {

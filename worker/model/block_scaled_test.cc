@@ -184,7 +184,8 @@ void WriteTensors(const std::string& path, const Tensors& tensors) {
   ByteWriter(file).U64(text.size());
   file += text;
   for (const auto& [name, tensor] : tensors) file.append(tensor.bytes.begin(), tensor.bytes.end());
-  std::ofstream(path, std::ios::binary).write(file.data(), static_cast<std::streamsize>(file.size()));
+  std::ofstream(path, std::ios::binary)
+      .write(file.data(), static_cast<std::streamsize>(file.size()));
 }
 
 struct Fp8Model {
@@ -275,13 +276,14 @@ TEST(BlockScaledFolder, RefusesByTensor) {
   EXPECT_EQ(refusal([](ModelConfig&, Tensors&) {}), "accepted");
   EXPECT_THAT(refusal([](ModelConfig& c, Tensors&) { c.block_scales.reset(); }),
               HasSubstr("is F8_E4M3, config.json has no \"quantization_config\""));
-  EXPECT_THAT(refusal([&](ModelConfig&, Tensors& t) { t.erase(ScalesName(name)); }),
-              HasSubstr(absl::StrCat("tensor \"", name, "\": its scales \"", name, "_scale_inv\"")));
-  EXPECT_THAT(refusal([&](ModelConfig&, Tensors& t) {
-                t[ScalesName(name)].shape = {t[ScalesName(name)].shape[0] *
-                                             t[ScalesName(name)].shape[1]};
-              }),
-              HasSubstr(absl::StrCat("tensor \"", name, "\": its scales have shape")));
+  EXPECT_THAT(
+      refusal([&](ModelConfig&, Tensors& t) { t.erase(ScalesName(name)); }),
+      HasSubstr(absl::StrCat("tensor \"", name, "\": its scales \"", name, "_scale_inv\"")));
+  EXPECT_THAT(
+      refusal([&](ModelConfig&, Tensors& t) {
+        t[ScalesName(name)].shape = {t[ScalesName(name)].shape[0] * t[ScalesName(name)].shape[1]};
+      }),
+      HasSubstr(absl::StrCat("tensor \"", name, "\": its scales have shape")));
   EXPECT_THAT(refusal([](ModelConfig& c, Tensors&) { c.block_scales->cols = 12; }),
               HasSubstr("in blocks of [16, 12] needs"));
   EXPECT_THAT(refusal([&](ModelConfig&, Tensors& t) { t[name].type = TensorType::kF8E5M2; }),
@@ -292,9 +294,7 @@ TEST(BlockScaledFolder, RefusesByTensor) {
                 t[gate].bytes.resize(t[gate].bytes.size() / 2);
               }),
               HasSubstr(absl::StrCat("\"", gate, "\" is F8_E4M3, supported: F32, BF16, F16")));
-  EXPECT_THAT(refusal([&](ModelConfig&, Tensors& t) {
-                t[ScalesName(gate)] = t[ScalesName(name)];
-              }),
+  EXPECT_THAT(refusal([&](ModelConfig&, Tensors& t) { t[ScalesName(gate)] = t[ScalesName(name)]; }),
               HasSubstr("gate.weight_scale_inv\" is not part of the model"));
 }
 

@@ -81,7 +81,7 @@ class Model {
   }
 
   const std::vector<uint8_t>& pool() const { return pool_; }
-  const ModelExecutor& executor() const { return *executor_; }
+  ModelExecutor& executor() { return *executor_; }
 
  private:
   std::unique_ptr<ModelExecutor> executor_;
@@ -140,6 +140,28 @@ TEST_P(FamiliesTest, BitsDoNotDependOnChunksThreadsOrInstructionSet) {
       EXPECT_EQ(model.pool(), first.pool()) << isa;
     }
   }
+}
+
+// One multiply-add a piece: every row of a product is one, and every row and head of attention.
+TEST_P(FamiliesTest, PiecesOfALayerTickAndChangeNoBit) {
+  const Golden golden = ReadGolden(GetParam());
+  constexpr int64_t kPromptEnd = 100;
+  Model whole(GetParam());
+  Model pieces(GetParam(), {.threads = 2, .piece_macs = 1});
+  const auto count = [&](Model& model) {
+    int64_t ticks = 0;
+    model.executor().SetTick([&ticks] { ++ticks; });
+    const auto logits = model.Logits(golden.tokens, {golden.tokens.size()}, kPromptEnd);
+    model.executor().SetTick(nullptr);
+    return std::pair(ticks, logits);
+  };
+  const auto [none, want] = count(whole);
+  const auto [many, found] = count(pieces);
+  EXPECT_EQ(none, 0) << "a layer of this size takes no time";
+  EXPECT_GT(many, static_cast<int64_t>(golden.tokens.size()) * 10);
+  ASSERT_EQ(found.size(), want.size());
+  EXPECT_EQ(std::memcmp(found.data(), want.data(), want.size() * sizeof(float)), 0);
+  EXPECT_EQ(pieces.pool(), whole.pool());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FamiliesTest,

@@ -1,6 +1,6 @@
-// Multi-head latent attention (arXiv 2405.04434, section 2.1; research notes on both forms in
-// docs/long-context.md). The cache holds one latent and one rotated key a token. Two forms of the
-// same function, different in rounding:
+// Multi-head latent attention (arXiv 2405.04434, section 2.1; docs/models.md on both forms). The
+// cache holds one latent and one rotated key a token. Two forms of the same function, different in
+// rounding:
 //   prompt  expanded: every head's keys and values are made from the latents, then attended
 //   step    absorbed: queries are taken into the latents' space, where all heads share one key
 // A row's form follows from its position alone, so its bits depend on nothing else.
@@ -155,9 +155,9 @@ class LatentAttentionBlock final : public AttentionBlock {
         lse_.Rows(run.rows, heads).data};
     const int64_t bytes =
         kernels::AttentionScratchBytes(step.scratch.threads(), expanded, expanded.block_tokens);
-    step.ops.attention(
-        step.scratch.With(bytes),
-        {.kv = expanded, .q_heads = heads, .scale = scale_, .items = &item, .n_items = 1});
+    Attention(step,
+              {.kv = expanded, .q_heads = heads, .scale = scale_, .items = &item, .n_items = 1},
+              bytes);
   }
 
   // Step runs that follow each other in the step.

@@ -18,6 +18,7 @@ using kernels::Isa;
 
 constexpr int kThreadsMax = 256;
 constexpr int32_t kChunkTokensMax = 512;
+constexpr double kExpandedChunkTokensMin = 256;
 // Step rows beside a prompt chunk that scratch is made for at start; more make it grow.
 constexpr int64_t kStepRows = 64;
 
@@ -87,10 +88,6 @@ kv::KvFormat FormatOf(const ModelConfig& config, const KvType& kv_type, int bloc
 }  // namespace
 
 int32_t AutoChunkTokens(const ModelConfig& config, Isa isa, int threads) {
-  // Multiply-adds a second and thread: a quarter of what one core of a 2023 server reached in f32,
-  // which leaves room for slower clocks and busy neighbours.
-  const double rate = isa == Isa::kAvx512 ? 11e9 : isa == Isa::kAvx2 ? 7e9 : 1e8;
-  constexpr double kLayerSeconds = 0.25;
   const int64_t q = config.heads * config.head_dim;
   const int64_t kv = config.latent ? config.latent->kv_rank + config.latent->rope_dim
                                    : 2 * config.kv_heads * config.head_dim;
@@ -102,8 +99,9 @@ int32_t AutoChunkTokens(const ModelConfig& config, Isa isa, int threads) {
   const double weights =
       static_cast<double>(config.hidden * (2 * q + kv) + 3 * config.hidden * inner);
   const double attention = 2 * static_cast<double>(q) * static_cast<double>(config.context);
-  const double tokens = kLayerSeconds * rate * threads / (weights + attention);
-  return static_cast<int32_t>(std::clamp(tokens, 1.0, static_cast<double>(kChunkTokensMax)));
+  const double tokens = kLayerSeconds * SlowMacsPerSecond(isa, threads) / (weights + attention);
+  return static_cast<int32_t>(std::clamp(tokens, config.latent ? kExpandedChunkTokensMin : 1.0,
+                                         static_cast<double>(kChunkTokensMax)));
 }
 
 StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
@@ -130,7 +128,8 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   const TransformerOptions llama_options{.isa = isa,
                                          .threads = options.threads,
                                          .kv_dtype = kv_type.dtype,
-                                         .block_tokens = options.block_tokens};
+                                         .block_tokens = options.block_tokens,
+                                         .piece_macs = options.piece_macs};
   return std::unique_ptr<ModelExecutor>(
       new ModelExecutor(std::move(info), config, std::move(weights), llama_options));
 }

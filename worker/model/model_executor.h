@@ -23,7 +23,8 @@ struct ModelExecutorOptions {
   int threads = 1;
   std::string isa = "auto";  // auto (the widest this machine has), avx512, avx2, scalar
   int block_tokens = 64;
-  int chunk_tokens = 0;  // prompt tokens a step may hold; 0: as many as keep a layer below 250 ms
+  int chunk_tokens = 0;    // prompt tokens a step may hold; 0: AutoChunkTokens
+  int64_t piece_macs = 0;  // multiply-adds between two ticks; 0: 125 ms of them
 };
 
 class ModelExecutor final : public Executor {
@@ -36,6 +37,7 @@ class ModelExecutor final : public Executor {
   // Packed weights, bytes.
   int64_t weight_bytes() const { return model_.weights().bytes(); }
 
+  void SetTick(Tick tick) override { model_.SetTick(std::move(tick)); }
   void AttachPool(uint8_t* base, int32_t pages) override;
 
   // INVALID_ARGUMENT names the item and what is out of range; nothing is written then.
@@ -63,7 +65,10 @@ class ModelExecutor final : public Executor {
 
 StatusOr<std::unique_ptr<Executor>> MakeModelExecutor(const ModelExecutorOptions& options);
 
-// Rows of prompt that keep one layer of the model below 250 ms on a slow, shared machine.
+// Rows of prompt that keep one layer of the model below 250 ms on a slow, shared machine. Latent
+// models take at least 256: each of their chunks expands all keys before it, which is dearer than
+// attending in the latents' space below some 170 rows (docs/models.md), and ticks come within a
+// layer.
 int32_t AutoChunkTokens(const ModelConfig& config, kernels::Isa isa, int threads);
 
 }  // namespace reprise::worker

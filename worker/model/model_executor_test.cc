@@ -322,6 +322,7 @@ TEST(ModelExecutor, BoundsChunksByTheTimeOfALayer) {
   EXPECT_EQ(chunk("tiny", kernels::Isa::kAvx512, 1), 512);
   EXPECT_LT(chunk("llama-8b", kernels::Isa::kAvx2, 1), 16);
   EXPECT_GE(chunk("llama-8b", kernels::Isa::kScalar, 1), 1);
+  EXPECT_EQ(chunk("deepseek-v3", kernels::Isa::kAvx512, 1), 256) << "its layers tick within";
   EXPECT_GT(chunk("llama-1b", kernels::Isa::kAvx512, 4), chunk("llama-1b", kernels::Isa::kAvx2, 4));
 }
 

@@ -26,8 +26,7 @@ StatusOr<BlockScales> ReadBlocks(const JsonValue& object) {
     if (n.IsInt64() && n.GetInt64() >= 1 && n.GetInt64() <= limits::kScaleBlockMax) continue;
     const std::string found = n.IsInt64() ? absl::StrCat(n.GetInt64()) : "not an integer";
     return absl::InvalidArgumentError(absl::StrCat("\"", kKey, ".weight_block_size\" holds ", found,
-                                                   ", the range is 1 to ",
-                                                   limits::kScaleBlockMax));
+                                                   ", the range is 1 to ", limits::kScaleBlockMax));
   }
   return BlockScales{(*size)[0].GetInt64(), (*size)[1].GetInt64()};
 }

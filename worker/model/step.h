@@ -12,6 +12,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 #include "kernels/packed_weights.h"
+#include "worker/model/pace.h"
 
 namespace reprise::worker {
 
@@ -65,12 +66,17 @@ class RowBuffer {
 struct StepContext {
   const kernels::CpuOps& ops;
   Scratch& scratch;
+  Pace pace;
   kernels::PagedKv kv;      // the pool; `layer` is the current one
   kernels::RopeTable rope;  // of the step's rows
   std::vector<RowRun> runs;
   int64_t rows = 0;
+  std::vector<kernels::AttentionItem> attention_pieces = {};  // Attention's, kept for their memory
 };
 
+// All work of a step that grows with its rows or with the positions before them goes through these,
+// in pieces as the pace wants them; a row's bits do not depend on the pieces.
+//
 // y = x W^T + bias; an empty bias is none.
 void Linear(StepContext& step, const kernels::F32& x, const kernels::PackedWeights& weights,
             const std::vector<float>& bias, const kernels::F32& y);
@@ -79,6 +85,10 @@ void Linear(StepContext& step, const kernels::F32& x, const kernels::PackedWeigh
 void LinearRowParallel(StepContext& step, const kernels::F32& x,
                        const kernels::PackedWeights& weights, const std::vector<float>& bias,
                        const kernels::ConstF32& residual, const kernels::F32& y);
+
+// The kernel's attention; each item's segments are all its keys. Where one row takes more than a
+// piece and all heads share one key, its heads go one after the other.
+void Attention(StepContext& step, const kernels::AttentionArgs& args, int64_t scratch_bytes);
 
 // Attention of runs over the step's pool. Keeps the lists it builds, so that their memory is
 // reused.

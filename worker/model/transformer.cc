@@ -29,7 +29,14 @@ Transformer::Transformer(const ModelConfig& config, ModelWeights weights,
       inv_freq_(RopeInverseFrequencies(config)),
       pool_(options.threads),
       scratch_(pool_),
-      step_{ops_, scratch_, PoolOf(config, options), {}, {}, 0},
+      step_{ops_,
+            scratch_,
+            Pace(options.piece_macs > 0 ? options.piece_macs
+                                        : Pace::PieceOf(options.isa, options.threads)),
+            PoolOf(config, options),
+            {},
+            {},
+            0},
       attention_(MakeAttentionBlock(config)),
       feed_forward_(config) {}
 

@@ -16,8 +16,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/thread_pool.h"
@@ -36,6 +38,7 @@ struct TransformerOptions {
   int threads = 1;                           // counts the caller
   kernels::DType kv_dtype = kernels::DType::kBF16;
   int64_t block_tokens = 64;
+  int64_t piece_macs = 0;  // work between ticks, multiply-adds; 0: as the pace has it
 };
 
 class Transformer {
@@ -48,6 +51,9 @@ class Transformer {
 
   // Page p starts at base + p * block_bytes, segments in layer order (kernels::PagedKv).
   void AttachPool(std::byte* base);
+
+  // Called on the computing thread between pieces of a layer (worker/model/pace.h).
+  void SetTick(std::function<void()> tick) { step_.pace.SetTick(std::move(tick)); }
 
   // Makes scratch for steps of `rows` rows.
   void Reserve(int64_t rows);
