@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "worker/model/rope_frequencies.h"
-
 namespace reprise::worker {
 namespace {
 
@@ -26,7 +24,6 @@ Transformer::Transformer(const ModelConfig& config, ModelWeights weights,
     : config_(config),
       weights_(std::move(weights)),
       ops_(kernels::Select(options.isa)),
-      inv_freq_(RopeInverseFrequencies(config)),
       pool_(options.threads),
       scratch_(pool_),
       step_{ops_,
@@ -38,7 +35,8 @@ Transformer::Transformer(const ModelConfig& config, ModelWeights weights,
             {},
             0},
       attention_(MakeAttentionBlock(config)),
-      feed_forward_(config) {}
+      feed_forward_(config),
+      rope_(config) {}
 
 void Transformer::AttachPool(std::byte* base) { step_.kv.base = base; }
 
@@ -47,7 +45,7 @@ void Transformer::Reserve(int64_t rows) {
   reserved_rows_ = rows;
   for (RowBuffer* buffer : {&x_, &normed_}) buffer->Rows(rows, config_.hidden);
   attended_.Rows(rows, config_.heads * config_.value_dim());
-  for (RowBuffer* buffer : {&cos_, &sin_}) buffer->Rows(rows, config_.rotary_dim() / 2);
+  rope_.Reserve(rows);
   scratch_.Reserve(kernels::LinearScratchBytes(rows, weights_.head()));
   for (const LayerWeights& layer : weights_.layers) {
     scratch_.Reserve(kernels::LinearScratchBytes(rows, layer.o.matrix));
@@ -89,24 +87,10 @@ void Transformer::PlanStep(std::span<const StepItem> items, Outputs outputs) {
   Reserve(step_.rows);
 }
 
-void Transformer::FillRope() {
-  const int64_t half = config_.rotary_dim() / 2;
-  const F32 cos = cos_.Rows(step_.rows, half);
-  const F32 sin = sin_.Rows(step_.rows, half);
-  kernels::FillRopeTable(positions_.data(), step_.rows, inv_freq_.data(), half, cos.data, sin.data);
-  const auto amplitude = static_cast<float>(config_.rope_scaling.amplitude);
-  if (amplitude != 1) {
-    for (const F32& table : {cos, sin}) {
-      for (int64_t i = 0; i < step_.rows * half; ++i) table.data[i] *= amplitude;
-    }
-  }
-  step_.rope = {cos.data, sin.data, half};
-}
-
 void Transformer::Forward(std::span<const StepItem> items, Outputs outputs,
                           const Executor::LayerDone& layer_done) {
   PlanStep(items, outputs);
-  FillRope();
+  step_.rope = rope_.Fill(positions_);
   GatherRows(ops_, weights_.embedding, ids_, x_.Rows(step_.rows, config_.hidden));
   for (int64_t index = 0; index < config_.layers; ++index) {
     const LayerWeights& layer = weights_.layers[static_cast<size_t>(index)];

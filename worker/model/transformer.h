@@ -28,6 +28,7 @@
 #include "worker/model/attention_block.h"
 #include "worker/model/feed_forward.h"
 #include "worker/model/model_config.h"
+#include "worker/model/rope_rows.h"
 #include "worker/model/step.h"
 #include "worker/model/weights.h"
 
@@ -76,7 +77,6 @@ class Transformer {
  private:
   void PlanStep(std::span<const StepItem> items, Outputs outputs);
   void PlanRuns(const StepItem& item, int64_t row);
-  void FillRope();
   void KeepOutputRows();
   void AttendAndMix(const LayerWeights& layer);
   void ComputeLogits();
@@ -85,7 +85,6 @@ class Transformer {
   const ModelConfig config_;
   const ModelWeights weights_;
   const kernels::CpuOps& ops_;
-  const std::vector<double> inv_freq_;
   kernels::ThreadPool pool_;
   Scratch scratch_;
   StepContext step_;  // the step being computed; rows of all items one after the other
@@ -97,11 +96,11 @@ class Transformer {
   std::vector<int64_t> positions_;    // [rows]
   std::vector<int64_t> output_rows_;  // ascending
   std::vector<RowRun> kept_runs_;
-  RowBuffer x_;          // [rows, hidden], the residual stream
-  RowBuffer normed_;     // [rows, hidden]
-  RowBuffer attended_;   // [rows, heads * value_dim]
-  RowBuffer cos_, sin_;  // [rows, rotary_dim / 2]
-  RowBuffer logits_;     // [outputs, vocab]
+  RowBuffer x_;         // [rows, hidden], the residual stream
+  RowBuffer normed_;    // [rows, hidden]
+  RowBuffer attended_;  // [rows, heads * value_dim]
+  RopeRows rope_;
+  RowBuffer logits_;  // [outputs, vocab]
   const float* last_logits_ = nullptr;
 };
 
