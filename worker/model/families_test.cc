@@ -6,16 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "common/json.h"
 #include "common/test_data.h"
+#include "worker/model/golden_logits.h"
 #include "worker/model/model_executor.h"
-#include "worker/model/safetensors.h"
 
 namespace reprise::worker {
 namespace {
@@ -23,28 +20,12 @@ namespace {
 constexpr int kBlock = 16;
 constexpr int kPages = 12;
 
-struct Golden {
-  std::vector<int32_t> tokens;
-  std::vector<float> logits;  // [tokens, vocab]
-};
-
 std::string FolderOf(const std::string& name) { return ProjectFile("tests/golden/" + name); }
 
-Golden ReadGolden(const std::string& name) {
-  Golden golden;
-  std::ifstream in(FolderOf(name) + "/golden.json");
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  const auto doc = ParseJson(text);
-  EXPECT_TRUE(doc.ok()) << doc.status();
-  for (const JsonValue& token : (*doc)["tokens"].GetArray()) {
-    golden.tokens.push_back(token.GetInt());
-  }
-  const auto file = SafetensorsFile::Open(FolderOf(name) + "/golden.safetensors");
-  EXPECT_TRUE(file.ok()) << file.status();
-  const TensorView& logits = file->header().tensors.at("logits");
-  golden.logits.resize(logits.elements());
-  std::memcpy(golden.logits.data(), logits.bytes.data(), logits.bytes.size());
-  return golden;
+GoldenLogits ReadGolden(const std::string& name) {
+  auto golden = ReadGoldenLogits(FolderOf(name));
+  EXPECT_TRUE(golden.ok()) << golden.status();
+  return *std::move(golden);
 }
 
 class Model {
@@ -89,43 +70,27 @@ class Model {
   std::vector<int32_t> pages_;
 };
 
-// The largest difference over the spread of the wanted ones.
-double RelativeError(const std::vector<float>& found, const std::vector<float>& want) {
-  EXPECT_EQ(found.size(), want.size());
-  double error = 0;
-  double squares = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    error = std::max(error, std::abs(static_cast<double>(found[i]) - want[i]));
-    squares += static_cast<double>(want[i]) * want[i];
-  }
-  return error / std::sqrt(squares / static_cast<double>(want.size()));
-}
-
 class FamiliesTest : public ::testing::TestWithParam<const char*> {};
 
-// f32 weights and cache: what is left is the rounding of three layers in f32. 2e-5 is some 300
-// roundings of the largest logit.
-constexpr double kErrorMax = 2e-5;
-
 TEST_P(FamiliesTest, PromptFormAgreesWithTheReference) {
-  const Golden golden = ReadGolden(GetParam());
+  const GoldenLogits golden = ReadGolden(GetParam());
   Model model(GetParam());
   const double error =
-      RelativeError(model.Logits(golden.tokens, {golden.tokens.size()}), golden.logits);
+      RelativeLogitError(model.Logits(golden.tokens, {golden.tokens.size()}), golden.logits);
   RecordProperty("error", std::to_string(error));
-  EXPECT_LT(error, kErrorMax);
+  EXPECT_LT(error, kGoldenErrorMax);
 }
 
 TEST_P(FamiliesTest, StepFormAgreesWithTheReference) {
-  const Golden golden = ReadGolden(GetParam());
+  const GoldenLogits golden = ReadGolden(GetParam());
   Model model(GetParam());
-  const double error = RelativeError(model.Logits(golden.tokens, {20, 1}, 20), golden.logits);
+  const double error = RelativeLogitError(model.Logits(golden.tokens, {20, 1}, 20), golden.logits);
   RecordProperty("error", std::to_string(error));
-  EXPECT_LT(error, kErrorMax);
+  EXPECT_LT(error, kGoldenErrorMax);
 }
 
 TEST_P(FamiliesTest, BitsDoNotDependOnChunksThreadsOrInstructionSet) {
-  const Golden golden = ReadGolden(GetParam());
+  const GoldenLogits golden = ReadGolden(GetParam());
   constexpr int64_t kPromptEnd = 100;
   Model first(GetParam(), {.kv_dtype = "bf16"});
   const std::vector<float> want = first.Logits(golden.tokens, {golden.tokens.size()}, kPromptEnd);
@@ -144,7 +109,7 @@ TEST_P(FamiliesTest, BitsDoNotDependOnChunksThreadsOrInstructionSet) {
 
 // One multiply-add a piece: every row of a product is one, and every row and head of attention.
 TEST_P(FamiliesTest, PiecesOfALayerTickAndChangeNoBit) {
-  const Golden golden = ReadGolden(GetParam());
+  const GoldenLogits golden = ReadGolden(GetParam());
   constexpr int64_t kPromptEnd = 100;
   Model whole(GetParam());
   Model pieces(GetParam(), {.threads = 2, .piece_macs = 1});
@@ -176,6 +141,13 @@ INSTANTIATE_TEST_SUITE_P(All, FamiliesTest,
 TEST(Families, LatentModelsSayThatTheyHaveTwoForms) {
   EXPECT_TRUE(Model("deepseek-v3").executor().info().two_forms);
   EXPECT_FALSE(Model("mixtral").executor().info().two_forms);
+}
+
+TEST(Families, ALostLogitIsInfinitelyFar) {
+  const std::vector<float> want = {3, 4};
+  EXPECT_DOUBLE_EQ(RelativeLogitError(std::vector<float>{3, 5}, want), 1 / std::sqrt(12.5));
+  EXPECT_EQ(RelativeLogitError(std::vector<float>{3, NAN}, want), INFINITY);
+  EXPECT_EQ(RelativeLogitError(std::vector<float>{3}, want), INFINITY);
 }
 
 TEST(Families, ALatentCacheIsSmall) {

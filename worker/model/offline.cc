@@ -24,13 +24,13 @@ StatusOr<std::unique_ptr<OfflineModel>> OfflineModel::Open(const ModelExecutorOp
 }
 
 StatusOr<std::vector<float>> OfflineModel::ForwardAll(std::span<const int32_t> tokens,
-                                                      int64_t chunk_tokens) {
+                                                      int64_t chunk_tokens, int64_t prompt_end) {
   std::vector<float> logits;
   logits.reserve(tokens.size() * static_cast<size_t>(vocab()));
   const size_t chunk = chunk_tokens > 0 ? static_cast<size_t>(chunk_tokens) : tokens.size();
   for (size_t first = 0; first < tokens.size(); first += chunk) {
     const StepItem item{tokens.subspan(first, std::min(chunk, tokens.size() - first)),
-                        static_cast<int64_t>(first), pages_, true};
+                        static_cast<int64_t>(first), pages_, true, prompt_end};
     RETURN_IF_ERROR(executor_->RunAll({&item, 1}));
     for (size_t i = 0; i < item.tokens.size(); ++i) {
       const std::span<const float> row = executor_->logits(static_cast<int64_t>(i));

@@ -28,9 +28,9 @@ class OfflineModel {
   std::span<const uint8_t> pool() const { return pool_; }
 
   // Logits after each token, [tokens, vocab], the tokens run from position 0 in chunks of
-  // `chunk_tokens` (0: all at once).
-  StatusOr<std::vector<float>> ForwardAll(std::span<const int32_t> tokens,
-                                          int64_t chunk_tokens = 0);
+  // `chunk_tokens` (0: all at once), those from position `prompt_end` on in step form.
+  StatusOr<std::vector<float>> ForwardAll(std::span<const int32_t> tokens, int64_t chunk_tokens = 0,
+                                          int64_t prompt_end = INT64_MAX);
 
   // The `count` most probable tokens in turn after `prompt`, end tokens not heeded.
   StatusOr<std::vector<int32_t>> Greedy(std::span<const int32_t> prompt, int64_t count);
