@@ -8,19 +8,15 @@
 //              farthest element of either form, and the forms from each other, as shares of it
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_replace.h"
-#include "bench/bench_main.h"
-#include "common/random.h"
+#include "bench/attention_model.h"
 #include "worker/model/golden_logits.h"
 #include "worker/model/latent_layer.h"
 #include "worker/model/latent_reference.h"
-#include "worker/model/make_model.h"
 #include "worker/model/offline.h"
-#include "worker/model/presets.h"
 
 namespace reprise::bench {
 namespace {
@@ -49,37 +45,6 @@ Status Logits(const BenchFlags& flags, const std::string& name, Report& report) 
   return absl::OkStatus();
 }
 
-// The attention of V2-Lite and little else.
-worker::ModelConfig AttentionOnly() {
-  worker::ModelConfig config = *worker::PresetConfig("deepseek-v2-lite");
-  config.layers = 1;
-  config.vocab = 512;
-  config.intermediate = 64;
-  config.bos_id = 0;
-  config.eos_ids = {0};
-  config.mixture.reset();
-  return config;
-}
-
-StatusOr<worker::ModelFolder> Made(const BenchFlags& flags, const std::string& name,
-                                   const worker::ModelConfig& config) {
-  const std::string dir = absl::StrCat(flags.cache_dir, "/deepseek-", name);
-  std::error_code ignored;
-  std::filesystem::remove_all(dir, ignored);
-  RETURN_IF_ERROR(worker::MakeModelOf(config, {.seed = 1, .dir = dir}));
-  return worker::ModelFolder::Open(dir);
-}
-
-// About one, either sign, eight bits of significand: as a norm gives them, exact in bf16.
-std::vector<float> Inputs(int64_t n) {
-  SplitMix64 random(7);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& value : x) {
-    value = static_cast<float>(static_cast<int64_t>(random.Below(255)) - 127) * 0x1p-6F;
-  }
-  return x;
-}
-
 struct Computed {
   worker::Bounded want;
   std::vector<float> found;
@@ -100,7 +65,7 @@ double ShareBetween(const Computed& a, const Computed& b) {
 Computed Compute(const worker::ModelFolder& folder, const worker::ModelWeights& weights,
                  const worker::LatentReference& reference, worker::LatentForm form, int64_t rows) {
   const worker::ModelConfig& config = folder.config();
-  std::vector<float> x = Inputs(rows * config.hidden);
+  std::vector<float> x = NormedInputs(rows * config.hidden);
   const kernels::F32 input{x.data(), rows, config.hidden, config.hidden};
   worker::LatentLayer layer(config, weights.layers[0],
                             {.threads = kThreads, .pages = (rows + 63) / 64});
@@ -116,7 +81,7 @@ Computed Compute(const worker::ModelFolder& folder, const worker::ModelWeights& 
 
 Status Attention(const BenchFlags& flags, const std::string& name,
                  const worker::ModelConfig& config, int64_t rows, Report& report) {
-  ASSIGN_OR_RETURN(const worker::ModelFolder folder, Made(flags, name, config));
+  ASSIGN_OR_RETURN(const worker::ModelFolder folder, MadeAttention(flags, name, config));
   ASSIGN_OR_RETURN(const worker::ModelWeights weights, worker::LoadModelWeights(folder));
   ASSIGN_OR_RETURN(const auto reference, worker::LatentReference::Load(folder, 0));
   const Computed expanded =
@@ -144,7 +109,7 @@ Status Run(const BenchFlags& flags, Report& report) {
   for (const std::string name : {"tiny-deepseek-v2-lite", "tiny-deepseek-v2", "tiny-deepseek-v3"}) {
     RETURN_IF_ERROR(Attention(flags, name, *worker::PresetConfig(name), rows, report));
   }
-  return Attention(flags, "v2-lite", AttentionOnly(), flags.long_run ? 70 : 24, report);
+  return Attention(flags, "v2-lite", V2LiteAttention(), flags.long_run ? 70 : 24, report);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/thread_pool.h"
@@ -39,6 +40,9 @@ class LatentLayer {
   void Project(const kernels::F32& x) { attention_->Project(step_, weights_, x); }
   // [rows, heads * value_dim], before the output projection; valid until the next call.
   kernels::F32 Attend();
+
+  // Of the pool: page p lies at p * (bytes / pages).
+  std::span<std::byte> memory() { return memory_; }
 
   // One sequence of rows [0, x.rows) in pages 0, 1, ..., those from `prompt_end` on in step form.
   kernels::F32 Run(const kernels::F32& x, int64_t prompt_end);
