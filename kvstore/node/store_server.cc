@@ -1,9 +1,6 @@
 #include "kvstore/node/store_server.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -22,19 +19,6 @@ constexpr size_t kDiskQueueMax = 4096;
 constexpr int64_t kDiskBlockedMs = 1'500;
 
 }  // namespace
-
-// Anonymous memory for all slots; zero pages until used.
-struct StoreServer::Arena {
-  explicit Arena(size_t size) : bytes(size) {
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    data = p == MAP_FAILED ? nullptr : static_cast<uint8_t*>(p);
-  }
-  ~Arena() {
-    if (data != nullptr) munmap(data, bytes);
-  }
-  const size_t bytes;
-  uint8_t* data;
-};
 
 class StoreServer::Listener : public FetchListener {
  public:
@@ -107,11 +91,9 @@ Status StoreServer::OpenTiers() {
                                                    " bytes holds no block; one takes ",
                                                    format_.block_bytes(), " bytes"));
   }
-  arena_ = std::make_unique<Arena>(static_cast<size_t>(core.memory_slots) * format_.block_bytes());
-  if (arena_->data == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot map ", arena_->bytes, " bytes: ", std::strerror(errno)));
-  }
+  ASSIGN_OR_RETURN(arena_,
+                   MappedMemory::Map(static_cast<size_t>(core.memory_slots) * format_.block_bytes(),
+                                     "the store's slots"));
   if (core.disk_slots > 0) {
     ASSIGN_OR_RETURN(disk_, DiskFile::Open({.path = options_.disk_path,
                                             .format_digest = digest_,
@@ -151,16 +133,18 @@ Status StoreServer::OpenStream(const StoreOptions& options, const NodeKey& self)
                        .devices = options.devices,
                        .shared_memory = options.shared_memory};
   ASSIGN_OR_RETURN(stream_, KvStream::Create(stream, this, this));
-  RETURN_IF_ERROR(stream_->Register(arena_->data, arena_->bytes));
+  RETURN_IF_ERROR(stream_->Register(arena_.data(), arena_.bytes()));
   stream_->OnOffer([this](BlockOffer offer) { OnOffer(std::move(offer)); });
   return absl::OkStatus();
 }
 
 uint8_t* StoreServer::SlotData(Slot slot) const {
-  return arena_->data + static_cast<size_t>(slot) * format_.block_bytes();
+  return arena_.data() + static_cast<size_t>(slot) * format_.block_bytes();
 }
 
-std::span<uint8_t> StoreServer::memory_for_testing() const { return {arena_->data, arena_->bytes}; }
+std::span<uint8_t> StoreServer::memory_for_testing() const {
+  return {arena_.data(), arena_.bytes()};
+}
 
 // Serving ----------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "common/bounded_queue.h"
+#include "common/mapped_memory.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
 #include "common/status.h"
@@ -81,7 +82,6 @@ class StoreServer : public SegmentSource, public TailSink {
   void OnPeerLost(const NodeKey& peer) override;
 
  private:
-  struct Arena;
   class Listener;
   struct DiskJob {
     std::variant<WriteDisk, LoadDisk, ForgetDisk> work;
@@ -133,7 +133,7 @@ class StoreServer : public SegmentSource, public TailSink {
   const Digest256 digest_;
   const TailUnpacker unpacker_;
   const Clock& clock_;
-  std::unique_ptr<Arena> arena_;
+  MappedMemory arena_;
   std::unique_ptr<DiskFile> disk_;
   std::string disk_replaced_;
 

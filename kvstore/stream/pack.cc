@@ -23,44 +23,59 @@ Status CheckSizes(const KvFormat& format, const RowRange& range, size_t segment_
   return absl::OkStatus();
 }
 
-// Calls piece(offset in the segment, offset in the packed buffer, bytes) in packed order.
-template <typename Piece>
-void ForEachPiece(const KvFormat& format, const RowRange& range, Piece&& piece) {
-  const size_t element_bytes = ElementBytes(format.codec);
-  size_t packed = 0;
-  for (uint32_t row = range.first_row; row < range.first_row + range.rows; ++row) {
-    size_t field_at = 0;
-    for (const RowField& field : format.fields) {
-      const size_t piece_bytes = field.elements * element_bytes;
-      const size_t head_stride = format.block_tokens * piece_bytes;
-      for (uint32_t head = 0; head < field.heads; ++head) {
-        piece(field_at + head * head_stride + row * piece_bytes, packed, piece_bytes);
-        packed += piece_bytes;
-      }
-      field_at += field.heads * head_stride;
+}  // namespace
+
+std::vector<RowStrips> StripsOf(const KvFormat& format) {
+  std::vector<RowStrips> fields;
+  size_t at = 0;
+  for (const RowField& field : format.fields) {
+    const size_t bytes = field.elements * ElementBytes(format.codec);
+    const Crc32cStrips strips{
+        .count = field.heads, .bytes = bytes, .stride = format.block_tokens * bytes};
+    if (!fields.empty() && fields.back().strips.bytes == bytes) {
+      fields.back().strips.count += strips.count;
+    } else {
+      fields.push_back({at, strips});
     }
+    at += strips.count * strips.stride;
   }
+  return fields;
 }
 
-}  // namespace
+uint32_t GatherRows(std::span<const RowStrips> row, const GatherFrom& from, const RowRange& range,
+                    uint8_t* packed, uint32_t seed) {
+  uint32_t crc = seed;
+  for (uint32_t i = range.first_row; i < range.first_row + range.rows; ++i) {
+    for (const auto& [at, strips] : row) {
+      const size_t offset = at + i * strips.bytes;
+      const uint8_t* const soon = from.soon == nullptr ? nullptr : from.soon + offset;
+      crc = Crc32cGather(packed, from.segment + offset, strips, crc, soon);
+      packed += strips.count * strips.bytes;
+    }
+  }
+  return crc;
+}
 
 StatusOr<uint32_t> Gather(const KvFormat& format, std::span<const uint8_t> segment,
                           const RowRange& range, std::span<uint8_t> packed, uint32_t seed) {
   RETURN_IF_ERROR(CheckSizes(format, range, segment.size(), packed.size()));
-  uint32_t crc = seed;
-  ForEachPiece(format, range, [&](size_t from, size_t to, size_t n) {
-    crc = Crc32cCopy(packed.data() + to, segment.data() + from, n, crc);
-  });
-  return crc;
+  return GatherRows(StripsOf(format), {segment.data()}, range, packed.data(), seed);
 }
 
 StatusOr<uint32_t> Scatter(const KvFormat& format, std::span<const uint8_t> packed,
                            const RowRange& range, std::span<uint8_t> segment, uint32_t seed) {
   RETURN_IF_ERROR(CheckSizes(format, range, segment.size(), packed.size()));
+  const std::vector<RowStrips> fields = StripsOf(format);
+  const uint8_t* from = packed.data();
   uint32_t crc = seed;
-  ForEachPiece(format, range, [&](size_t to, size_t from, size_t n) {
-    crc = Crc32cCopy(segment.data() + to, packed.data() + from, n, crc);
-  });
+  for (uint32_t row = range.first_row; row < range.first_row + range.rows; ++row) {
+    for (const auto& [at, strips] : fields) {
+      for (size_t i = 0; i < strips.count; ++i, from += strips.bytes) {
+        uint8_t* const to = segment.data() + at + i * strips.stride + row * strips.bytes;
+        crc = Crc32cCopy(to, from, strips.bytes, crc);
+      }
+    }
+  }
   return crc;
 }
 

@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
+#include "common/crc32c_strips.h"
 #include "common/status.h"
 #include "kvstore/block/kv_format.h"
 
@@ -29,6 +31,22 @@ StatusOr<uint32_t> Gather(const KvFormat& format, std::span<const uint8_t> segme
                           const RowRange& range, std::span<uint8_t> packed, uint32_t seed = 0);
 StatusOr<uint32_t> Scatter(const KvFormat& format, std::span<const uint8_t> packed,
                            const RowRange& range, std::span<uint8_t> segment, uint32_t seed = 0);
+
+// Where one row lies in a segment: for its fields in order, their strips of the segment's first
+// row, which begin at `at`. Fields that follow each other as one would are taken as one.
+struct RowStrips {
+  size_t at = 0;
+  Crc32cStrips strips;
+};
+std::vector<RowStrips> StripsOf(const KvFormat& format);
+
+// Gather of ranges that fit, one segment after the other.
+struct GatherFrom {
+  const uint8_t* segment = nullptr;
+  const uint8_t* soon = nullptr;  // the segment that is gathered next; null: none
+};
+uint32_t GatherRows(std::span<const RowStrips> row, const GatherFrom& from, const RowRange& range,
+                    uint8_t* packed, uint32_t seed);
 
 }  // namespace reprise::kv
 

@@ -20,6 +20,15 @@ Status CheckBlock(const KvFormat& format, size_t block_bytes, size_t rows, size_
   return absl::OkStatus();
 }
 
+Status CheckRange(const KvFormat& format, const RowRange& range) {
+  if (range.first_row <= format.block_tokens &&
+      range.rows <= format.block_tokens - range.first_row) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("rows ", range.first_row, " + ", range.rows,
+                                                 " of a block of ", format.block_tokens));
+}
+
 }  // namespace
 
 uint32_t TailSeed(const TailEntry& entry) {
@@ -34,12 +43,19 @@ uint32_t TailSeed(const TailEntry& entry) {
 StatusOr<uint32_t> PackTail(const KvFormat& format, std::span<const uint8_t> block,
                             const RowRange& range, uint32_t seed, std::span<uint8_t> packed) {
   RETURN_IF_ERROR(CheckBlock(format, block.size(), range.rows, packed.size()));
+  RETURN_IF_ERROR(CheckRange(format, range));
+  const std::vector<RowStrips> row = StripsOf(format);
   const size_t layer_bytes = range.rows * format.row_bytes();
+  const size_t segment_bytes = format.segment_bytes();
+  for (const auto& [at, strips] : row) {
+    Approach(block.data() + at + range.first_row * strips.bytes, strips);
+  }
   uint32_t crc = seed;
   for (uint32_t layer = 0; layer < format.layers; ++layer) {
-    ASSIGN_OR_RETURN(
-        crc, Gather(format, block.subspan(layer * format.segment_bytes(), format.segment_bytes()),
-                    range, packed.subspan(layer * layer_bytes, layer_bytes), crc));
+    const uint8_t* const segment = block.data() + layer * segment_bytes;
+    const bool last = layer + 1 == format.layers;
+    crc = GatherRows(row, {segment, last ? nullptr : segment + segment_bytes}, range,
+                     packed.data() + layer * layer_bytes, crc);
   }
   return crc;
 }
@@ -48,18 +64,13 @@ StatusOr<uint32_t> PackTail(const KvFormat& format, std::span<const uint8_t> blo
 
 TailUnpacker::TailUnpacker(const KvFormat& format)
     : format_(format), segment_bytes_(format.segment_bytes()) {
-  size_t at = 0;
-  for (const RowField& field : format.fields) {
-    const size_t row_bytes = field.elements * ElementBytes(format.codec);
-    for (uint32_t head = 0; head < field.heads; ++head) {
-      Lane lane{
-          .at = at, .row_bytes = row_bytes, .past_row = Crc32cShift(row_bytes), .to_place = {}};
-      for (uint32_t row = 0; row < format.block_tokens; ++row) {
-        lane.to_place.emplace_back(segment_bytes_ - at - (row + 1) * row_bytes);
-      }
-      at += format.block_tokens * row_bytes;
-      lanes_.push_back(std::move(lane));
+  for (const auto& [at, strips] : StripsOf(format)) {
+    Lane lane{.at = at, .scatterer = Crc32cScatterer(strips), .to_place = {}};
+    const size_t last_at = at + (strips.count - 1) * strips.stride;
+    for (uint32_t row = 0; row < format.block_tokens; ++row) {
+      lane.to_place.emplace_back(segment_bytes_ - last_at - (row + 1) * strips.bytes);
     }
+    lanes_.push_back(std::move(lane));
   }
 }
 
@@ -67,10 +78,12 @@ uint32_t TailUnpacker::TakeRow(const uint8_t* packed, uint32_t layer, uint32_t r
                                std::span<uint8_t> block, uint32_t* crc) const {
   uint32_t parts = 0;
   for (const Lane& lane : lanes_) {
-    const uint32_t part = Crc32cPartCopy(Place(block, layer, lane, row), packed, lane.row_bytes);
-    *crc = Crc32cOfParts(part, lane.past_row, *crc);
-    parts ^= lane.to_place[row](part);
-    packed += lane.row_bytes;
+    uint8_t* const place = Place(block, layer, lane, row);
+    const uint8_t* const soon = layer + 1 == format_.layers ? nullptr : place + segment_bytes_;
+    const Crc32cScattered taken = lane.scatterer.Scatter(place, packed, *crc, soon);
+    *crc = taken.crc;
+    parts ^= lane.to_place[row](taken.part);
+    packed += lane.strips().count * lane.strips().bytes;
   }
   return parts;
 }
@@ -78,7 +91,10 @@ uint32_t TailUnpacker::TakeRow(const uint8_t* packed, uint32_t layer, uint32_t r
 void TailUnpacker::Clear(const RowRange& range, std::span<uint8_t> block) const {
   for (uint32_t layer = 0; layer < format_.layers; ++layer) {
     for (const Lane& lane : lanes_) {
-      std::memset(Place(block, layer, lane, range.first_row), 0, range.rows * lane.row_bytes);
+      uint8_t* const place = Place(block, layer, lane, range.first_row);
+      for (size_t i = 0; i < lane.strips().count; ++i) {
+        std::memset(place + i * lane.strips().stride, 0, range.rows * lane.strips().bytes);
+      }
     }
   }
 }
@@ -92,14 +108,12 @@ Status TailUnpacker::Unpack(const TailRows& rows, uint32_t first_row, std::span<
         absl::StrCat("cannot skip ", rows.skip, " of ", rows.rows, " rows"));
   }
   const RowRange range{.first_row = first_row, .rows = rows.rows - rows.skip};
-  if (first_row > format_.block_tokens || range.rows > format_.block_tokens - first_row) {
-    return absl::InvalidArgumentError(absl::StrCat("rows ", first_row, " + ", range.rows,
-                                                   " of a block of ", format_.block_tokens));
-  }
+  RETURN_IF_ERROR(CheckRange(format_, range));
   const size_t row_bytes = format_.row_bytes();
   const uint8_t* packed = rows.packed.data();
   uint32_t crc = rows.seed;
   parts->reserve(size_t{format_.layers} * range.rows);
+  for (const Lane& lane : lanes_) Approach(Place(block, 0, lane, first_row), lane.strips());
   for (uint32_t layer = 0; layer < format_.layers; ++layer) {
     crc = Crc32c(packed, rows.skip * row_bytes, crc);
     packed += rows.skip * row_bytes;

@@ -10,8 +10,8 @@
 // Who unpacks learns the *part* of every row in its segment's checksum (crc32c.h): from the parts
 // follows the checksum of an open or full block without another look at its memory, so bytes that
 // change in that memory are found where they are read. The checksum that is verified is made of
-// the very sums that give the parts. The price: two multiplications of 32 bits a head's row, and 4
-// bytes kept a layer and row.
+// the very vectors that give the parts (crc32c_strips.h). The price: a second fold of each vector,
+// and 4 bytes kept a layer and row.
 #ifndef REPRISE_KVSTORE_STREAM_TAIL_PACK_H_
 #define REPRISE_KVSTORE_STREAM_TAIL_PACK_H_
 
@@ -78,15 +78,16 @@ class TailUnpacker {
   void Clear(const RowRange& range, std::span<uint8_t> block) const;
 
  private:
-  // The rows of one head of one field, one after the other in a segment.
+  // Fields of a segment that are taken as one.
   struct Lane {
     size_t at = 0;  // in the segment
-    size_t row_bytes = 0;
-    Crc32cShift past_row;
-    std::vector<Crc32cShift> to_place;  // by row
+    Crc32cScatterer scatterer;
+    std::vector<Crc32cShift> to_place;  // by row, from the end of its last strip
+
+    const Crc32cStrips& strips() const { return scatterer.strips(); }
   };
   uint8_t* Place(std::span<uint8_t> block, uint32_t layer, const Lane& lane, uint32_t row) const {
-    return block.data() + layer * segment_bytes_ + lane.at + row * lane.row_bytes;
+    return block.data() + layer * segment_bytes_ + lane.at + row * lane.strips().bytes;
   }
   // The row's part; carries `crc` over its bytes.
   uint32_t TakeRow(const uint8_t* packed, uint32_t layer, uint32_t row, std::span<uint8_t> block,

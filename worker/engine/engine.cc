@@ -92,8 +92,9 @@ void Engine::Stop() {
 }
 
 Status Engine::Open() {
-  ASSIGN_OR_RETURN(memory_,
-                   PoolMemory::Map(PageBytes() * static_cast<size_t>(options_.core.pages)));
+  ASSIGN_OR_RETURN(
+      memory_,
+      MappedMemory::Map(PageBytes() * static_cast<size_t>(options_.core.pages), "the KV pool"));
   executor_->AttachPool(memory_.data(), options_.core.pages);
   directory_ = std::make_unique<BlockDirectory>(
       BlockDirectory::Pool{memory_.data(), PageBytes(), info().kv_format.layers,

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "common/mapped_memory.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
 #include "common/status.h"
@@ -30,7 +31,6 @@
 #include "worker/engine/core/core.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/peer_prober.h"
-#include "worker/engine/pool_memory.h"
 #include "worker/engine/replicator.h"
 #include "worker/engine/swap_tier.h"
 
@@ -143,7 +143,7 @@ class Engine {
   const EngineOptions options_;
   EngineSink* const sink_;
   const std::unique_ptr<Executor> executor_;
-  PoolMemory memory_;
+  MappedMemory memory_;
   std::unique_ptr<BlockDirectory> directory_;
   std::unique_ptr<kv::KvStream> stream_;
   kv::PeerAddress address_;

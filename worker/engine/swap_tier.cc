@@ -52,7 +52,8 @@ StatusOr<std::unique_ptr<SwapTier>> SwapTier::Create(const SwapOptions& options,
   std::unique_ptr<SwapTier> tier(new SwapTier(options, std::move(pool), std::move(post)));
   if (tier->host_slots_ > 0) {
     ASSIGN_OR_RETURN(tier->host_,
-                     PoolMemory::Map(static_cast<size_t>(tier->host_slots_) * tier->page_bytes_));
+                     MappedMemory::Map(static_cast<size_t>(tier->host_slots_) * tier->page_bytes_,
+                                       "swapped pages"));
   }
   if (tier->slots_.size() > static_cast<size_t>(tier->host_slots_)) {
     RETURN_IF_ERROR(tier->Open(options.disk_dir));

@@ -19,12 +19,12 @@
 #include <variant>
 #include <vector>
 
+#include "common/mapped_memory.h"
 #include "common/status.h"
 #include "kvstore/block/kv_format.h"
 #include "kvstore/stream/pacer.h"
 #include "worker/engine/core/types.h"
 #include "worker/engine/order_thread.h"
-#include "worker/engine/pool_memory.h"
 
 namespace reprise::worker {
 
@@ -83,7 +83,7 @@ class SwapTier {
   const size_t page_bytes_;
   const int32_t host_slots_;
   const std::function<void(Event)> post_;
-  PoolMemory host_;
+  MappedMemory host_;
   int disk_ = -1;
   std::vector<Slot> slots_;    // of the tier's thread
   kv::Pacer link_;             // of the tier's thread
