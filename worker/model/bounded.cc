@@ -13,7 +13,10 @@ constexpr double kFlushed = 1e-30;              // absolute: all denormals of a 
 
 // Roundings one after the other in a 16-lane sum of n: those of a lane, the lane tree, and a few
 // around it.
-double SumRoundings(int64_t n) { return static_cast<double>((n + 15) / 16 + 8) * kF32Unit; }
+double SumRoundings(int64_t n) {
+  const int64_t roundings = (n + 15) / 16 + 8;
+  return static_cast<double>(roundings) * kF32Unit;
+}
 
 }  // namespace
 
@@ -167,7 +170,8 @@ KeyWeights WeighKeys(const Bounded& q, const Bounded& k, double scale, int64_t t
     w.share.push_back(std::max(std::exp(e) / down - 1, 1 - std::exp(-e) / up));
   }
   // Blocks of 64 keys and the tree of leaves rescale what came before them: an exp each.
-  const auto rescales = static_cast<double>(t / 64 + 16);
+  const int64_t merges = t / 64 + 16;
+  const auto rescales = static_cast<double>(merges);
   const double range = *most - *least + 2 * *std::max_element(error.begin(), error.end());
   w.rounded = (rescales + 1) * (kExp + kF32Unit * range) +
               (static_cast<double>(keys) + 3 * rescales) * kF32Unit;
