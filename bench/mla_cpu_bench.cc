@@ -5,6 +5,8 @@
 //            75 MB of latents, more than the caches. Attention computes in f32 (the canonical
 //            order), products with weights in bf16
 //   prefill  512 rows that end a prompt of 4,096, expanded
+//   silence  the same at 32,768: the longest time between two signs of life within the layer, which
+//            those who judge a busy worker count on
 // Both are attention between the projections of the hidden state and the output projection, which
 // are products like any other. Best of many on both sides; the floor over the processor time a
 // thread used says how much of the machine is used, whoever else is on it.
@@ -34,7 +36,10 @@ constexpr int64_t kPages = kContext / kPageTokens;  // of a sequence
 constexpr int64_t kSequences = 16;
 constexpr int64_t kChunk = 512;
 constexpr int kRunsPerRound = 3;
+constexpr int64_t kLongContext = 32768;
+constexpr double kSilenceMsMax = 250;
 constexpr double kOfFloorMin = 0.4;
+static_assert(kLongContext <= kSequences * kContext, "one sequence in the pages of all");
 
 struct Sizes {
   explicit Sizes(const worker::ModelConfig& c)
@@ -98,21 +103,55 @@ class Attention {
     }
     Set(std::move(runs), sequences);
   }
-  void Prefill() { Set({{0, kChunk, kContext - kChunk, pages_.data(), true}}, kChunk); }
+  void Prefill(int64_t context) {
+    Set({{0, kChunk, context - kChunk, pages_.data(), true}}, kChunk);
+  }
 
   struct Time {
     double wall = std::numeric_limits<double>::infinity();  // seconds
     double processor =
         std::numeric_limits<double>::infinity();  // of all threads, over their number
   };
-  Time Attend() {
-    const TimeNs start = RealClock().NowNs();
-    const double used = ProcessorSeconds();
+  struct Silence {
+    Time longest{0, 0};
+    int64_t ticks = 0;
+  };
+  Silence AttendListening() {
+    Silence silence;
+    Start last = Now();
+    const auto listen = [&] {
+      const Time since = Since(last);
+      silence.longest.wall = std::max(silence.longest.wall, since.wall);
+      silence.longest.processor = std::max(silence.longest.processor, since.processor);
+      last = Now();
+    };
+    layer_.SetTick([&] {
+      listen();
+      ++silence.ticks;
+    });
     layer_.Attend();
-    return {SecondsFromNs(RealClock().NowNs() - start), (ProcessorSeconds() - used) / kThreads};
+    layer_.SetTick(nullptr);
+    listen();
+    return silence;
+  }
+
+  Time Attend() {
+    const Start start = Now();
+    layer_.Attend();
+    return Since(start);
   }
 
  private:
+  struct Start {
+    TimeNs wall;
+    double processor;
+  };
+  static Start Now() { return {RealClock().NowNs(), ProcessorSeconds()}; }
+  static Time Since(const Start& start) {
+    return {SecondsFromNs(RealClock().NowNs() - start.wall),
+            (ProcessorSeconds() - start.processor) / kThreads};
+  }
+
   void Set(std::vector<worker::RowRun> runs, int64_t rows) {
     layer_.SetRuns(std::move(runs));
     layer_.Project({x_.data(), rows, hidden_, hidden_});
@@ -149,7 +188,7 @@ Status Run(const BenchFlags& flags, Report& report) {
   std::vector<Case> cases = {
       {"decode_1", DecodeWork(sizes, 1), [&] { attention.Decode(1); }, {}},
       {"decode_16", DecodeWork(sizes, kSequences), [&] { attention.Decode(kSequences); }, {}},
-      {"prefill_512", PrefillWork(sizes), [&] { attention.Prefill(); }, {}}};
+      {"prefill_512", PrefillWork(sizes), [&] { attention.Prefill(kContext); }, {}}};
   CpuFloors floors(kernels::BestIsa(), kThreads);
   const int rounds = flags.long_run ? 20 : 6;
   for (int round = 0; round < rounds; ++round) {
@@ -164,6 +203,11 @@ Status Run(const BenchFlags& flags, Report& report) {
     }
   }
   for (const Case& c : cases) Add(c, floors.best(), int64_t{rounds} * kRunsPerRound, report);
+  attention.Prefill(kLongContext);
+  const Attention::Silence silence = attention.AttendListening();
+  report.Figure("silence_32768_ms", silence.longest.wall * 1e3, "ms");
+  report.Bar("silence_32768_processor_ms", silence.longest.processor * 1e3, "<=", kSilenceMsMax,
+             silence.ticks);
   report.Figure("read", floors.best().read_bytes_per_s / 1e9, "GB/s");
   report.Figure("f32", floors.best().f32_macs_per_s / 1e9, "G multiply-adds/s");
   report.Figure("bf16", floors.best().bf16_macs_per_s / 1e9, "G multiply-adds/s");

@@ -6,8 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/thread_pool.h"
@@ -41,6 +43,7 @@ class LatentLayer {
   // [rows, heads * value_dim], before the output projection; valid until the next call.
   kernels::F32 Attend();
 
+  void SetTick(std::function<void()> tick) { step_.pace.SetTick(std::move(tick)); }
   // Of the pool: page p lies at p * (bytes / pages).
   std::span<std::byte> memory() { return memory_; }
 
