@@ -42,8 +42,8 @@ std::vector<float> Inputs(int64_t rows, int64_t hidden) {
   return x;
 }
 
-Layer Make(const std::string& preset, const std::string& dtype) {
-  auto folder = ModelFolder::Open(TestModel(preset, {.dtype = dtype}));
+Layer Make(const ModelConfig& config, const std::string& dtype) {
+  auto folder = ModelFolder::Open(TestModel(config, {.dtype = dtype}));
   EXPECT_TRUE(folder.ok()) << folder.status();
   auto weights = LoadModelWeights(*folder);
   EXPECT_TRUE(weights.ok()) << weights.status();
@@ -51,6 +51,10 @@ Layer Make(const std::string& preset, const std::string& dtype) {
   EXPECT_TRUE(reference.ok()) << reference.status();
   std::vector<float> x = Inputs(kRows, folder->config().hidden);
   return {*std::move(folder), *std::move(weights), *std::move(reference), std::move(x)};
+}
+
+Layer Make(const std::string& preset, const std::string& dtype) {
+  return Make(*PresetConfig(preset), dtype);
 }
 
 kernels::F32 InputsOf(Layer& layer) {
@@ -107,6 +111,23 @@ INSTANTIATE_TEST_SUITE_P(All, LatentBounds,
                                          Case{"tiny-deepseek-v2", "bf16", DType::kBF16},
                                          Case{"tiny-deepseek-v3", "bf16", DType::kF32},
                                          Case{"tiny-deepseek-v3", "bf16", DType::kBF16}));
+
+// No size but the rotated one needs to be even, or to fill a vector.
+TEST(LatentBounds, HoldAtOddSizes) {
+  ModelConfig config = *PresetConfig("tiny-deepseek-v2");
+  config.latent =
+      LatentAttention{.q_rank = 27, .kv_rank = 35, .nope_dim = 23, .rope_dim = 10, .value_dim = 19};
+  config.head_dim = 33;
+  Layer layer = Make(config, "bf16");
+  for (const LatentForm form : {LatentForm::kExpanded, LatentForm::kAbsorbed}) {
+    LatentLayer computer = Computer(layer, DType::kBF16);
+    const kernels::F32 out =
+        computer.Run(InputsOf(layer), form == LatentForm::kExpanded ? kRows : 0);
+    const Bounded want =
+        layer.reference.Attended(InputsOf(layer), form, {DType::kBF16, DType::kBF16});
+    EXPECT_LE(LargestShareOfBound(out, want), 1);
+  }
+}
 
 // The bound is of this computation: one with an error of its own leaves it.
 TEST(LatentBounds, AWrongSoftmaxScaleIsOutside) {

@@ -3,7 +3,8 @@
 // thread. Links no kernel: the gateway reads it too.
 //
 // Invariants of a parsed ModelConfig:
-// 1. Every dimension is within common/limits.h, head_dim is even, heads is a multiple of kv_heads.
+// 1. Every dimension is within common/limits.h, rotary_dim() is even, heads is a multiple of
+//    kv_heads, every layer that is_mixture has at least as many experts as a token takes.
 // 2. A feature that would change the computation and that we do not implement is refused by name.
 #ifndef REPRISE_WORKER_MODEL_MODEL_CONFIG_H_
 #define REPRISE_WORKER_MODEL_MODEL_CONFIG_H_

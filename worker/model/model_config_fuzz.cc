@@ -18,7 +18,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   const auto config = reprise::worker::ParseModelConfig(text);
   if (!config.ok()) return 0;
-  if (config->heads % config->kv_heads != 0 || config->head_dim % 2 != 0) __builtin_trap();
+  if (config->heads % config->kv_heads != 0 || config->rotary_dim() % 2 != 0) __builtin_trap();
+  if (config->mixture && (config->mixture->per_token > config->mixture->experts ||
+                          config->mixture->layers.size() != static_cast<size_t>(config->layers))) {
+    __builtin_trap();
+  }
+  if (config->block_scales && (config->block_scales->rows < 1 || config->block_scales->cols < 1)) {
+    __builtin_trap();
+  }
   if (config->parameters() <= 0 || config->CanonicalText().empty()) __builtin_trap();
   return 0;
 }
