@@ -154,6 +154,16 @@ TEST(BlockScaled, RefusesWhatIsNotFiniteByPlace) {
   }
 }
 
+TEST(BlockScaled, ScalesMayBeBf16) {
+  const Stored matrix{TensorType::kF8E4M3, {1, 2}, {0x38, 0xC0}};            // 1 and -2
+  const Stored scales{TensorType::kBF16, {1, 2}, {0xC0, 0x3F, 0x00, 0x3E}};  // 1.5 and 0.125
+  ASSERT_TRUE(CheckBlockScales(matrix.view(), scales.view(), {1, 1}).ok());
+  const auto wide = WidenBlockScaled(matrix.view(), scales.view(), {1, 1}, DType::kF32);
+  ASSERT_TRUE(wide.ok()) << wide.status();
+  EXPECT_EQ(FloatAt(*wide, 0), 1.5F);
+  EXPECT_EQ(FloatAt(*wide, 1), -0.25F);
+}
+
 TEST(BlockScaled, TheLargestWeightStaysFinite) {
   const Stored matrix{TensorType::kF8E4M3, {1, 2}, {0x7E, 0xFE}};
   const Stored scale = Floats({1, 1}, {limits::kBlockScaleMax});
