@@ -27,7 +27,8 @@ void AddRows(const worker::TimedModel& model, const harness::CheckedRequest& mad
   std::vector<uint8_t> row(model.row_bytes);
   for (size_t position = 0; position < tokens.size(); ++position) {
     for (uint32_t layer = 0; layer < model.layers; ++layer) {
-      worker::WriteTimedRow(model, tokens[position], static_cast<int64_t>(position), layer, row);
+      worker::WriteTimedRow(model, tokens[position], static_cast<int64_t>(position),
+                            worker::RowForm::kPrompt, layer, row);
       uint64_t word;
       std::memcpy(&word, row.data(), sizeof word);
       words.insert(word);

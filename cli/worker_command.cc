@@ -14,6 +14,8 @@ void DeclareTimed(FlagSet& flags, worker::WorkerOptions& o) {
   flags.AddRange("timed-hidden-ms", &t.hidden_ms, 0.0, 60'000.0,
                  "work between steps that the device does not wait for");
   flags.AddRange("timed-layers", &t.layers, 1, 1024, "layers");
+  flags.Add("timed-two-forms", &t.two_forms,
+            "KV rows of generated positions have other bits than a prompt's.");
   flags.AddRange("timed-row-bytes", &t.row_bytes, 8, 1 << 20,
                  "KV bytes of a token in a layer; a multiple of 8");
   flags.AddRange("timed-context", &t.context_tokens, 1, 1 << 20, "context in tokens");

@@ -128,7 +128,6 @@ inline constexpr size_t kTailQueriesMax = 4'096;                     // without 
 inline constexpr size_t kSequencesMax = 65'536;                      // a store keeps tails of
 inline constexpr size_t kHostBytesMax = 64;
 inline constexpr size_t kTenantSaltBytesMax = 256;
-inline constexpr size_t kDerivationBytesMax = 256;
 inline constexpr size_t kStreamErrorBytesMax = 1024;
 inline constexpr int kBlockTokensMax = 1024;
 inline constexpr int kLayersMax = 1024;

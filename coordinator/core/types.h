@@ -41,6 +41,7 @@ struct ModelInfo {
   int32_t vocab_size = 0;
   int32_t context_tokens = 0;
   int64_t block_bytes = 0;
+  bool two_forms = false;
 };
 
 struct NodeInfo {

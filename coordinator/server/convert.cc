@@ -77,6 +77,7 @@ StatusOr<ModelInfo> ParseModel(const v1::ModelInfo& message) {
   model.vocab_size = message.vocab_size();
   model.context_tokens = message.context_tokens();
   model.block_bytes = message.block_bytes();
+  model.two_forms = message.two_forms();
   return model;
 }
 
@@ -381,6 +382,7 @@ void Fill(const ModelInfo& model, v1::ModelInfo* message) {
   message->set_vocab_size(model.vocab_size);
   message->set_context_tokens(model.context_tokens);
   message->set_block_bytes(model.block_bytes);
+  message->set_two_forms(model.two_forms);
 }
 
 void Fill(const NodeSummary& node, v1::NodeStatus* message) {

@@ -89,7 +89,9 @@ v1::PlaceRequest PlaceMessage(const RequestFacts& facts, const SessionCore& core
   if (request.has_input) {
     std::vector<int32_t> tokens = request.prompt;
     tokens.insert(tokens.end(), longest.begin(), longest.end());
-    place.set_block_ids(kv::PackIds(kv::ChainIds(facts.model.chain, tokens)));
+    const int64_t prompt_end =
+        facts.model.info.two_forms() ? static_cast<int64_t>(request.prompt.size()) : kv::kOneForm;
+    place.set_block_ids(kv::PackIds(kv::ChainIds(facts.model.chain, tokens, prompt_end)));
     place.set_prompt_tokens(static_cast<int32_t>(request.prompt.size()));
     place.set_emitted_tokens(ask.emitted_tokens);
     place.set_max_tokens(request.sampling.max_tokens());

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+
 namespace reprise::kv {
 namespace {
 
@@ -31,13 +33,22 @@ BlockId ChildId(const ChainContext& context, const BlockId& parent, std::span<co
   return Truncate(hash.Finish());
 }
 
-std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32_t> tokens) {
+std::string FormDerivation(const ChainContext& context, int64_t first_position,
+                           int64_t prompt_end) {
+  const int64_t prompt_rows = prompt_end - first_position;
+  if (prompt_rows >= context.block_tokens) return "";
+  return absl::StrCat("step@", std::max<int64_t>(prompt_rows, 0));
+}
+
+std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32_t> tokens,
+                              int64_t prompt_end) {
   const size_t block = static_cast<size_t>(context.block_tokens);
   std::vector<BlockId> ids;
   ids.reserve(tokens.size() / block);
   BlockId parent;
   for (size_t at = 0; at + block <= tokens.size(); at += block) {
-    parent = ChildId(context, parent, tokens.subspan(at, block));
+    parent = ChildId(context, parent, tokens.subspan(at, block),
+                     FormDerivation(context, static_cast<int64_t>(at), prompt_end));
     ids.push_back(parent);
   }
   return ids;

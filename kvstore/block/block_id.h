@@ -49,8 +49,16 @@ struct ChainContext {
 BlockId ChildId(const ChainContext& context, const BlockId& parent, std::span<const int32_t> tokens,
                 absl::string_view derivation = {});
 
-// Ids of all whole blocks of `tokens`, in order.
-std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32_t> tokens);
+// Where a sequence's rows change from prompt form to step form is its prompt's end; for a model
+// whose two forms have the same bits, nowhere.
+inline constexpr int64_t kOneForm = INT64_MAX;
+// The derivation of a block that begins at `first_position`: empty when all its rows are in prompt
+// form, else it says how many are.
+std::string FormDerivation(const ChainContext& context, int64_t first_position, int64_t prompt_end);
+
+// Ids of all whole blocks of a sequence's first `tokens`, in order.
+std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32_t> tokens,
+                              int64_t prompt_end = kOneForm);
 
 // The id under which a prefill leg serves the open tail of one request: rows
 // [first_position, end of prompt). Known to both sides before anything is computed.

@@ -39,6 +39,25 @@ TEST(BlockId, DependsOnTenantFormatAndDerivation) {
   EXPECT_EQ(seen.size(), 4u);
 }
 
+TEST(BlockId, SaysHowManyOfItsRowsAreInPromptForm) {
+  const ChainContext context{.format_digest = SmallFormat().Digest(), .block_tokens = 2};
+  const std::vector<int32_t> tokens = {1, 2, 3, 4, 5, 6};
+  const auto one_form = ChainIds(context, tokens);
+  EXPECT_EQ(ChainIds(context, tokens, 6), one_form) << "all of it is prompt";
+  EXPECT_EQ(FormDerivation(context, 2, 4), "");
+  EXPECT_EQ(FormDerivation(context, 2, 3), "step@1");
+  EXPECT_EQ(FormDerivation(context, 4, 3), "step@0");
+  std::set<BlockId> second;
+  for (const int64_t prompt_end : {2, 3, 4}) {
+    const auto ids = ChainIds(context, tokens, prompt_end);
+    EXPECT_EQ(ids[0], one_form[0]) << prompt_end;
+    EXPECT_NE(ids[2], one_form[2]) << prompt_end;
+    second.insert(ids[1]);
+  }
+  EXPECT_EQ(second.size(), 3u);
+  EXPECT_TRUE(second.contains(one_form[1]));
+}
+
 TEST(BlockId, TailsDifferByAttemptAndLeg) {
   std::set<BlockId> seen;
   for (const uint32_t n : {0, 1}) {

@@ -37,8 +37,8 @@ struct OpenTail {
   int64_t index = 0;  // of the block in its sequence
   BlockId parent;
   std::string tenant_salt;
-  std::string derivation;
-  std::vector<int32_t> tokens;  // of the rows held, from the block's first
+  int64_t prompt_end = kOneForm;  // of the sequence
+  std::vector<int32_t> tokens;    // of the rows held, from the block's first
   SlotParts known;
   Attempt attempt;  // that appended the last of them
   Slot slot = -1;

@@ -209,7 +209,6 @@ TEST(StoreAttempts, OfferedForTheCacheAloneTheyEndWithTheRequestToo) {
                       .parent = {},
                       .first_position = 0,
                       .tenant_salt = {},
-                      .derivation = {},
                       .tokens = Numbers(0, 4)},
                      0);
   store.Collect();

@@ -168,7 +168,9 @@ void StoreCore::OnOffer(const Offer& offer, TimeNs now) {
   BlockId parent = offer.parent;
   const size_t block = static_cast<size_t>(options_.block_tokens);
   for (size_t at = 0; at + block <= offer.tokens.size(); at += block) {
-    parent = ChildId(chain, parent, std::span(offer.tokens).subspan(at, block), offer.derivation);
+    const int64_t position = offer.first_position + static_cast<int64_t>(at);
+    parent = ChildId(chain, parent, std::span(offer.tokens).subspan(at, block),
+                     FormDerivation(chain, position, offer.prompt_end));
     ids.push_back(parent);
   }
   Sequence* const sequence = OfferedTo(offer);

@@ -181,7 +181,7 @@ class StoreCore {
     BlockId parent;
     int64_t first_position = 0;
     std::string tenant_salt;
-    std::string derivation;
+    int64_t prompt_end = kOneForm;
     std::vector<int32_t> tokens;
     std::optional<uint32_t> branch;  // of the sequence that leases the blocks
   };

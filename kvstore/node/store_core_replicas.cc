@@ -268,6 +268,7 @@ StatusOr<std::vector<TailState>> StoreCore::OnQuery(const NodeKey& from, const R
     if (sequence.tail.has_value()) {
       state.parent = sequence.tail->parent;
       state.first_position = sequence.tail->index * options_.block_tokens;
+      state.prompt_end = sequence.tail->prompt_end;
       state.tokens = sequence.tail->tokens;
     }
     states.push_back(std::move(state));

@@ -60,9 +60,11 @@ Status StoreCore::FitTail(Sequence& sequence, const TailEntry& entry, bool* noth
   if (!sequence.tail.has_value()) return row == 0 ? absl::OkStatus() : gap;
   OpenTail& tail = *sequence.tail;
   const bool older = tail.attempt < entry.request.attempt;
-  if (tail.index != index || tail.parent != entry.parent) {
+  const bool same_chain = tail.parent == entry.parent && tail.prompt_end == entry.prompt_end;
+  if (tail.index != index || !same_chain) {
     if (tail.index == index && !older) {
-      return absl::InvalidArgumentError("the open block of this attempt has another parent");
+      return absl::InvalidArgumentError(
+          "the open block of this attempt has another parent or prompt");
     }
     // Another block: the tail gives way to its first row unless its own rows count. What is held
     // never becomes less because more is on its way.
@@ -103,7 +105,7 @@ Status StoreCore::OpenTailAt(Sequence& sequence, const TailEntry& entry) {
   sequence.tail = OpenTail{.index = entry.first_position / options_.block_tokens,
                            .parent = entry.parent,
                            .tenant_salt = entry.tenant_salt,
-                           .derivation = entry.derivation,
+                           .prompt_end = entry.prompt_end,
                            .tokens = {},
                            .known = {.parts = std::vector<uint32_t>(PartsOfBlock())},
                            .attempt = entry.request.attempt,
@@ -275,9 +277,10 @@ void StoreCore::Seal(Sequence& sequence) {
   tails_.erase(TailIdOf(sequence));
   OpenTail tail = *std::move(sequence.tail);
   sequence.tail.reset();
-  const BlockId id = ChildId(chain, tail.parent, tail.tokens, tail.derivation);
-  Block& block = blocks_[id];
   const int64_t position = tail.index * options_.block_tokens;
+  const BlockId id =
+      ChildId(chain, tail.parent, tail.tokens, FormDerivation(chain, position, tail.prompt_end));
+  Block& block = blocks_[id];
   const bool there = block.complete();
   if (there || (!block.leases.empty() && block.first_position != position)) {
     DropMemory(tail.slot, false);  // held already, or leased at a false position

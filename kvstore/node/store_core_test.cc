@@ -34,7 +34,6 @@ StoreCore::Offer OfferOf(const std::vector<int32_t>& tokens) {
           .parent = {},
           .first_position = 0,
           .tenant_salt = {},
-          .derivation = {},
           .tokens = tokens};
 }
 

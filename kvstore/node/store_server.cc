@@ -189,7 +189,7 @@ void StoreServer::OnOffer(BlockOffer offer) {
                     .parent = offer.parent,
                     .first_position = offer.first_position,
                     .tenant_salt = std::move(offer.tenant_salt),
-                    .derivation = std::move(offer.derivation),
+                    .prompt_end = offer.prompt_end,
                     .tokens = std::move(offer.tokens),
                     .branch = offer.branch},
                    clock_.NowNs());

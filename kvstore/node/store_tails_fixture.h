@@ -136,7 +136,6 @@ class Store {
                   .parent = {},
                   .first_position = 0,
                   .tenant_salt = {},
-                  .derivation = {},
                   .tokens = tokens,
                   .branch = 0},
                  now);

@@ -12,6 +12,29 @@ using ::testing::IsEmpty;
 
 // ---- Growing and sealing. ----
 
+TEST(StoreTails, RowsInStepFormAreSealedUnderIdsThatSaySo) {
+  Store store(4);
+  const auto tokens = Numbers(100, 8);
+  const kv::ChainContext chain{.format_digest = {}, .block_tokens = kBlock, .tenant_salt = {}};
+  const auto ids = ChainIds(chain, tokens, 3);
+  TailEntry entry = Store::Entry(tokens, 0, 3);
+  entry.prompt_end = 3;
+  EXPECT_EQ(store.Append(entry).rows, 3);
+  EXPECT_EQ(store.core.OnQuery(kOther, {"r", {1, 1}}, store.now)->at(0).prompt_end, 3);
+  entry = Store::Entry(tokens, 3, 1);
+  EXPECT_EQ(store.Append(entry).status.code(), absl::StatusCode::kInvalidArgument)
+      << "the same attempt says that all rows have one form";
+  entry.prompt_end = 3;
+  EXPECT_EQ(store.Append(entry).rows, 4);
+  EXPECT_EQ(store.Find(ids[0]).state, StoreCore::Found::State::kReady);
+  EXPECT_EQ(store.Find(Ids(tokens)[0]).state, StoreCore::Found::State::kMissing);
+  entry = Store::Entry(tokens, 4, 4);
+  entry.parent = ids[0];
+  entry.prompt_end = 3;
+  EXPECT_EQ(store.Append(entry).rows, 8);
+  EXPECT_EQ(store.Find(ids[1]).state, StoreCore::Found::State::kReady);
+}
+
 TEST(StoreTails, AppendedRowsGrowATailThatSealsItself) {
   Store store(4);
   const auto tokens = Numbers(100, 12);

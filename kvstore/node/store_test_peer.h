@@ -126,7 +126,6 @@ class Peer : public SegmentSource {
                            .parent = {},
                            .first_position = 0,
                            .tenant_salt = {},
-                           .derivation = {},
                            .tokens = tokens,
                            .branch = branch});
   }

@@ -125,8 +125,8 @@ struct BlockOffer {
   BlockId parent;  // of the first block; zero at the start of a sequence
   int64_t first_position = 0;
   std::string tenant_salt;
-  std::string derivation;
-  std::vector<int32_t> tokens;  // a whole number of blocks; the receiver derives the ids itself
+  int64_t prompt_end = kOneForm;  // of the sequence (block_id.h)
+  std::vector<int32_t> tokens;    // a whole number of blocks; the receiver derives the ids itself
   // Whose replica the blocks belong to, with the request: the store leases them until it is
   // released. Absent: cache only.
   std::optional<uint32_t> branch;

@@ -506,7 +506,6 @@ BlockOffer OfferOf(const PeerAddress& source) {
           .parent = TestId('p', 1),
           .first_position = 16,
           .tenant_salt = "salt",
-          .derivation = "",
           .tokens = {1, 2, 3}};
 }
 

@@ -50,8 +50,7 @@ Status ReplicaClient::CheckAppend(const TailAppend& append) const {
     if (entry.request.id.empty() || entry.request.id.size() > limits::kRequestIdBytesMax ||
         entry.tokens.empty() || entry.tokens.size() > context_.block_tokens ||
         entry.first_position < 0 || entry.branch >= limits::kBranchesMax ||
-        entry.tenant_salt.size() > limits::kTenantSaltBytesMax ||
-        entry.derivation.size() > limits::kDerivationBytesMax) {
+        entry.tenant_salt.size() > limits::kTenantSaltBytesMax || entry.prompt_end < 0) {
       return absl::InvalidArgumentError(absl::StrCat(
           "an append entry of request ", entry.request.id, " is outside the stream's limits"));
     }

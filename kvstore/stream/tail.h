@@ -25,11 +25,11 @@ struct TailEntry {
   RequestKey request;
   uint32_t branch = 0;
   std::string tenant_salt;
-  std::string derivation;       // of the block's id, once it is full
-  BlockId parent;               // id of the block before the rows' block; zero for the first
-  int64_t first_position = 0;   // of the first row
-  std::vector<int32_t> tokens;  // of these rows, at least one
-  uint32_t checksum = 0;        // of the packed rows, by PackTail (tail_pack.h)
+  int64_t prompt_end = kOneForm;  // of the sequence (block_id.h)
+  BlockId parent;                 // id of the block before the rows' block; zero for the first
+  int64_t first_position = 0;     // of the first row
+  std::vector<int32_t> tokens;    // of these rows, at least one
+  uint32_t checksum = 0;          // of the packed rows, by PackTail (tail_pack.h)
   bool operator==(const TailEntry&) const = default;
 };
 
@@ -64,16 +64,17 @@ struct HeldRows {
 };
 
 // What a store holds of a sequence, for a worker that takes it over. The tail may lie behind a gap:
-// it is of use only when `parent` is the reader's own id of the block before it. Its bytes are
-// fetched under ReplicaTailId(request id, branch, first_position), with `subscribe` set: rows may
-// be on their way into it; the bytes behind its rows are unspecified. The fetch's attempt fences
-// the earlier owner, so that the rows stay as this says.
+// it is of use only when `parent` is the reader's own id of the block before it and `prompt_end`
+// its own too. Its bytes are fetched under ReplicaTailId(request id, branch, first_position), with
+// `subscribe` set: rows may be on their way into it; the bytes behind its rows are unspecified. The
+// fetch's attempt fences the earlier owner, so that the rows stay as this says.
 struct TailState {
   uint32_t branch = 0;
-  int64_t blocks_held = 0;      // leading complete blocks
-  BlockId parent;               // of the open tail
-  int64_t first_position = 0;   // of the open tail's block
-  std::vector<int32_t> tokens;  // of the open tail; empty: there is none
+  int64_t blocks_held = 0;        // leading complete blocks
+  BlockId parent;                 // of the open tail
+  int64_t first_position = 0;     // of the open tail's block
+  int64_t prompt_end = kOneForm;  // of the sequence, as its owner said
+  std::vector<int32_t> tokens;    // of the open tail; empty: there is none
   bool operator==(const TailState&) const = default;
 };
 

@@ -35,7 +35,7 @@ uint32_t TailSeed(const TailEntry& entry) {
   std::string fields;
   ByteWriter<std::string> out(fields);
   out.PrefixedText(entry.request.id).U32(entry.branch).PrefixedText(entry.tenant_salt);
-  out.PrefixedText(entry.derivation).Bytes(entry.parent.bytes).I64(entry.first_position);
+  out.I64(entry.prompt_end).Bytes(entry.parent.bytes).I64(entry.first_position);
   for (const int32_t token : entry.tokens) out.I32(token);
   return Crc32c(fields.data(), fields.size());
 }

@@ -168,7 +168,7 @@ TEST(TailPackTest, WhateverSaysWhoseRowsTheyAreIsPartOfTheSeed) {
   const TailEntry entry{.request = {"request", {1, 1}},
                         .branch = 0,
                         .tenant_salt = "salt",
-                        .derivation = "derived",
+                        .prompt_end = 5,
                         .parent = ReplicaTailId("parent", 0, 0),
                         .first_position = 64,
                         .tokens = {1, 2, 3}};
@@ -176,7 +176,7 @@ TEST(TailPackTest, WhateverSaysWhoseRowsTheyAreIsPartOfTheSeed) {
       [](TailEntry& e) { e.request.id = "request2"; },
       [](TailEntry& e) { e.branch = 1; },
       [](TailEntry& e) { e.tenant_salt = "salts"; },
-      [](TailEntry& e) { e.derivation = "deriveD"; },
+      [](TailEntry& e) { e.prompt_end = 6; },
       [](TailEntry& e) { e.parent.bytes[15] ^= 1; },
       [](TailEntry& e) { e.first_position = 65; },
       [](TailEntry& e) { e.tokens[0] ^= 0x100; },

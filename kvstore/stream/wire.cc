@@ -86,8 +86,8 @@ std::vector<int32_t> GetTokens(ByteReader& in, size_t tokens_max) {
 }
 
 int64_t GetPosition(ByteReader& in) {
-  const int64_t position = in.I64("first position");
-  if (position < 0) in.Fail("a first position is negative");
+  const int64_t position = in.I64("position");
+  if (position < 0) in.Fail("a position is negative");
   return position;
 }
 
@@ -179,7 +179,7 @@ void Put(Writer& out, const Offer& m) {
   out.PrefixedText(offer.source.host).U16(static_cast<uint16_t>(offer.source.port));
   Put(out, offer.fence.request);
   out.U32(offer.fence.leg).Bytes(offer.parent.bytes).I64(offer.first_position);
-  out.PrefixedText(offer.tenant_salt).PrefixedText(offer.derivation);
+  out.PrefixedText(offer.tenant_salt).I64(offer.prompt_end);
   out.U32(offer.branch.value_or(kNoBranch));
   PutTokens(out, offer.tokens);
 }
@@ -193,7 +193,7 @@ void Get(ByteReader& in, Offer& m) {
   offer.parent.bytes = GetArray<16>(in, "parent id");
   offer.first_position = GetPosition(in);
   offer.tenant_salt = std::string(in.PrefixedText("tenant salt", limits::kTenantSaltBytesMax));
-  offer.derivation = std::string(in.PrefixedText("derivation", limits::kDerivationBytesMax));
+  offer.prompt_end = GetPosition(in);
   const uint32_t branch = in.U32("branch");
   if (branch != kNoBranch) offer.branch = CheckBranch(in, branch);
   offer.tokens = GetTokens(in, limits::kPromptTokensMax);
@@ -210,7 +210,7 @@ void Get(ByteReader& in, Refusal& m) {
 
 void Put(Writer& out, const TailEntry& entry) {
   Put(out, entry.request);
-  out.U32(entry.branch).PrefixedText(entry.tenant_salt).PrefixedText(entry.derivation);
+  out.U32(entry.branch).PrefixedText(entry.tenant_salt).I64(entry.prompt_end);
   out.Bytes(entry.parent.bytes).I64(entry.first_position).U32(entry.checksum);
   PutTokens(out, entry.tokens);
 }
@@ -219,7 +219,7 @@ void Get(ByteReader& in, TailEntry& entry) {
   if (entry.request.id.empty()) in.Fail("an append names no request");
   entry.branch = GetBranch(in);
   entry.tenant_salt = std::string(in.PrefixedText("tenant salt", limits::kTenantSaltBytesMax));
-  entry.derivation = std::string(in.PrefixedText("derivation", limits::kDerivationBytesMax));
+  entry.prompt_end = GetPosition(in);
   entry.parent.bytes = GetArray<16>(in, "parent id");
   entry.first_position = GetPosition(in);
   entry.checksum = in.U32("checksum");
@@ -286,7 +286,7 @@ void Put(Writer& out, const TailStates& m) {
   out.U32(static_cast<uint32_t>(m.states.size()));
   for (const TailState& state : m.states) {
     out.U32(state.branch).I64(state.blocks_held);
-    out.Bytes(state.parent.bytes).I64(state.first_position);
+    out.Bytes(state.parent.bytes).I64(state.first_position).I64(state.prompt_end);
     PutTokens(out, state.tokens);
   }
 }
@@ -301,6 +301,7 @@ void Get(ByteReader& in, TailStates& m) {
     if (state.blocks_held < 0) in.Fail("a number of blocks is negative");
     state.parent.bytes = GetArray<16>(in, "parent id");
     state.first_position = GetPosition(in);
+    state.prompt_end = GetPosition(in);
     state.tokens = GetTokens(in, limits::kBlockTokensMax);
   }
 }
@@ -323,7 +324,7 @@ bool GetAny(ByteReader& in, size_t type, Message& message) {
 bool Offer::operator==(const Offer& other) const {
   const auto fields = [](const BlockOffer& o) {
     return std::tie(o.source.key, o.source.host, o.source.port, o.fence.request, o.fence.leg,
-                    o.parent, o.first_position, o.tenant_salt, o.derivation, o.branch, o.tokens);
+                    o.parent, o.first_position, o.tenant_salt, o.prompt_end, o.branch, o.tokens);
   };
   return fields(offer) == fields(other.offer);
 }

@@ -21,7 +21,7 @@
 
 namespace reprise::kv::wire {
 
-inline constexpr uint16_t kProtocolVersion = 3;
+inline constexpr uint16_t kProtocolVersion = 4;
 
 // First on every connection, from the side that connected.
 struct Hello {

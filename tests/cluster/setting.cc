@@ -13,6 +13,7 @@ Cluster::Flags WorkerFlags(const Setting& s) {
     flags.insert(flags.end(),
                  {"--timed", absl::StrCat("--timed-layers=", s.model.layers),
                   absl::StrCat("--timed-row-bytes=", s.model.row_bytes),
+                  s.model.two_forms ? "--timed-two-forms" : "--no-timed-two-forms",
                   absl::StrCat("--timed-context=", s.model.context_tokens),
                   absl::StrCat("--timed-vocab=", s.model.vocab_size),
                   absl::StrCat("--timed-step-ms=", s.step_ms),

@@ -257,7 +257,8 @@ void Cluster::CheckWatermark(const worker::Emit& emit, const std::vector<worker:
       if (ended) continue;
       const std::vector<int32_t> tokens = journal_.Tokens(emit.key.id, token.branch);
       const std::string wrong =
-          store->CheckHeld(emit.key, token.branch, request.tenant, tokens, emit.watermark);
+          store->CheckHeld(emit.key, token.branch, request.tenant, tokens,
+                           static_cast<int64_t>(request.prompt.size()), emit.watermark);
       ++totals_.watermarks_checked;
       if (wrong.empty()) continue;
       return world_.Fail(absl::StrCat("request ", emit.key.id, ", branch ", token.branch,

@@ -29,17 +29,22 @@ class SimStore;
 class Oracle {
  public:
   explicit Oracle(const worker::TimedModel& model);
-  // All blocks of `tokens`.
-  void Learn(const kv::ChainContext& chain, std::span<const int32_t> tokens);
+  // All blocks of `tokens`, the first `prompt_tokens` of which are the prompt.
+  void Learn(const kv::ChainContext& chain, std::span<const int32_t> tokens, int64_t prompt_tokens);
+  // As block ids know it.
+  int64_t PromptEnd(int64_t prompt_tokens) const {
+    return model_.two_forms ? prompt_tokens : kv::kOneForm;
+  }
   // Empty when `data` (a whole block) is what `id` names; otherwise what is wrong.
   std::string Check(const kv::BlockId& id, int64_t first_position, const uint8_t* data) const;
   // The same of the first rows of a block.
-  std::string CheckRows(std::span<const int32_t> tokens, int64_t first_position,
+  std::string CheckRows(std::span<const int32_t> tokens, int64_t first_position, int64_t prompt_end,
                         const uint8_t* block) const;
 
  private:
   struct Block {
     int64_t first_position = 0;
+    int64_t prompt_end = kv::kOneForm;
     std::vector<int32_t> tokens;
   };
   const worker::TimedModel model_;

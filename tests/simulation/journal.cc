@@ -38,7 +38,7 @@ void Journal::Submitted(const ClientRequest& request) {
     branch.reason = ReasonOf(request.sampling, branch.expected.back().id);
     std::vector<int32_t> tokens = request.prompt;
     for (const worker::SampledToken& token : branch.expected) tokens.push_back(token.id);
-    context_.oracle.Learn(chain, tokens);
+    context_.oracle.Learn(chain, tokens, static_cast<int64_t>(request.prompt.size()));
   }
   ++open_;
 }

@@ -220,7 +220,8 @@ void SimGateway::Place(Session& session, const gateway::AskPlacement& ask) {
     held.insert(held.end(), longest.begin(), longest.end());
     kv::ChainContext chain = context_.chain;
     chain.tenant_salt = request.tenant;
-    query.block_ids = kv::ChainIds(chain, held);
+    query.block_ids = kv::ChainIds(
+        chain, held, context_.oracle.PromptEnd(static_cast<int64_t>(request.prompt.size())));
     query.prompt_tokens = static_cast<int32_t>(request.prompt.size());
     query.emitted_tokens = ask.emitted_tokens;
     query.max_tokens = request.sampling.max_tokens;

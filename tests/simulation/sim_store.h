@@ -44,10 +44,11 @@ class SimStore {
   void OnRelease(RequestKey request);
   void OnQuery(StreamId stream, ReplicaClient& from, uint64_t query, RequestKey request);
   void OnReplicaPeerGone(StreamId stream);
-  // Empty when the first `rows` rows of the branch are held, with these tokens and the right bytes
+  // Empty when the first `rows` rows of the branch are held, with these tokens (the
+  // prompt's first) and the right bytes
   // in the memory or on the disk of this store; otherwise what is wrong. Changes nothing.
   std::string CheckHeld(const RequestKey& request, uint32_t branch, const std::string& tenant,
-                        std::span<const int32_t> tokens, int64_t rows) const;
+                        std::span<const int32_t> tokens, int64_t prompt_tokens, int64_t rows) const;
   // What the crash does to the disk.
   void CrashDisk(bool lying);
   // Slots add up; called after every event of this process.

@@ -211,7 +211,7 @@ bool SimStore::ReadBlock(kv::StoreCore& core, const kv::BlockId& id, bool tail,
 
 std::string SimStore::CheckHeld(const RequestKey& request, uint32_t branch,
                                 const std::string& tenant, std::span<const int32_t> tokens,
-                                int64_t rows) const {
+                                int64_t prompt_tokens, int64_t rows) const {
   kv::StoreCore core = core_;
   const auto states = core.OnQuery({"checker", 1}, request, Now());
   if (!states.ok()) return "";  // it knows a later attempt
@@ -223,9 +223,10 @@ std::string SimStore::CheckHeld(const RequestKey& request, uint32_t branch,
   const bool follows = state->first_position == whole;
   const int64_t held = whole + (follows ? static_cast<int64_t>(state->tokens.size()) : 0);
   if (held < rows) return absl::StrCat("it holds ", held, " rows");
+  const int64_t prompt_end = context_.oracle.PromptEnd(prompt_tokens);
   kv::ChainContext chain = context_.chain;
   chain.tenant_salt = tenant;
-  const std::vector<kv::BlockId> ids = kv::ChainIds(chain, tokens);
+  const std::vector<kv::BlockId> ids = kv::ChainIds(chain, tokens, prompt_end);
   std::vector<uint8_t> bytes(context_.block_bytes());
   for (int64_t first = 0; first < rows; first += block) {
     const bool in_tail = first >= whole;
@@ -236,7 +237,7 @@ std::string SimStore::CheckHeld(const RequestKey& request, uint32_t branch,
     }
     const auto count = static_cast<size_t>(std::min(block, rows - first));
     const std::string wrong = context_.oracle.CheckRows(
-        tokens.subspan(static_cast<size_t>(first), count), first, bytes.data());
+        tokens.subspan(static_cast<size_t>(first), count), first, prompt_end, bytes.data());
     // A disk that lied is found out when the block is read, not before.
     if (!wrong.empty() && !context_.faults.torn_disk) return wrong;
   }

@@ -29,6 +29,7 @@ worker::CoreSettings SettingsOf(const Context& context, const NodeKey& key,
   settings.leg_timeout_ns = 15 * kSecond;
   settings.leg_linger_ns = 5 * kSecond;
   settings.failure_domain = key.name;
+  settings.two_forms = context.model.two_forms;
   settings.row_bytes = static_cast<int64_t>(context.model.row_bytes) * context.model.layers;
   // Small enough for a slow store to be felt.
   settings.append_bytes_max = 24 * settings.row_bytes;

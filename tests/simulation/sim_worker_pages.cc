@@ -35,7 +35,8 @@ void SimWorker::WriteRows(const worker::StepItem& item, uint32_t layer) {
     const worker::PageId page = item.pages[static_cast<size_t>(position / model.block_tokens)];
     uint8_t* const row = PageData(page) + layer * context_.segment_bytes() +
                          static_cast<size_t>(position % model.block_tokens) * model.row_bytes;
-    worker::WriteTimedRow(model, item.tokens[i], position, layer, {row, model.row_bytes});
+    worker::WriteTimedRow(model, item.tokens[i], position, worker::FormAt(item, position), layer,
+                          {row, model.row_bytes});
   }
 }
 

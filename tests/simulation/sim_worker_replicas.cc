@@ -45,6 +45,7 @@ void SimWorker::Do(const worker::OfferBlocks& order) {
   offer.parent = order.parent;
   offer.first_position = order.first_position;
   offer.tenant_salt = order.tenant;
+  offer.prompt_end = order.prompt_end;
   offer.tokens = order.tokens;
   replicas_.Offer(order.store.key, std::move(offer));
 }
@@ -57,6 +58,7 @@ std::vector<uint8_t> SimWorker::Pack(const worker::AppendRows& append,
     entry.request = from.key;
     entry.branch = from.branch;
     entry.tenant_salt = from.tenant;
+    entry.prompt_end = from.prompt_end;
     entry.parent = from.parent;
     entry.first_position = from.first_position;
     entry.tokens = from.tokens;

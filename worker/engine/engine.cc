@@ -31,13 +31,6 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
                                                 EngineSink* sink, MetricsRegistry* metrics) {
   const ExecutorInfo& info = executor->info();
   RETURN_IF_ERROR(kv::ValidateFormat(info.kv_format));
-  // Blocks of step rows would have to carry another identity than a prompt's of the same tokens.
-  if (info.two_forms) {
-    return absl::UnimplementedError(
-        absl::StrCat("model ", info.model_name,
-                     " computes prompts and steps in two forms (latent attention): it can be "
-                     "checked and evaluated, not served yet"));
-  }
   const int64_t pages = options.pool_bytes / static_cast<int64_t>(info.kv_format.block_bytes());
   if (pages < 2) {
     return absl::InvalidArgumentError(
@@ -48,6 +41,7 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
   CoreSettings& core = options.core;
   core.chain.format_digest = info.kv_format.Digest();
   core.chain.block_tokens = static_cast<int>(info.kv_format.block_tokens);
+  core.two_forms = info.two_forms;
   core.row_bytes = static_cast<int64_t>(info.kv_format.block_bytes()) / core.chain.block_tokens;
   core.pages = static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
   core.swap_host_slots = SwapTier::Slots(options.swap.host_bytes, info.kv_format);

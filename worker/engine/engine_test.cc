@@ -306,8 +306,8 @@ class CheckingStore : public kv::TailSink {
     std::vector<uint8_t> row(model.row_bytes);
     for (uint32_t layer = 0; layer < model.layers; ++layer) {
       for (size_t i = 0; i < entry.tokens.size(); ++i) {
-        WriteTimedRow(model, entry.tokens[i], entry.first_position + static_cast<int64_t>(i), layer,
-                      row);
+        WriteTimedRow(model, entry.tokens[i], entry.first_position + static_cast<int64_t>(i),
+                      RowForm::kPrompt, layer, row);
         const size_t at = (layer * model.block_tokens + first + i) * model.row_bytes;
         if (!std::equal(row.begin(), row.end(), block.begin() + static_cast<std::ptrdiff_t>(at))) {
           return false;

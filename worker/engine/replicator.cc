@@ -33,6 +33,7 @@ void Replicator::Do(OfferBlocks& command) {
   offer.parent = command.parent;
   offer.first_position = command.first_position;
   offer.tenant_salt = std::move(command.tenant);
+  offer.prompt_end = command.prompt_end;
   offer.tokens = std::move(command.tokens);
   stream_->Offer(*store, std::move(offer));
 }
@@ -49,6 +50,7 @@ StatusOr<kv::TailAppend> Replicator::Pack(AppendRows& append) const {
     entry.request = std::move(from.key);
     entry.branch = from.branch;
     entry.tenant_salt = std::move(from.tenant);
+    entry.prompt_end = from.prompt_end;
     entry.parent = from.parent;
     entry.first_position = from.first_position;
     entry.tokens = std::move(from.tokens);

@@ -28,6 +28,7 @@ TimedExecutor::TimedExecutor(const TimedOptions& options) : options_(options) {
   info_.vocab_size = options.model.vocab_size;
   info_.context_tokens = options.model.context_tokens;
   info_.chunk_tokens_max = options.chunk_tokens_max;
+  info_.two_forms = options.model.two_forms;
 }
 
 void TimedExecutor::AttachPool(uint8_t* base, int32_t pages) {
@@ -64,7 +65,8 @@ void TimedExecutor::WriteLayer(const StepItem& item, uint32_t layer) const {
     const auto block = static_cast<size_t>(position / model.block_tokens);
     const auto row = static_cast<size_t>(position % model.block_tokens);
     uint8_t* const bytes = Segment(item.pages[block], layer) + row * model.row_bytes;
-    WriteTimedRow(model, item.tokens[i], position, layer, {bytes, model.row_bytes});
+    WriteTimedRow(model, item.tokens[i], position, FormAt(item, position), layer,
+                  {bytes, model.row_bytes});
   }
 }
 

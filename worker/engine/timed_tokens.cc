@@ -30,11 +30,11 @@ class GrowingFold {
   explicit GrowingFold(const TimedModel& model)
       : model_(model), whole_(model), open_(model.layers) {}
 
-  void Append(int32_t token) {
+  void Append(int32_t token, RowForm form) {
     for (uint32_t layer = 0; layer < model_.layers; ++layer) {
       std::vector<uint8_t>& rows = open_[layer];
       rows.resize(rows.size() + model_.row_bytes);
-      WriteTimedRow(model_, token, position_, layer, std::span(rows).last(model_.row_bytes));
+      WriteTimedRow(model_, token, position_, form, layer, std::span(rows).last(model_.row_bytes));
     }
     if (++position_ % model_.block_tokens != 0) return;
     for (std::vector<uint8_t>& rows : open_) {
@@ -77,6 +77,7 @@ kv::KvFormat TimedFormat(const TimedModel& model) {
   for (const uint64_t word : {model.key, static_cast<uint64_t>(model.vocab_size)}) {
     hash.UpdateU64le(word);
   }
+  if (model.two_forms) hash.Update(absl::string_view("two_forms"));
   format.model_fingerprint = hash.Finish();
   format.numerics_class = format.model_fingerprint;  // integers: one class
   format.fields = {kv::RowField{"row", 1, model.row_bytes, false}};
@@ -86,10 +87,11 @@ kv::KvFormat TimedFormat(const TimedModel& model) {
   return format;
 }
 
-void WriteTimedRow(const TimedModel& model, int32_t token, int64_t position, uint32_t layer,
-                   std::span<uint8_t> row) {
+void WriteTimedRow(const TimedModel& model, int32_t token, int64_t position, RowForm form,
+                   uint32_t layer, std::span<uint8_t> row) {
   uint64_t state = Mix(model.key ^ Mix(static_cast<uint64_t>(position) * model.layers + layer) ^
                        (static_cast<uint64_t>(static_cast<uint32_t>(token)) << 32));
+  if (model.two_forms && form == RowForm::kStep) state = Mix(state);
   for (size_t at = 0; at + 8 <= row.size(); at += 8) {
     state += kGolden;
     const uint64_t word = Mix(state);
@@ -160,7 +162,7 @@ std::vector<SampledToken> ExpectedTimedTokens(const TimedModel& model,
                                               std::span<const int32_t> prompt,
                                               const SamplingParams& params, uint32_t branch) {
   GrowingFold fold(model);
-  for (const int32_t token : prompt) fold.Append(token);
+  for (const int32_t token : prompt) fold.Append(token, RowForm::kPrompt);
   const int64_t room = model.context_tokens - static_cast<int64_t>(prompt.size());
   std::vector<SampledToken> tokens;
   std::vector<int32_t> generated;
@@ -175,7 +177,7 @@ std::vector<SampledToken> ExpectedTimedTokens(const TimedModel& model,
     const int32_t id = tokens.back().id;
     if (Holds(params.eos_ids, id) || Holds(params.stop_ids, id)) break;
     generated.push_back(id);
-    fold.Append(id);
+    fold.Append(id, RowForm::kStep);
   }
   return tokens;
 }

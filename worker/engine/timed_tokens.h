@@ -3,7 +3,9 @@
 // Pure; any thread.
 //
 // Invariants:
-// 1. The bytes of a row are a function of (key, token, position, layer) alone.
+// 1. The bytes of a row are a function of (key, token, position, layer) alone, and of its form
+// where
+//    the model has two.
 // 2. A token is a function of the bytes of all rows before it, in order, and of (seed, branch,
 //    index): one wrong, missing or stale row changes it and, through it, every later one.
 #ifndef REPRISE_WORKER_ENGINE_TIMED_TOKENS_H_
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "kvstore/block/kv_format.h"
+#include "worker/engine/executor.h"
 #include "worker/engine/sampling.h"
 
 namespace reprise::worker {
@@ -26,15 +29,22 @@ struct TimedModel {
   uint32_t layers = 4;
   uint32_t row_bytes = 64;  // of one token in one layer; a positive multiple of 8
   uint32_t block_tokens = 64;
+  bool two_forms = false;  // as models with latent attention have
 };
+
+enum class RowForm : uint8_t { kPrompt, kStep };
 
 // INVALID_ARGUMENT names the setting and the value.
 Status ValidateTimedModel(const TimedModel& model);
 kv::KvFormat TimedFormat(const TimedModel& model);
 
+inline RowForm FormAt(const StepItem& item, int64_t position) {
+  return position < item.prompt_end ? RowForm::kPrompt : RowForm::kStep;
+}
+
 // The row's bytes; `row` has model.row_bytes of them.
-void WriteTimedRow(const TimedModel& model, int32_t token, int64_t position, uint32_t layer,
-                   std::span<uint8_t> row);
+void WriteTimedRow(const TimedModel& model, int32_t token, int64_t position, RowForm form,
+                   uint32_t layer, std::span<uint8_t> row);
 
 // Eight independent multiply-xor chains, so that folding is bounded by memory, not by latency.
 class TimedFold {

@@ -45,6 +45,7 @@ StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options) {
   timed.model.vocab_size = options.timed_settings.vocab_size;
   timed.model.context_tokens = options.timed_settings.context_tokens;
   timed.model.layers = static_cast<uint32_t>(options.timed_settings.layers);
+  timed.model.two_forms = options.timed_settings.two_forms;
   timed.model.row_bytes = static_cast<uint32_t>(options.timed_settings.row_bytes);
   timed.model.block_tokens = static_cast<uint32_t>(options.block_tokens);
   timed.prefill_ms_per_token = options.timed_settings.prefill_ms_per_token;
@@ -113,6 +114,7 @@ void FillModel(const ExecutorInfo& info, v1::ModelInfo* model) {
   model->set_vocab_size(info.vocab_size);
   model->set_context_tokens(info.context_tokens);
   model->set_block_bytes(static_cast<int64_t>(format.block_bytes()));
+  model->set_two_forms(info.two_forms);
 }
 
 v1::NodeInfo DescribeNode(const WorkerOptions& options, const NodeKey& self,

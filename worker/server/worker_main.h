@@ -20,6 +20,7 @@ struct TimedSettings {
   int32_t context_tokens = 8192;
   int32_t layers = 4;
   int32_t row_bytes = 64;  // of one token in one layer
+  bool two_forms = false;  // rows of generated positions have other bits
   int64_t key = 1;         // two workers share KV only with the same key
 };
 

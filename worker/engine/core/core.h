@@ -347,6 +347,10 @@ class WorkerCore {
   void Fork(Request& request);
   void ExtendFromCache(Request& request, Branch& branch);
   void EnsureChain(const Request& request, Branch& branch, int64_t rows);
+  // As block ids know it.
+  int64_t PromptEnd(const Request& request) const {
+    return settings_.two_forms ? request.prompt_len() : kv::kOneForm;
+  }
 
   const CoreSettings settings_;
   const int64_t block_;  // tokens

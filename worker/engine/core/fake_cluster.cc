@@ -13,6 +13,7 @@ FakeCluster::FakeCluster(uint64_t seed, TimeNs delay_max_ns)
   model_.layers = 2;
   model_.row_bytes = 8;
   model_.block_tokens = 4;
+  model_.two_forms = seed % 2 == 0;
 }
 
 CoreSettings FakeCluster::Settings(const std::string& name) const {
@@ -20,6 +21,7 @@ CoreSettings FakeCluster::Settings(const std::string& name) const {
   settings.self = Node(name);
   settings.chain.format_digest = TimedFormat(model_).Digest();
   settings.chain.block_tokens = static_cast<int>(model_.block_tokens);
+  settings.two_forms = model_.two_forms;
   settings.pages = 32;
   settings.vocab_size = model_.vocab_size;
   settings.context_tokens = model_.context_tokens;

@@ -17,6 +17,7 @@ bool FakeStore::Admit(const RequestKey& key) {
 std::vector<kv::BlockId> FakeStore::Offer(const OfferBlocks& offer) {
   Sequence& sequence = sequences_[{offer.key.id, offer.branch}];
   sequence.tenant = offer.tenant;
+  sequence.prompt_end = offer.prompt_end;
   const auto [mine, theirs] = std::mismatch(sequence.tokens.begin(), sequence.tokens.end(),
                                             offer.tokens.begin(), offer.tokens.end());
   if (theirs != offer.tokens.end()) {
@@ -24,13 +25,15 @@ std::vector<kv::BlockId> FakeStore::Offer(const OfferBlocks& offer) {
     sequence.tail.clear();
   }
   chain_.tenant_salt = offer.tenant;
-  if (theirs != offer.tokens.end()) sequence.chain = kv::ChainIds(chain_, sequence.tokens);
+  if (theirs != offer.tokens.end()) {
+    sequence.chain = kv::ChainIds(chain_, sequence.tokens, offer.prompt_end);
+  }
   return Missing(sequence.chain);
 }
 
 std::vector<kv::BlockId> FakeStore::OfferForCache(const OfferBlocks& offer) {
   chain_.tenant_salt = offer.tenant;
-  return Missing(kv::ChainIds(chain_, offer.tokens));
+  return Missing(kv::ChainIds(chain_, offer.tokens, offer.prompt_end));
 }
 
 std::vector<kv::BlockId> FakeStore::Missing(const std::vector<kv::BlockId>& chain) const {
@@ -71,6 +74,7 @@ Status FakeStore::Append(const AppendRows::Entry& entry, const std::vector<uint8
   if (found == sequences_.end() && !starts) return absl::OutOfRangeError("nothing before it");
   Sequence& sequence = sequences_[{entry.key.id, entry.branch}];
   sequence.tenant = entry.tenant;
+  sequence.prompt_end = entry.prompt_end;
   chain_.tenant_salt = entry.tenant;
   int64_t position = entry.first_position;
   for (const int32_t token : entry.tokens) {
@@ -96,7 +100,9 @@ Status FakeStore::Append(const AppendRows::Entry& entry, const std::vector<uint8
     ++position;
     if (position % block() != 0) continue;
     const std::span<const int32_t> tokens(sequence.tokens);
-    const kv::BlockId id = kv::ChildId(chain_, parent, tokens.last(static_cast<size_t>(block())));
+    const kv::BlockId id =
+        kv::ChildId(chain_, parent, tokens.last(static_cast<size_t>(block())),
+                    kv::FormDerivation(chain_, position - block(), entry.prompt_end));
     sequence.chain.push_back(id);
     blocks_.emplace(id, std::exchange(sequence.tail, {}));
   }
@@ -132,6 +138,7 @@ std::vector<TailState> FakeStore::States(const std::string& request) const {
       ++state.blocks_held;
     }
     state.first_position = ChainRows(sequence);
+    state.prompt_end = sequence.prompt_end;
     if (!sequence.chain.empty()) state.parent = sequence.chain.back();
     state.tokens.assign(sequence.tokens.begin() + state.first_position, sequence.tokens.end());
     states.push_back(std::move(state));

@@ -42,6 +42,7 @@ class FakeStore {
  private:
   struct Sequence {
     std::string tenant;
+    int64_t prompt_end = kv::kOneForm;
     std::vector<int32_t> tokens;     // of the chain, then of the tail
     std::vector<kv::BlockId> chain;  // whole blocks, complete or on their way
     std::vector<uint8_t> tail;       // one block

@@ -70,7 +70,8 @@ void WorkerCore::EnsureChain(const Request& request, Branch& branch, int64_t row
     const kv::BlockId parent = block == 0 ? kv::BlockId{} : branch.chain.back();
     branch.chain.push_back(kv::ChildId(
         context, parent,
-        tokens.subspan(static_cast<size_t>(block * block_), static_cast<size_t>(block_))));
+        tokens.subspan(static_cast<size_t>(block * block_), static_cast<size_t>(block_)),
+        kv::FormDerivation(context, block * block_, PromptEnd(request))));
   }
 }
 

@@ -143,6 +143,7 @@ void WorkerCore::PlanRow(const Row& row, StepPlan& plan) {
   item.pages =
       std::span<const int32_t>(branch.pages).first(static_cast<size_t>(Covering(row.last)));
   item.wants_output = !flight_.back().samples.empty();
+  item.prompt_end = request.prompt_len();
   plan.items.push_back(item);
   for (int64_t block = Whole(branch.computed); block < Covering(row.last); ++block) {
     const PageId page = branch.pages[static_cast<size_t>(block)];

@@ -171,6 +171,7 @@ int64_t WorkerCore::AppendBranch(Request& request, size_t branch_index, ReplicaR
     entry.key = request.key;
     entry.branch = static_cast<uint32_t>(branch_index);
     entry.tenant = request.tenant;
+    entry.prompt_end = PromptEnd(request);
     if (block > 0) entry.parent = branch.chain[static_cast<size_t>(block - 1)];
     entry.first_position = rows.sent;
     entry.tokens.assign(branch.tokens.begin() + rows.sent, branch.tokens.begin() + last);

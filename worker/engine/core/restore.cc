@@ -56,7 +56,7 @@ void WorkerCore::TakeStates(Request& request, const NodeRef& store,
     EnsureChain(request, branch, first);
     const kv::BlockId parent =
         first == 0 ? kv::BlockId{} : branch.chain[static_cast<size_t>(Whole(first) - 1)];
-    if (parent != state.parent) continue;
+    if (parent != state.parent || state.prompt_end != PromptEnd(request)) continue;
     int64_t end = first;
     for (const int32_t token : state.tokens) {
       if (end >= branch.known_rows || end - first >= block_) break;

@@ -230,11 +230,12 @@ TEST_F(RestoreTest, AHostileStateIsAMiss) {
   }
   EXPECT_FALSE(core.PlanStep(1).has_value());  // it waits for the answer
   TailsFound found{query, absl::OkStatus(), {}};
-  found.states.push_back({9, 3, {}, 0, {1}});                  // no such branch
-  found.states.push_back({0, -5, {}, -4, {1}});                // negative
-  found.states.push_back({0, 0, {}, 3, {request.prompt[3]}});  // inside a block
-  found.states.push_back({0, 0, {}, 8, {request.prompt[8]}});  // another parent
-  found.states.push_back({0, 0, {}, 1 << 20, {1}});            // beyond the sequence
+  found.states.push_back({9, 3, {}, 0, kv::kOneForm, {1}});                  // no such branch
+  found.states.push_back({0, -5, {}, -4, kv::kOneForm, {1}});                // negative
+  found.states.push_back({0, 0, {}, 3, kv::kOneForm, {request.prompt[3]}});  // inside a block
+  found.states.push_back({0, 0, {}, 8, kv::kOneForm, {request.prompt[8]}});  // another parent
+  found.states.push_back({0, 0, {}, 1 << 20, kv::kOneForm, {1}});            // beyond the sequence
+  found.states.push_back({0, 0, {}, 0, 3, {request.prompt[0]}});             // of another prompt
   core.Handle(found, 2);
   core.Handle(found, 2);
   const std::optional<StepPlan> plan = core.PlanStep(3);

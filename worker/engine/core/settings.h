@@ -25,6 +25,7 @@ struct NodeRef {
 struct CoreSettings {
   NodeRef self;
   kv::ChainContext chain;  // format digest and block size; the salt is each request's tenant
+  bool two_forms = false;  // the executor's word: prompt and step rows have other bits
   int32_t pages = 0;
   int32_t vocab_size = 0;
   int32_t context_tokens = 0;

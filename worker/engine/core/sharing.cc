@@ -34,6 +34,7 @@ void WorkerCore::Offer(const Request& request, const Branch& chain_of, uint32_t 
   offer.branch = branch;
   offer.leg = request.is_leg;
   offer.tenant = request.tenant;
+  offer.prompt_end = PromptEnd(request);
   offer.tokens.assign(chain_of.tokens.begin(), chain_of.tokens.begin() + blocks * block_);
   commands_.push_back(std::move(offer));
 }

@@ -240,6 +240,7 @@ struct OfferBlocks {
   kv::BlockId parent;
   int64_t first_position = 0;
   std::string tenant;
+  int64_t prompt_end = kv::kOneForm;
   std::vector<int32_t> tokens;
 };
 // Rows behind the offered blocks, for the tails of a replica: read from the pages in the
@@ -249,6 +250,7 @@ struct AppendRows {
     RequestKey key;
     uint32_t branch = 0;
     std::string tenant;
+    int64_t prompt_end = kv::kOneForm;
     kv::BlockId parent;  // of the block the rows are in
     int64_t first_position = 0;
     std::vector<int32_t> tokens;  // of the rows; all in one block
