@@ -168,7 +168,7 @@ class LeaderBench {
     const double before = cluster_->Metric(placement.worker(), kRefused).value_or(0);
     const Status order = placement.BringToWorker();
     stale_accepted_ += order.ok();
-    if (order.ok() || absl::IsFailedPrecondition(order)) {
+    if (order.ok() || absl::IsAborted(order)) {
       stale_refused_ += cluster_->Metric(placement.worker(), kRefused).value_or(0) - before;
       return absl::OkStatus();
     }

@@ -130,7 +130,7 @@ TEST_F(ResumeTest, OrdersOfALeaderLongReplacedAreRefused) {
   request.set_request_id("stale");
   request.set_leader_epoch(6);
   client.Submit(request);
-  EXPECT_EQ(client.Wait("stale").code(), static_cast<int>(absl::StatusCode::kFailedPrecondition));
+  EXPECT_EQ(client.Wait("stale").code(), static_cast<int>(absl::StatusCode::kAborted));
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ TEST_F(WorkerMainTest, RefusalsNameTheirReason) {
   v1::Submit request = Request(node, "wrong", 10, 5);
   request.set_worker_incarnation(node.ref().incarnation() + 1);
   client.Submit(request);
-  EXPECT_EQ(client.Wait("wrong").code(), static_cast<int>(absl::StatusCode::kFailedPrecondition));
+  EXPECT_EQ(client.Wait("wrong").code(), static_cast<int>(absl::StatusCode::kAborted));
   request = Request(node, "bad", 10, 5);
   request.mutable_sampling()->set_n(100);
   client.Submit(request);

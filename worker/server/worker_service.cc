@@ -63,9 +63,10 @@ Status WorkerService::Post(Event event) {
   return engine_->Post(std::move(event));
 }
 
+// ABORTED, as for every order out of date: whoever sent it asks for a new placement.
 Status WorkerService::CheckIncarnation(uint64_t meant) const {
   if (meant == self_.incarnation) return absl::OkStatus();
-  return absl::FailedPreconditionError(
+  return absl::AbortedError(
       absl::StrCat("worker ", self_.name, " is incarnation ", self_.incarnation, ", not ", meant));
 }
 
@@ -109,9 +110,8 @@ template <typename Message>
 Status WorkerService::CheckOrder(const Message& message) {
   RETURN_IF_ERROR(CheckIncarnation(message.worker_incarnation()));
   if (leader_epoch_.Take(message.leader_epoch())) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("the order is of leader epoch ",
-                                                    message.leader_epoch(), ", the leader's is ",
-                                                    leader_epoch_.highest()));
+  return absl::AbortedError(absl::StrCat("the order is of leader epoch ", message.leader_epoch(),
+                                         ", the leader's is ", leader_epoch_.highest()));
 }
 
 void WorkerService::OnSubmit(const Stream& stream, const v1::Submit& message) {
