@@ -218,5 +218,5 @@ Status Run(const BenchFlags& flags, Report& report) {
 }  // namespace reprise::bench
 
 int main(int argc, char** argv) {
-  return reprise::bench::BenchMain("mla_cpu", argc, argv, reprise::bench::Run);
+  return reprise::bench::BenchMain("mla-cpu", argc, argv, reprise::bench::Run);
 }
