@@ -1,5 +1,6 @@
 // Models with latent attention compute prompts and steps in two forms, so their rows say which form
-// they have wherever they go. Their tokens are the same whichever way rows travel, and whoever dies.
+// they have wherever they go. Their tokens are the same whichever way rows travel, and whoever
+// dies.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -29,9 +30,9 @@ class Latent : public testing::TestWithParam<const char*> {
     ASSERT_TRUE(folder.ok()) << folder.status();
     folder_ = *std::move(folder);
     model_dir_ = folder_->path() + "/model";
-    auto made = Subprocess::Spawn({.argv = {kProgram, "make-model",
-                                            absl::StrCat("--preset=", GetParam()), "--seed=5",
-                                            model_dir_}});
+    auto made =
+        Subprocess::Spawn({.argv = {kProgram, "make-model", absl::StrCat("--preset=", GetParam()),
+                                    "--seed=5", model_dir_}});
     ASSERT_TRUE(made.ok()) << made.status();
     const auto exit = (*made)->Wait(kPatienceNs);
     ASSERT_TRUE(exit.has_value() && exit->ok());
@@ -80,11 +81,10 @@ class Latent : public testing::TestWithParam<const char*> {
 
   // All in flight at once, again and again.
   CheckedLoad Load(const Cluster& cluster) const {
-    return CheckedLoad({.gateways = cluster.gateways(),
-                        .in_flight = kRequests,
-                        .make = [this](int64_t number) {
-                          return requests_[static_cast<size_t>(number % kRequests)];
-                        }});
+    return CheckedLoad(
+        {.gateways = cluster.gateways(), .in_flight = kRequests, .make = [this](int64_t number) {
+           return requests_[static_cast<size_t>(number % kRequests)];
+         }});
   }
   static void ExpectExact(const CheckedLoad& load) {
     const LoadTotals totals = Sum(load.results());
@@ -130,7 +130,9 @@ TEST_P(Latent, AKilledWorkerChangesNoToken) {
 
 INSTANTIATE_TEST_SUITE_P(Families, Latent,
                          testing::Values("tiny-deepseek-v2-lite", "tiny-deepseek-v3"),
-                         [](const auto& info) { return absl::StrReplaceAll(info.param, {{"-", "_"}}); });
+                         [](const auto& info) {
+                           return absl::StrReplaceAll(info.param, {{"-", "_"}});
+                         });
 
 }  // namespace
 }  // namespace reprise::harness

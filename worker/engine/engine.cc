@@ -51,6 +51,7 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
   }
   core.vocab_size = info.vocab_size;
   core.context_tokens = info.context_tokens;
+  core.chunk_cost = info.chunk_cost;
   core.chunk_tokens = core.chunk_tokens <= 0 ? info.chunk_tokens_max
                                              : std::min(core.chunk_tokens, info.chunk_tokens_max);
   std::unique_ptr<Engine> engine(new Engine(std::move(options), std::move(executor), sink));

@@ -20,6 +20,7 @@
 
 #include "common/status.h"
 #include "kvstore/block/kv_format.h"
+#include "worker/engine/chunk_budget.h"
 
 namespace reprise::worker {
 
@@ -30,6 +31,7 @@ struct ExecutorInfo {
   int32_t context_tokens = 0;
   // Tokens of prompt a step may hold so that one layer stays within its time bound.
   int32_t chunk_tokens_max = 512;
+  ChunkCost chunk_cost;
   // Rows of generated positions have other bits than the same tokens' would have in a prompt.
   bool two_forms = false;
 };

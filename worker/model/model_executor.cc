@@ -87,7 +87,7 @@ kv::KvFormat FormatOf(const ModelConfig& config, const KvType& kv_type, int bloc
 
 }  // namespace
 
-int32_t AutoChunkTokens(const ModelConfig& config, Isa isa, int threads) {
+ChunkBound AutoChunk(const ModelConfig& config, Isa isa, int threads) {
   const int64_t q = config.heads * config.head_dim;
   const int64_t kv = config.latent ? config.latent->kv_rank + config.latent->rope_dim
                                    : 2 * config.kv_heads * config.head_dim;
@@ -98,10 +98,14 @@ int32_t AutoChunkTokens(const ModelConfig& config, Isa isa, int threads) {
   }
   const double weights =
       static_cast<double>(config.hidden * (2 * q + kv) + 3 * config.hidden * inner);
-  const double attention = 2 * static_cast<double>(q) * static_cast<double>(config.context);
-  const double tokens = kLayerSeconds * SlowMacsPerSecond(isa, threads) / (weights + attention);
-  return static_cast<int32_t>(std::clamp(tokens, config.latent ? kExpandedChunkTokensMin : 1.0,
-                                         static_cast<double>(kChunkTokensMax)));
+  const double fit = kLayerSeconds * SlowMacsPerSecond(isa, threads) / weights;
+  ChunkBound bound;
+  bound.tokens = static_cast<int32_t>(std::clamp(fit, config.latent ? kExpandedChunkTokensMin : 1.0,
+                                                 static_cast<double>(kChunkTokensMax)));
+  if (!config.latent) {
+    bound.cost = {.max = std::max(fit, 1.0), .doubles_at = weights / (2 * static_cast<double>(q))};
+  }
+  return bound;
 }
 
 StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
@@ -123,8 +127,13 @@ StatusOr<std::unique_ptr<ModelExecutor>> ModelExecutor::Create(
   info.vocab_size = static_cast<int32_t>(config.vocab);
   info.context_tokens = static_cast<int32_t>(config.context);
   info.two_forms = config.latent.has_value();
-  info.chunk_tokens_max = options.chunk_tokens != 0 ? options.chunk_tokens
-                                                    : AutoChunkTokens(config, isa, options.threads);
+  if (options.chunk_tokens != 0) {
+    info.chunk_tokens_max = options.chunk_tokens;
+  } else {
+    const ChunkBound bound = AutoChunk(config, isa, options.threads);
+    info.chunk_tokens_max = bound.tokens;
+    info.chunk_cost = bound.cost;
+  }
   const TransformerOptions llama_options{.isa = isa,
                                          .threads = options.threads,
                                          .kv_dtype = kv_type.dtype,

@@ -23,7 +23,7 @@ struct ModelExecutorOptions {
   int threads = 1;
   std::string isa = "auto";  // auto (the widest this machine has), avx512, avx2, scalar
   int block_tokens = 64;
-  int chunk_tokens = 0;    // prompt tokens a step may hold; 0: AutoChunkTokens
+  int chunk_tokens = 0;    // prompt tokens a step may hold; 0: AutoChunk
   int64_t piece_macs = 0;  // multiply-adds between two ticks; 0: 125 ms of them
 };
 
@@ -65,11 +65,15 @@ class ModelExecutor final : public Executor {
 
 StatusOr<std::unique_ptr<Executor>> MakeModelExecutor(const ModelExecutorOptions& options);
 
+struct ChunkBound {
+  int32_t tokens = 0;
+  ChunkCost cost;
+};
 // Rows of prompt that keep one layer of the model below 250 ms on a slow, shared machine. Latent
-// models take at least 256: each of their chunks expands all keys before it, which is dearer than
-// attending in the latents' space below some 170 rows (docs/models.md), and ticks come within a
-// layer.
-int32_t AutoChunkTokens(const ModelConfig& config, kernels::Isa isa, int threads);
+// models take at least 256 wherever they are: each of their chunks expands all keys before it,
+// which is dearer than attending in the latents' space below some 170 rows (docs/models.md), and
+// ticks come within a layer.
+ChunkBound AutoChunk(const ModelConfig& config, kernels::Isa isa, int threads);
 
 }  // namespace reprise::worker
 

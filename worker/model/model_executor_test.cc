@@ -316,13 +316,23 @@ TEST(ModelExecutor, RefusesWrongOptionsByName) {
 }
 
 TEST(ModelExecutor, BoundsChunksByTheTimeOfALayer) {
-  const auto chunk = [](const char* preset, kernels::Isa isa, int threads) {
-    return AutoChunkTokens(*PresetConfig(preset), isa, threads);
+  const auto bound = [](const char* preset, kernels::Isa isa, int threads) {
+    return AutoChunk(*PresetConfig(preset), isa, threads);
+  };
+  const auto chunk = [&](const char* preset, kernels::Isa isa, int threads) {
+    return bound(preset, isa, threads).tokens;
+  };
+  const auto chunk_at = [&](const char* preset, int64_t first) {
+    const ChunkBound b = bound(preset, kernels::Isa::kAvx512, 2);
+    return ChunkBudget(b.tokens, b.cost).Take(first, INT32_MAX);
   };
   EXPECT_EQ(chunk("tiny", kernels::Isa::kAvx512, 1), 512);
   EXPECT_LT(chunk("llama-8b", kernels::Isa::kAvx2, 1), 16);
   EXPECT_GE(chunk("llama-8b", kernels::Isa::kScalar, 1), 1);
   EXPECT_EQ(chunk("deepseek-v3", kernels::Isa::kAvx512, 1), 256) << "its layers tick within";
+  EXPECT_GT(chunk_at("llama-1b", 0), 64) << "a long context does not shorten its first chunks";
+  EXPECT_LT(chunk_at("llama-1b", 100'000), 16);
+  EXPECT_GE(chunk_at("llama-1b", 131'000), 1);
   EXPECT_GT(chunk("llama-1b", kernels::Isa::kAvx512, 4), chunk("llama-1b", kernels::Isa::kAvx2, 4));
 }
 

@@ -63,6 +63,7 @@ class Scenario {
         settings.swap_disk_retry_ns = 100;
         settings.microbatches = 1 + static_cast<int32_t>(random_.Below(4));
       }
+      if (random_.Chance(0.3)) settings.chunk_cost = {.max = 6, .doubles_at = 8};
       settings.fetch_timeout_ns = 500;
       settings.leg_timeout_ns = 3000;
       settings.leg_linger_ns = 1000;

@@ -30,18 +30,19 @@ std::vector<WorkerCore::Row> WorkerCore::CollectRows() const {
 }
 
 void WorkerCore::CollectChunks(std::vector<Row>& rows) const {
-  int64_t shared_budget = settings_.chunk_tokens;
+  const ChunkBudget whole(settings_.chunk_tokens, settings_.chunk_cost);
+  ChunkBudget shared_budget = whole;
   for (const auto& [rank, request] : running_) {
     if (request->phase != Phase::kComputing || Frozen(*request)) continue;
-    int64_t own_budget = settings_.chunk_tokens;
-    int64_t& budget = request->alone ? own_budget : shared_budget;
-    for (size_t b = 0; b < request->branches.size() && budget > 0; ++b) {
+    ChunkBudget own_budget = whole;
+    ChunkBudget& budget = request->alone ? own_budget : shared_budget;
+    for (size_t b = 0; b < request->branches.size() && !budget.spent(); ++b) {
       const Branch& branch = request->branches[b];
       const int64_t target = TargetRows(*request, b);
       if (target <= branch.computed || IsDecodeRow(*request, b)) continue;
-      const int64_t rows_now = std::min(budget, branch.GapEnd(target) - branch.computed);
+      const int64_t rows_now =
+          budget.Take(branch.computed, branch.GapEnd(target) - branch.computed);
       rows.push_back({request, b, branch.computed + rows_now});
-      budget -= rows_now;
     }
   }
 }

@@ -11,6 +11,7 @@
 #include "common/ids.h"
 #include "common/limits.h"
 #include "kvstore/block/block_id.h"
+#include "worker/engine/chunk_budget.h"
 #include "worker/engine/core/recovery_plan.h"
 
 namespace reprise::worker {
@@ -30,7 +31,8 @@ struct CoreSettings {
   int32_t vocab_size = 0;
   int32_t context_tokens = 0;
   int32_t chunk_tokens = 512;  // of prompts (and replays), per step
-  int32_t running_max = 64;    // requests holding pages
+  ChunkCost chunk_cost;
+  int32_t running_max = 64;  // requests holding pages
   int32_t waiting_max = limits::kWorkerWaitingMax;
   // A missing prompt suffix up to this long is computed here even if a prefill node is given.
   int32_t local_suffix_tokens = 1;
