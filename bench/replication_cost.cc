@@ -1,13 +1,12 @@
 // Two workers' worth of runs on one worker: the same number of streams with one replica store and
 // with none, in pairs. The cost in processor time is taken where replication runs: all threads of
 // the worker but the step thread, and the whole store; of the step thread what it says itself. The
-// floor is what the bytes alone cost at rates measured here.
-#include <sys/uio.h>
-#include <time.h>
-#include <unistd.h>
-
+// floor (replication_floor.h) is what the bytes alone cost, measured twice: alone, and beside runs
+// without replicas at the pace of their steps, where a step's weights have passed through the
+// caches since the last append, as they have for the product.
 #include <array>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,11 +14,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/placed_cluster.h"
+#include "bench/replication_floor.h"
 #include "bench/replication_parts.h"
 #include "common/percentile.h"
 #include "common/random.h"
 #include "common/role.h"
-#include "kvstore/stream/tail_pack.h"
+#include "common/thread.h"
 
 namespace reprise::bench {
 namespace {
@@ -29,6 +29,9 @@ constexpr double kCpuOverFloorMax = 1.3;
 constexpr double kLossMax = 0.05;
 constexpr int kPairs = 20;
 constexpr int kPairsLong = 60;
+constexpr int kPairsPerFloor = 4;  // one run of the floor beside computing each
+constexpr int kFloorBlocks = 4;    // of the floor alone
+constexpr double kThreadShownUs = 0.2;
 constexpr int kStreams = 32;
 constexpr int kPromptTokens = 16;
 constexpr int kNewTokens = 32;
@@ -54,76 +57,14 @@ double HalfInterval(const std::vector<double>& values) {
   return quantile * std::sqrt(squares / degrees / static_cast<double>(values.size()));
 }
 
-// Processor time of this thread: other work on the machine does not count.
-TimeNs ThreadCpuNs() {
-  timespec at{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at);
-  return at.tv_sec * kSecond + at.tv_nsec;
-}
-
-// Bytes per second of processor time of one pass over rows, one row at a time as a step makes them.
-struct PassRates {
-  double pack = 0;    // strided rows to packed ones, with their checksum
-  double carry = 0;   // from one process's memory to another's, by the kernel
-  double unpack = 0;  // back to strided ones, verified
-};
-
-Status CarryAll(std::span<const uint8_t> from, std::span<uint8_t> to) {
-  const iovec local{to.data(), to.size()};
-  const iovec remote{const_cast<uint8_t*>(from.data()), from.size()};
-  const ssize_t bytes = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-  if (bytes == static_cast<ssize_t>(from.size())) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("process_vm_readv copied ", bytes, " bytes"));
-}
-
-StatusOr<PassRates> MeasurePasses(const kv::KvFormat& format) {
-  const size_t pages = (size_t{128} << 20) / format.block_bytes() + 1;
-  const size_t row = kv::PackedBytes(format, 1);
-  std::vector<uint8_t> pool(pages * format.block_bytes(), 3);
-  std::vector<uint8_t> packed(pages * row, 1);
-  std::vector<uint8_t> carried(pages * row, 2);
-  std::vector<uint32_t> sums(pages);
-  const kv::TailUnpacker unpacker(format);
-  std::vector<uint32_t> parts;
-  std::vector<double> pack;
-  std::vector<double> carry;
-  std::vector<double> unpack;
-  const auto page = [&](size_t i) {
-    return std::span(pool).subspan(i * format.block_bytes(), format.block_bytes());
-  };
-  const auto rate = [&](TimeNs ns) {
-    return static_cast<double>(packed.size()) / SecondsFromNs(ns);
-  };
-  for (uint32_t at = 0; at < format.block_tokens; ++at) {
-    const TimeNs start = ThreadCpuNs();
-    for (size_t i = 0; i < pages; ++i) {
-      ASSIGN_OR_RETURN(sums[i], kv::PackTail(format, page(i), {at, 1}, 0,
-                                             std::span(packed).subspan(i * row, row)));
-    }
-    const TimeNs is_packed = ThreadCpuNs();
-    RETURN_IF_ERROR(CarryAll(packed, carried));
-    const TimeNs is_carried = ThreadCpuNs();
-    for (size_t i = 0; i < pages; ++i) {
-      RETURN_IF_ERROR(unpacker.Unpack({.packed = std::span(carried).subspan(i * row, row),
-                                       .checksum = sums[i],
-                                       .seed = 0,
-                                       .rows = 1,
-                                       .skip = 0},
-                                      at, page(i), &parts));
-    }
-    pack.push_back(rate(is_packed - start));
-    carry.push_back(rate(is_carried - is_packed));
-    unpack.push_back(rate(ThreadCpuNs() - is_carried));
-  }
-  return PassRates{Median(pack), Median(carry), Median(unpack)};
-}
-
 // What one run of streams took.
 struct Sample {
   double tokens_per_s = 0;
-  double rows = 0;        // appended to the store
-  double beside_s = 0;    // processor time of the store and of the worker beside its step thread
-  double replicas_s = 0;  // of the step thread, on replicas
+  double rows = 0;      // appended to the store
+  double beside_s = 0;  // processor time of the store and of the worker beside its step thread
+  std::map<std::string, double> threads_s;  // the same by "process thread"
+  double replicas_s = 0;                    // of the step thread, on replicas
+  double replicas_cpu_s = 0;                // of its processor time
   double steps_s = 0;
 };
 
@@ -133,6 +74,9 @@ class Cost {
 
   Status Run() {
     RETURN_IF_ERROR(Start());
+    ASSIGN_OR_RETURN(ReplicationFloor alone, ReplicationFloor::Create(format_, kStreams));
+    ASSIGN_OR_RETURN(ReplicationFloor beside, ReplicationFloor::Create(format_, kStreams));
+    for (int block = 0; block < kFloorBlocks; ++block) RETURN_IF_ERROR(alone.PassBlock());
     std::array<std::vector<Sample>, 2> samples;  // without, with
     const int pairs = flags_.long_run ? kPairsLong : kPairs;
     for (int pair = 0; pair < pairs; ++pair) {
@@ -143,11 +87,13 @@ class Cost {
         std::fprintf(stderr,
                      "replicas %d: %.1f tokens/s, beside %.0f us a token, step thread %.0f\n", with,
                      sample.tokens_per_s, 1e6 * sample.beside_s / (kStreams * kNewTokens),
-                     1e6 * sample.replicas_s / (kStreams * kNewTokens));
+                     1e6 * sample.replicas_cpu_s / (kStreams * kNewTokens));
       }
+      if (pair % kPairsPerFloor > 0) continue;
+      RETURN_IF_ERROR(PassBeside(samples[0].back().tokens_per_s, &beside));
     }
-    ASSIGN_OR_RETURN(const double floor_us, Floor());
-    Tell(samples[0], samples[1], floor_us);
+    Tell(samples[0], samples[1]);
+    TellFloor(alone.cost(), beside.cost());
     return absl::OkStatus();
   }
 
@@ -166,14 +112,17 @@ class Cost {
   }
 
   // Processor seconds of everything but computing.
-  StatusOr<double> Beside() const {
-    double seconds = 0;
-    for (const char* process : {"decode", "store"}) {
+  Status TakeThreads(Sample* at) const {
+    for (const std::string process : {"decode", "store"}) {
       ASSIGN_OR_RETURN(const auto threads,
                        harness::ThreadCpuSeconds(cluster_->processes().pid(process)));
-      for (const auto& [name, time] : threads) seconds += name == kStepThread ? 0 : time;
+      for (const auto& [name, time] : threads) {
+        if (name == kStepThread) continue;
+        at->beside_s += time;
+        at->threads_s[absl::StrCat(process, " ", name)] = time;
+      }
     }
-    return seconds;
+    return absl::OkStatus();
   }
 
   StatusOr<Sample> Snapshot() const {
@@ -181,8 +130,10 @@ class Cost {
     at.rows = cluster_->Metric("decode", "reprise_replication_bytes_total") /
               static_cast<double>(kv::PackedBytes(format_, 1));
     at.replicas_s = cluster_->Metric("decode", "reprise_replication_step_thread_seconds_total");
+    at.replicas_cpu_s =
+        cluster_->Metric("decode", "reprise_replication_step_thread_cpu_seconds_total");
     at.steps_s = cluster_->Metric("decode", "reprise_worker_step_seconds_sum");
-    ASSIGN_OR_RETURN(at.beside_s, Beside());
+    RETURN_IF_ERROR(TakeThreads(&at));
     return at;
   }
 
@@ -205,57 +156,94 @@ class Cost {
     ASSIGN_OR_RETURN(Sample after, Snapshot());
     after.rows -= before.rows;
     after.beside_s -= before.beside_s;
+    for (const auto& [name, time] : before.threads_s) after.threads_s[name] -= time;
     after.replicas_s -= before.replicas_s;
+    after.replicas_cpu_s -= before.replicas_cpu_s;
     after.steps_s -= before.steps_s;
     after.tokens_per_s = kStreams * kNewTokens / SecondsFromNs(end - start);
     return after;
   }
 
-  // Microseconds of a token: packed with its checksum, carried by the transport (one copy between
-  // processes), verified and unpacked.
-  StatusOr<double> Floor() {
-    const auto token_bytes = static_cast<double>(kv::PackedBytes(format_, 1));
-    ASSIGN_OR_RETURN(const PassRates rates, MeasurePasses(format_));
-    report_.Note(absl::StrFormat(
-        "floor: %.0f bytes a token x (pack with checksum at %.2f GB/s + one copy between processes "
-        "at %.2f GB/s + verify and unpack at %.2f GB/s)",
-        token_bytes, rates.pack / 1e9, rates.carry / 1e9, rates.unpack / 1e9));
-    return token_bytes * (1 / rates.pack + 1 / rates.carry + 1 / rates.unpack) * 1e6;
+  // Appends of the floor, one per step of a run without replicas that nothing else is taken from.
+  Status PassBeside(double tokens_per_s, ReplicationFloor* floor) {
+    StopSignal ended;
+    Status passed;
+    Thread passes("floor", [&] {
+      const auto step_ns = static_cast<TimeNs>(kStreams / tokens_per_s * kSecond);
+      while (passed.ok() && !ended.WaitFor(step_ns)) passed = floor->Pass();
+    });
+    const Status ran = Measure(false).status();
+    ended.Stop();
+    passes.Join();
+    RETURN_IF_ERROR(ran);
+    return passed;
   }
 
-  void Tell(const std::vector<Sample>& without, const std::vector<Sample>& with, double floor_us) {
+  void Tell(const std::vector<Sample>& without, const std::vector<Sample>& with) {
     const auto pairs = static_cast<int64_t>(with.size());
     std::vector<double> loss;
-    double beside_s = 0;
+    std::vector<double> cpu_us;
+    std::vector<double> step_us;
+    std::vector<double> speed;
     double replicas_s = 0;
     double steps_s = 0;
-    double rows = 0;
-    std::vector<double> speed;
     for (size_t i = 0; i < with.size(); ++i) {
       loss.push_back(1 - with[i].tokens_per_s / without[i].tokens_per_s);
       speed.push_back(with[i].tokens_per_s);
-      beside_s += with[i].beside_s - without[i].beside_s;
+      step_us.push_back(with[i].replicas_cpu_s / with[i].rows * 1e6);
+      cpu_us.push_back((with[i].beside_s - without[i].beside_s) / with[i].rows * 1e6 +
+                       step_us.back());
       replicas_s += with[i].replicas_s;
       steps_s += with[i].steps_s;
-      rows += with[i].rows;
     }
-    const double cpu_us = (beside_s + replicas_s) / rows * 1e6;
+    cpu_us_ = Median(cpu_us);
     report_.Note(absl::StrCat("cost: llama-160m, one compute thread, ", kStreams, " streams of ",
                               kPromptTokens, " + ", kNewTokens, " tokens, k = 1"));
     report_.Figure("tokens_per_s", Median(speed), "");
-    report_.Figure("cpu_per_token", cpu_us, "us");
-    report_.Figure("cpu_per_token_of_step_thread", replicas_s / rows * 1e6, "us");
-    report_.Figure("cpu_per_token_floor", floor_us, "us");
+    report_.Figure("cpu_per_token", cpu_us_, "us");
+    report_.Figure("cpu_per_token_of_step_thread", Median(step_us), "us");
+    TellThreads(without, with);
     report_.Figure("throughput_loss_interval_low", Mean(loss) - HalfInterval(loss), "");
     report_.Figure("throughput_loss_interval_high", Mean(loss) + HalfInterval(loss), "");
     report_.Bar("step_thread_blocked_share", replicas_s / steps_s, "<=", kBlockedMax, pairs);
-    report_.Bar("cpu_per_token_over_floor", cpu_us / floor_us, "<=", kCpuOverFloorMax, pairs);
     report_.Bar("throughput_loss", Mean(loss), "<=", kLossMax, pairs);
+  }
+
+  // Which threads the processor time beside the step thread went to.
+  void TellThreads(const std::vector<Sample>& without, const std::vector<Sample>& with) {
+    std::map<std::string, std::vector<double>> by_thread;
+    for (size_t i = 0; i < with.size(); ++i) {
+      for (const auto& [name, time] : with[i].threads_s) {
+        const auto other = without[i].threads_s.find(name);
+        const double without_s = other == without[i].threads_s.end() ? 0 : other->second;
+        by_thread[name].push_back((time - without_s) / with[i].rows * 1e6);
+      }
+    }
+    for (const auto& [name, us] : by_thread) {
+      if (Median(us) < kThreadShownUs) continue;
+      report_.Note(absl::StrFormat("of a token's processor time %.1f us in %s", Median(us), name));
+    }
+  }
+
+  void TellFloor(const FloorCost& alone, const FloorCost& beside) {
+    for (const auto& [where, cost] :
+         {std::pair("alone", alone), std::pair("beside runs without replicas", beside)}) {
+      report_.Note(absl::StrFormat(
+          "floor %s: %d bytes a token packed with checksum %.2f us + one copy between processes "
+          "%.2f us + verified and unpacked %.2f us",
+          where, kv::PackedBytes(format_, 1), cost.pack_us, cost.carry_us, cost.unpack_us));
+    }
+    report_.Figure("cpu_per_token_floor_alone", alone.all_us(), "us");
+    report_.Figure("cpu_per_token_floor", beside.all_us(), "us");
+    report_.Figure("cpu_per_token_over_floor_alone", cpu_us_ / alone.all_us(), "");
+    report_.Bar("cpu_per_token_over_floor", cpu_us_ / beside.all_us(), "<=", kCpuOverFloorMax,
+                flags_.long_run ? kPairsLong : kPairs);
   }
 
   const BenchFlags& flags_;
   Report& report_;
   kv::KvFormat format_;
+  double cpu_us_ = 0;  // of a token
   std::unique_ptr<PlacedCluster> cluster_;
   SplitMix64 random_{17};
   int next_id_ = 0;

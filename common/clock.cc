@@ -5,11 +5,12 @@
 namespace reprise {
 namespace {
 
-class MonotonicClock : public Clock {
+template <clockid_t kId>
+class SystemClock : public Clock {
  public:
   TimeNs NowNs() const override {
     timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(kId, &now);
     return now.tv_sec * kSecond + now.tv_nsec;
   }
 };
@@ -17,7 +18,13 @@ class MonotonicClock : public Clock {
 }  // namespace
 
 Clock& RealClock() {
-  static MonotonicClock& clock = *new MonotonicClock;  // never destroyed: used during exit
+  // Never destroyed: used during exit.
+  static auto& clock = *new SystemClock<CLOCK_MONOTONIC>;
+  return clock;
+}
+
+Clock& ThreadCpuClock() {
+  static auto& clock = *new SystemClock<CLOCK_THREAD_CPUTIME_ID>;
   return clock;
 }
 

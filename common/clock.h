@@ -33,6 +33,9 @@ class Clock {
 
 // CLOCK_MONOTONIC.
 Clock& RealClock();
+// Processor time of the calling thread, for differences on one thread: what others run meanwhile
+// does not count.
+Clock& ThreadCpuClock();
 
 // Moves only when told.
 class ManualClock : public Clock {

@@ -27,6 +27,21 @@ TEST(ManualClock, MovesOnlyWhenTold) {
   EXPECT_EQ(clock.NowNs(), 7);
 }
 
+// However the two are scheduled: who waits for a thread spends nothing of what that one spends.
+TEST(ThreadCpuClock, CountsTheCallingThreadOnly) {
+  constexpr TimeNs kSpent = 20 * kMillisecond;
+  const TimeNs start = ThreadCpuClock().NowNs();
+  std::thread busy([] {
+    const TimeNs begin = ThreadCpuClock().NowNs();
+    while (ThreadCpuClock().NowNs() - begin < kSpent) {
+    }
+  });
+  busy.join();
+  const TimeNs own = ThreadCpuClock().NowNs() - start;
+  EXPECT_GE(own, 0);
+  EXPECT_LT(own, kSpent);
+}
+
 TEST(ManualClock, LosesNoAdvanceOfSeveralThreads) {
   ManualClock clock;
   std::vector<std::thread> threads;

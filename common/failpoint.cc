@@ -56,7 +56,7 @@ void HitFailpoint(const char* name) {
     Point& point = table.points[index];
     if (++point.hits == point.due) action = point.action;
     if (action == FailpointAction::kHang) {
-      // For ever, or until a test arms the point anew.
+      // Until the point is armed anew: for a process that nobody arms again, for ever.
       for (const int64_t due = point.due; point.due == due;) table.armed.Wait(table.mu);
     }
   }

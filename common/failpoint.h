@@ -62,7 +62,7 @@ enum class FailpointAction : uint8_t {
   kCount,  // nothing but counting
   kKill,   // SIGKILL to this process
   kStop,   // SIGSTOP to this process
-  kHang,   // the thread that met it waits for ever
+  kHang,   // the thread that met it waits until the point is armed anew
 };
 
 namespace internal {

@@ -28,12 +28,13 @@ struct ChainLink {
 // What is known of the bytes of a tail's slot: the part (crc32c.h) of each of its first `rows`
 // rows, held or cut off. Behind them is what the slot held before.
 struct SlotParts {
-  std::vector<uint32_t> parts;  // [layer][row]
+  std::vector<uint32_t> parts;  // [row][layer], a row's together: one or two cache lines
   uint32_t rows = 0;
 };
 
 // The rows behind the last whole block, in a memory slot of their own.
 struct OpenTail {
+  BlockId id;         // it is fetched under: ReplicaTailId
   int64_t index = 0;  // of the block in its sequence
   BlockId parent;
   std::string tenant_salt;

@@ -365,7 +365,6 @@ class StoreCore {
   size_t PartsOfBlock() const {
     return size_t{options_.layers} * static_cast<size_t>(options_.block_tokens);
   }
-  BlockId TailIdOf(const Sequence& sequence) const;
   void DropTail(Sequence& sequence, bool ended);
   void NoteParts(const TailWrite& write, const std::vector<uint32_t>& written,
                  SlotParts& known) const;

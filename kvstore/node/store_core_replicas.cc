@@ -332,7 +332,7 @@ Status StoreCore::Audit() const {
     }
     if (!sequence.tail.has_value()) continue;
     ++tails;
-    const auto tail = tails_.find(TailIdOf(sequence));
+    const auto tail = tails_.find(sequence.tail->id);
     if (tail == tails_.end() || tail->second != id ||
         !memory_[static_cast<size_t>(sequence.tail->slot)].owned) {
       return absl::InternalError(absl::StrCat("the tail of sequence ", id, " is loose"));

@@ -102,15 +102,18 @@ Status StoreCore::OpenTailAt(Sequence& sequence, const TailEntry& entry) {
     return absl::ResourceExhaustedError(
         absl::StrCat("all of ", options_.memory_slots, " memory slots are in use"));
   }
-  sequence.tail = OpenTail{.index = entry.first_position / options_.block_tokens,
-                           .parent = entry.parent,
-                           .tenant_salt = entry.tenant_salt,
-                           .prompt_end = entry.prompt_end,
-                           .tokens = {},
-                           .known = {.parts = std::vector<uint32_t>(PartsOfBlock())},
-                           .attempt = entry.request.attempt,
-                           .slot = *slot};
-  tails_[TailIdOf(sequence)] = sequence.id;
+  const int64_t index = entry.first_position / options_.block_tokens;
+  sequence.tail = OpenTail{
+      .id = ReplicaTailId(sequence.request.id, sequence.branch, index * options_.block_tokens),
+      .index = index,
+      .parent = entry.parent,
+      .tenant_salt = entry.tenant_salt,
+      .prompt_end = entry.prompt_end,
+      .tokens = {},
+      .known = {.parts = std::vector<uint32_t>(PartsOfBlock())},
+      .attempt = entry.request.attempt,
+      .slot = *slot};
+  tails_[sequence.tail->id] = sequence.id;
   return absl::OkStatus();
 }
 
@@ -144,7 +147,7 @@ Status StoreCore::PlanWrite(Sequence& sequence, const TailEntry& entry, AppendPl
                           .tokens = {entry.tokens.begin() + static_cast<std::ptrdiff_t>(plan->skip),
                                      entry.tokens.end()},
                           .first_row = plan->first_row,
-                          .tail_id = TailIdOf(sequence),
+                          .tail_id = tail.id,
                           .block_position = tail.index * options_.block_tokens,
                           .known = {}};
   return absl::OkStatus();
@@ -185,11 +188,11 @@ StoreCore::AppendPlan StoreCore::OnAppend(const NodeKey& from, const TailEntry& 
 void StoreCore::NoteParts(const TailWrite& write, const std::vector<uint32_t>& written,
                           SlotParts& known) const {
   const size_t rows = write.tokens.size();
-  const auto block = static_cast<size_t>(options_.block_tokens);
-  if (written.size() != options_.layers * rows) return;  // nothing was written
-  for (uint32_t layer = 0; layer < options_.layers; ++layer) {
-    std::copy_n(written.begin() + static_cast<std::ptrdiff_t>(layer * rows), rows,
-                known.parts.begin() + static_cast<std::ptrdiff_t>(layer * block + write.first_row));
+  const size_t layers = options_.layers;
+  if (written.size() != layers * rows) return;  // nothing was written
+  for (size_t row = 0; row < rows; ++row) {
+    uint32_t* const parts = &known.parts[(write.first_row + row) * layers];
+    for (size_t layer = 0; layer < layers; ++layer) parts[layer] = written[layer * rows + row];
   }
   known.rows = std::max(known.rows, write.first_row + static_cast<uint32_t>(rows));
 }
@@ -244,11 +247,6 @@ HeldRows StoreCore::OnAppended(uint64_t id, const Status& status,
 
 // Tails ----------------------------------------------------------------------------------------
 
-BlockId StoreCore::TailIdOf(const Sequence& sequence) const {
-  return ReplicaTailId(sequence.request.id, sequence.branch,
-                       sequence.tail->index * options_.block_tokens);
-}
-
 std::vector<uint32_t> StoreCore::SumSlot(const BlockId& id, int64_t first_position, Slot slot,
                                          SlotParts& known) {
   const auto rows = static_cast<uint32_t>(options_.block_tokens);
@@ -256,7 +254,7 @@ std::vector<uint32_t> StoreCore::SumSlot(const BlockId& id, int64_t first_positi
   std::vector<uint32_t> checksums;
   for (uint32_t layer = 0; layer < options_.layers; ++layer) {
     uint32_t sum = 0;
-    for (size_t row = 0; row < rows; ++row) sum ^= known.parts[layer * rows + row];
+    for (size_t row = 0; row < rows; ++row) sum ^= known.parts[row * options_.layers + layer];
     checksums.push_back(SegmentChecksumOfParts(id, layer, first_position, sum, past_segment_));
   }
   return checksums;
@@ -266,7 +264,7 @@ void StoreCore::DropTail(Sequence& sequence, bool ended) {
   // A reader may wait for the end of the write, whatever becomes of the tail.
   const uint64_t write = sequence.tail->write;
   if (write != 0) writes_.at(write).known = std::move(sequence.tail->known);
-  tails_.erase(TailIdOf(sequence));
+  tails_.erase(sequence.tail->id);
   DropMemory(sequence.tail->slot, ended);
   sequence.tail.reset();
 }
@@ -274,7 +272,7 @@ void StoreCore::DropTail(Sequence& sequence, bool ended) {
 void StoreCore::Seal(Sequence& sequence) {
   ChainContext chain = chain_;
   chain.tenant_salt = sequence.tail->tenant_salt;
-  tails_.erase(TailIdOf(sequence));
+  tails_.erase(sequence.tail->id);
   OpenTail tail = *std::move(sequence.tail);
   sequence.tail.reset();
   const int64_t position = tail.index * options_.block_tokens;

@@ -168,7 +168,8 @@ struct StreamStats {
 
 using FetchHandle = uint64_t;
 
-// A store that leaves an append unanswered for this long is lost.
+// A store that leaves an append unanswered for this long is lost. Judged time (timer_queue.h): what
+// this process itself was kept from running does not count.
 inline constexpr TimeNs kAppendAnswerTimeoutNs = 1500 * kMillisecond;
 
 class KvStream {

@@ -27,6 +27,7 @@ Status CheckSizes(const KvFormat& format, const RowRange& range, size_t segment_
 
 std::vector<RowStrips> StripsOf(const KvFormat& format) {
   std::vector<RowStrips> fields;
+  fields.reserve(format.fields.size());
   size_t at = 0;
   for (const RowField& field : format.fields) {
     const size_t bytes = field.elements * ElementBytes(format.codec);

@@ -62,8 +62,8 @@ void ReplicaServer::Stage(Peer& peer, size_t bytes) {
 void ReplicaServer::Unstage(Peer& peer, Incoming& incoming) {
   const size_t bulk_bytes = incoming.append.bulk_bytes;
   size_t bytes = incoming.append.rows.size();
-  if (incoming.staged != nullptr) {
-    pool_.Give(std::move(incoming.staged), bulk_bytes);
+  if (incoming.staged.has_value()) {
+    pool_.Give(*std::move(incoming.staged));
     bytes = bulk_bytes;
   }
   peer.staged_bytes -= bytes;
@@ -115,16 +115,20 @@ StatusOr<Sink> ReplicaServer::OnBulk(EndpointId endpoint, const wire::AppendBulk
                                 staged_bytes_ + bytes > limits::kAppendStagingBytesMax)) {
     incoming.refused = absl::ResourceExhaustedError("no room to receive an append");
   }
+  if (incoming.refused.ok()) {
+    StatusOr<StagingPool::Buffer> staged = pool_.Take(bytes);
+    incoming.refused = staged.status();
+    if (staged.ok()) incoming.staged = *std::move(staged);
+  }
   if (!incoming.refused.ok()) {
     incoming.state = Incoming::State::kReady;
     Drain(*peer);
     return Sink{};
   }
   incoming.state = Incoming::State::kReceiving;
-  incoming.staged = pool_.Take(bytes);
   Stage(*peer, bytes);
   ++peer->receiving;
-  return Sink{incoming.staged.get(), [this, endpoint, id = bulk.append_id](const Status& status) {
+  return Sink{incoming.staged->data(), [this, endpoint, id = bulk.append_id](const Status& status) {
                 OnReceived(endpoint, id, status);
               }};
 }
@@ -153,8 +157,8 @@ std::vector<HeldRows> ReplicaServer::Take(const Peer& peer, const Incoming& inco
     return held;
   }
   for (const TailEntry& entry : append.entries) note_attempt_(entry.request);
-  const auto rows = incoming.staged != nullptr
-                        ? std::span<const uint8_t>(incoming.staged.get(), append.bulk_bytes)
+  const auto rows = incoming.staged.has_value()
+                        ? std::span<const uint8_t>(incoming.staged->data(), append.bulk_bytes)
                         : AsBytes(append.rows);
   held = sink_->OnAppend(peer.key, append.entries, rows);
   context_.counters->append_bytes_received.fetch_add(rows.size(), std::memory_order_relaxed);

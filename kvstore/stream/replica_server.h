@@ -15,6 +15,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <unordered_map>
 #include <vector>
@@ -52,7 +53,7 @@ class ReplicaServer {
     wire::Append append;
     State state = State::kReady;
     Status refused;  // instead of being taken
-    StagingPool::Buffer staged;
+    std::optional<StagingPool::Buffer> staged;
   };
   struct Peer {
     EndpointId endpoint = 0;

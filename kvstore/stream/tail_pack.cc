@@ -7,6 +7,8 @@
 namespace reprise::kv {
 namespace {
 
+constexpr size_t kSeedBytesUsual = 160;  // of one row of a request with an id of usual length
+
 Status CheckBlock(const KvFormat& format, size_t block_bytes, size_t rows, size_t packed_bytes) {
   if (block_bytes != format.block_bytes()) {
     return absl::InvalidArgumentError(
@@ -33,6 +35,7 @@ Status CheckRange(const KvFormat& format, const RowRange& range) {
 
 uint32_t TailSeed(const TailEntry& entry) {
   std::string fields;
+  fields.reserve(kSeedBytesUsual);
   ByteWriter<std::string> out(fields);
   out.PrefixedText(entry.request.id).U32(entry.branch).PrefixedText(entry.tenant_salt);
   out.I64(entry.prompt_end).Bytes(entry.parent.bytes).I64(entry.first_position);

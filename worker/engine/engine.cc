@@ -116,6 +116,7 @@ Status Engine::Open() {
   }
   CoreSettings core = options_.core;
   core.stopwatch = &RealClock();
+  core.cpu_stopwatch = &ThreadCpuClock();
   core.self.key = options_.stream.self;
   core.self.kv_address = HostPort{address_.host, static_cast<uint16_t>(address_.port)}.ToString();
   core_ = std::make_unique<WorkerCore>(std::move(core));
@@ -329,8 +330,10 @@ void Engine::CarryOut() {
               sink_->OnReplyPrefill(std::move(order));
             } else if constexpr (std::is_constructible_v<Replicator::Order, T>) {
               const TimeNs start = RealClock().NowNs();
+              const TimeNs cpu_start = ThreadCpuClock().NowNs();
               replicator_->Send(std::move(order));
               replicas_ns_ += RealClock().NowNs() - start;
+              replicas_cpu_ns_ += ThreadCpuClock().NowNs() - cpu_start;
             } else if constexpr (std::is_constructible_v<SwapTier::Order, T>) {
               swap_->Send(std::move(order));
             } else {
@@ -408,9 +411,12 @@ void Engine::Publish() {
   stats.queued_prefill_tokens = core_->queued_prefill_tokens();
   stats.step_ms = step_ms_;
   const TimeNs start = RealClock().NowNs();
+  const TimeNs cpu_start = ThreadCpuClock().NowNs();
   stats.lag = core_->Lag(start);
   replicas_ns_ += RealClock().NowNs() - start;
+  replicas_cpu_ns_ += ThreadCpuClock().NowNs() - cpu_start;
   stats.replicas_ns = stats.core.replication_ns + replicas_ns_;
+  stats.replicas_cpu_ns = stats.core.replication_cpu_ns + replicas_cpu_ns_;
   stats.stranded_bytes = core_->stranded_pages() * static_cast<int64_t>(PageBytes());
   stats.can_prefill = core_->can_prefill();
   stats.can_decode = core_->can_decode();

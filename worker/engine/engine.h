@@ -69,6 +69,7 @@ struct EngineStats {
   uint64_t violations = 0;
   ReplicationLag lag;
   TimeNs replicas_ns = 0;      // of the step thread, on replicas
+  TimeNs replicas_cpu_ns = 0;  // of its processor time
   int64_t stranded_bytes = 0;  // of requests that have ended
   bool can_prefill = true;
   bool can_decode = true;
@@ -161,6 +162,7 @@ class Engine {
   TimeNs next_tick_ = INT64_MAX;
   double step_ms_ = 0;
   TimeNs replicas_ns_ = 0;  // outside the core
+  TimeNs replicas_cpu_ns_ = 0;
   Histogram* step_seconds_ = nullptr;
   Histogram* ttft_seconds_ = nullptr;
   Histogram* lag_tokens_ = nullptr;

@@ -39,6 +39,10 @@ void RegisterReplicaMetrics(const Engine& engine, MetricsRegistry& metrics) {
   metrics.RegisterCallbackCounter("reprise_replication_step_thread_seconds_total",
                                   "Time of the step thread spent on replicas.",
                                   [&engine] { return SecondsFromNs(engine.stats().replicas_ns); });
+  metrics.RegisterCallbackCounter(
+      "reprise_replication_step_thread_cpu_seconds_total",
+      "Processor time of the step thread spent on replicas.",
+      [&engine] { return SecondsFromNs(engine.stats().replicas_cpu_ns); });
   AddCounter(engine, metrics, "reprise_replication_bytes_total", "Rows appended to replicas.",
              &CoreStats::appended_bytes);
   AddCounter(engine, metrics, "reprise_replicas_lost_total",

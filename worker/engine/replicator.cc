@@ -8,6 +8,11 @@
 #include "kvstore/stream/tail_pack.h"
 
 namespace reprise::worker {
+namespace {
+
+constexpr size_t kIdleRowsBytesMax = size_t{32} << 20;
+
+}  // namespace
 
 StatusOr<kv::PeerAddress> ToPeer(const NodeRef& node) {
   ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(node.kv_address));
@@ -15,7 +20,10 @@ StatusOr<kv::PeerAddress> ToPeer(const NodeRef& node) {
 }
 
 Replicator::Replicator(Pool pool, kv::KvStream* stream, std::function<void(Event)> post)
-    : pool_(std::move(pool)), stream_(stream), post_(std::move(post)) {
+    : pool_(std::move(pool)),
+      rows_(std::make_shared<kv::RowsPool>(kIdleRowsBytesMax)),
+      stream_(stream),
+      post_(std::move(post)) {
   thread_.Start("worker_replicas",
                 [this](Order& order) { std::visit([this](auto& typed) { Do(typed); }, order); });
 }
@@ -42,8 +50,9 @@ StatusOr<kv::TailAppend> Replicator::Pack(AppendRows& append) const {
   const kv::KvFormat& format = pool_.format;
   size_t rows = 0;
   for (const AppendRows::Entry& entry : append.entries) rows += entry.tokens.size();
-  const auto packed = std::make_shared<kv::PackedRows>(kv::PackedBytes(format, rows));
+  ASSIGN_OR_RETURN(const auto packed, rows_->Take(kv::PackedBytes(format, rows)));
   kv::TailAppend tail;
+  tail.entries.reserve(append.entries.size());
   size_t at = 0;
   for (AppendRows::Entry& from : append.entries) {
     kv::TailEntry& entry = tail.entries.emplace_back();

@@ -11,10 +11,12 @@
 #define REPRISE_WORKER_ENGINE_REPLICATOR_H_
 
 #include <functional>
+#include <memory>
 #include <utility>
 #include <variant>
 
 #include "kvstore/stream/kv_stream.h"
+#include "kvstore/stream/rows_pool.h"
 #include "worker/engine/core/types.h"
 #include "worker/engine/order_thread.h"
 
@@ -43,6 +45,7 @@ class Replicator {
   StatusOr<kv::TailAppend> Pack(AppendRows& append) const;
 
   const Pool pool_;
+  const std::shared_ptr<kv::RowsPool> rows_;
   kv::KvStream* const stream_;
   const std::function<void(Event)> post_;
   OrderThread<Order> thread_;  // last: it uses all of the above

@@ -51,8 +51,10 @@ WorkerCore::WorkerCore(CoreSettings settings)
 void WorkerCore::Handle(Event event, TimeNs now) {
   now_ = now;
   {
-    const Stopwatch watch(OfReplication(event) ? settings_.stopwatch : nullptr,
-                          &stats_.replication_ns);
+    const bool counts = OfReplication(event);
+    const Stopwatch watch(counts ? settings_.stopwatch : nullptr, &stats_.replication_ns);
+    const Stopwatch cpu_watch(counts ? settings_.cpu_stopwatch : nullptr,
+                              &stats_.replication_cpu_ns);
     std::visit([this, now](auto& typed) { On(typed, now); }, event);
   }
   Settle(now);
@@ -65,6 +67,7 @@ void WorkerCore::Settle(TimeNs now) {
   if (draining_) DrainRequests(now);
   {
     const Stopwatch watch(settings_.stopwatch, &stats_.replication_ns);
+    const Stopwatch cpu_watch(settings_.cpu_stopwatch, &stats_.replication_cpu_ns);
     Replicate(now);
   }
   BringIn(now);

@@ -81,6 +81,7 @@ struct CoreSettings {
 
   // Measures what replication costs the thread that calls the core; decides nothing. Null: off.
   const Clock* stopwatch = nullptr;
+  const Clock* cpu_stopwatch = nullptr;  // of the thread's processor time
 };
 
 }  // namespace reprise::worker

@@ -398,8 +398,9 @@ struct CoreStats {
   uint64_t swap_refused_slow = 0;   // the link does not hide it, or computing is faster
   uint64_t orphaned = 0;
   uint64_t attached = 0;
-  uint64_t windows_over = 0;  // orphans nobody came for
-  TimeNs replication_ns = 0;  // spent on replicas inside the core, by CoreSettings::stopwatch
+  uint64_t windows_over = 0;      // orphans nobody came for
+  TimeNs replication_ns = 0;      // spent on replicas inside the core, by CoreSettings::stopwatch
+  TimeNs replication_cpu_ns = 0;  // by CoreSettings::cpu_stopwatch
 };
 // What is outside the pool now.
 struct SwapUse {
