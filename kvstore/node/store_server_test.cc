@@ -166,7 +166,9 @@ TEST_F(StoreServerTest, SealedRowsSurviveARestartOnDisk) {
 }
 
 // One byte of a row, wherever it lies.
-void Damage(const StoreServer& store, int64_t position) {
+void Damage(StoreServer& store, int64_t position) {
+  v1::ReportRequest report;
+  store.FillReport(&report);  // takes the lock under which the rows were taken last
   const std::vector<uint8_t> block = Peer::RowsBlock(position / 8);
   const size_t piece = 16 * ElementBytes(TestFormat().codec);  // of one head
   const auto row = block.begin() + static_cast<std::ptrdiff_t>(piece) * (position % 8);
