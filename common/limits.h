@@ -132,6 +132,12 @@ inline constexpr size_t kStreamErrorBytesMax = 1024;
 inline constexpr int kBlockTokensMax = 1024;
 inline constexpr int kLayersMax = 1024;
 
+// Groups of ranks.
+inline constexpr uint32_t kGroupRanksMax = 64;                   // INVALID_ARGUMENT
+inline constexpr size_t kGroupInlineBytesMax = size_t{8} << 10;  // larger ones travel apart
+inline constexpr uint64_t kGroupWindow = 64;       // messages of a pair kept for the receiver
+inline constexpr size_t kGroupStrangersMax = 256;  // connections whose group has not begun here
+
 }  // namespace reprise::limits
 
 #endif  // REPRISE_COMMON_LIMITS_H_

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "worker/parallel/group_limits.h"
+#include "common/limits.h"
 
 namespace reprise::parallel {
 namespace {

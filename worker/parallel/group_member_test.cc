@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "worker/parallel/group_limits.h"
+#include "common/limits.h"
 
 namespace reprise::parallel {
 namespace {

@@ -5,7 +5,6 @@
 
 #include "common/bytes.h"
 #include "common/limits.h"
-#include "worker/parallel/group_limits.h"
 
 namespace reprise::parallel::wire {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <utility>
 
-#include "worker/parallel/group_limits.h"
+#include "common/limits.h"
 
 namespace reprise::parallel {
 namespace {
