@@ -7,8 +7,7 @@
 //
 // Invariants:
 // 1. Every output element has one fixed order of operations (stated at each function), so its bits
-// do
-//    not depend on batch, blocking, chunk size, page size, thread count or Isa.
+//    do not depend on batch, blocking, chunk size, page size, thread count or Isa.
 // 2. Denormals are flushed to zero (inputs and results) in every function of CpuOps.
 // 3. "16-lane sum": element k belongs to lane k mod 16, each lane accumulates with k ascending from
 // +0,

@@ -3,9 +3,8 @@
 // Pure; owned by its stream, one thread at a time.
 //
 // Invariants:
-// 1. Of all events passed on: Accepted once, every index of a branch once and in order, the end of
-// a
-//    branch once.
+// 1. Of all events passed on: Accepted once, every index of a branch once and in order, the end
+//    of a branch once.
 // 2. A repeated token that differs from the first is an error (INTERNAL), not passed on.
 #ifndef REPRISE_CLI_CLIENT_TRANSCRIPT_H_
 #define REPRISE_CLI_CLIENT_TRANSCRIPT_H_

@@ -13,8 +13,8 @@
 // 4. Fail closed: what this table has not seen, it grants an attempt for only when whoever could
 //    have seen it had time to say so.
 // 5. Whoever attaches shows the resume handle's digest, compared in constant time. An attach gets
-// an
-//    owner epoch above every one known of the request, so all older owners are refused from then.
+//    an owner epoch above every one known of the request, so all older owners are refused from
+//    then on.
 // The least recently granted or reported requests are forgotten beyond the limit.
 #ifndef REPRISE_COORDINATOR_CORE_REQUEST_TABLE_H_
 #define REPRISE_COORDINATOR_CORE_REQUEST_TABLE_H_

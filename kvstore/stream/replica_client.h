@@ -4,8 +4,8 @@
 // Invariants:
 // 1. Appends reach a store in the order given, on one connection; each is answered there once.
 // 2. A payload is let go only when its transfer is terminal. So a connection given up while
-// payloads
-//    are posted on it stays open, unused, until they are: a frozen peer could still read them.
+//    payloads are posted on it stays open, unused, until they are: a frozen peer could still read
+//    them.
 // 3. Unanswered appends per connection stay below limits::kAppendsPerPeerMax and
 //    kAppendBytesPerPeerMax.
 // 4. Every query is answered exactly once.

@@ -4,8 +4,7 @@
 //
 // Invariants:
 // 1. The bytes of a row are a function of (key, token, position, layer) alone, and of its form
-// where
-//    the model has two.
+//    where the model has two.
 // 2. A token is a function of the bytes of all rows before it, in order, and of (seed, branch,
 //    index): one wrong, missing or stale row changes it and, through it, every later one.
 #ifndef REPRISE_WORKER_ENGINE_TIMED_TOKENS_H_

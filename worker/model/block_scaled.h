@@ -4,8 +4,7 @@
 //
 // Invariants:
 // 1. Scales [ceil(rows / blocks.rows), ceil(cols / blocks.cols)] in F32 or BF16; blocks at the
-// right
-//    and lower edge may be cut.
+//    right and lower edge may be cut.
 // 2. A NaN code and a scale that is no number, negative or over limits::kBlockScaleMax are refused,
 //    so a widened weight is finite.
 #ifndef REPRISE_WORKER_MODEL_BLOCK_SCALED_H_

@@ -5,8 +5,7 @@
 // 1. A request's events go to the stream it came on or that attached last; a stream that ends makes
 //    orphans of its requests.
 // 2. Messages that name another incarnation of this worker are refused, and orders of a leader
-// below
-//    the highest seen.
+//    below the highest seen.
 // 3. A stream that has requests hears of this worker at least every limits::kServeHeartbeatMs.
 // 4. Nothing is called on the engine or on a stream under the service's lock.
 #ifndef REPRISE_WORKER_SERVER_WORKER_SERVICE_H_
