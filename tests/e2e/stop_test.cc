@@ -16,7 +16,7 @@ namespace {
 constexpr double kIdleCoreMax = 0.03;
 constexpr TimeNs kSettleNs = 3 * kSecond;
 constexpr TimeNs kWatchNs = 10 * kSecond;
-constexpr int kSpansMax = 4;
+constexpr int kSpansMax = 6;
 
 StatusOr<double> CpuSecondsOf(const harness::Up& up) {
   ASSIGN_OR_RETURN(double seconds, harness::ProcessCpuSeconds(up.pid()));
