@@ -1,7 +1,6 @@
 #include "bench/replication_floor.h"
 
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -12,13 +11,6 @@
 
 namespace reprise::bench {
 namespace {
-
-// Of this thread: other work on the machine does not count.
-TimeNs ThreadCpuNs() {
-  timespec at{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at);
-  return at.tv_sec * kSecond + at.tv_nsec;
-}
 
 Status CarryAll(std::span<const uint8_t> from, uint8_t* to) {
   const iovec local{to, from.size()};
@@ -61,14 +53,14 @@ Status ReplicationFloor::Pass() {
   };
   std::vector<uint32_t> sums(sequences_);
   std::vector<uint32_t> parts;
-  const TimeNs start = ThreadCpuNs();
+  const TimeNs start = ThreadCpuClock().NowNs();
   for (uint32_t i = 0; i < sequences_; ++i) {
     ASSIGN_OR_RETURN(sums[i],
                      kv::PackTail(format_, Page(from_, i), {row, 1}, 0, bytes_of(packed_, i)));
   }
-  const TimeNs is_packed = ThreadCpuNs();
+  const TimeNs is_packed = ThreadCpuClock().NowNs();
   RETURN_IF_ERROR(CarryAll({packed_.data(), sequences_ * row_bytes_}, carried_.data()));
-  const TimeNs is_carried = ThreadCpuNs();
+  const TimeNs is_carried = ThreadCpuClock().NowNs();
   for (uint32_t i = 0; i < sequences_; ++i) {
     const kv::TailRows rows{
         .packed = bytes_of(carried_, i), .checksum = sums[i], .seed = 0, .rows = 1, .skip = 0};
@@ -77,7 +69,7 @@ Status ReplicationFloor::Pass() {
   const auto us = [&](TimeNs ns) { return static_cast<double>(ns) / kMicrosecond / sequences_; };
   pack_us_.push_back(us(is_packed - start));
   carry_us_.push_back(us(is_carried - is_packed));
-  unpack_us_.push_back(us(ThreadCpuNs() - is_carried));
+  unpack_us_.push_back(us(ThreadCpuClock().NowNs() - is_carried));
   return absl::OkStatus();
 }
 
