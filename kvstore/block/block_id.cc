@@ -41,14 +41,14 @@ std::string FormDerivation(const ChainContext& context, int64_t first_position,
 }
 
 std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32_t> tokens,
-                              int64_t prompt_end) {
+                              int64_t prompt_end, BlockId parent, int64_t first_position) {
   const size_t block = static_cast<size_t>(context.block_tokens);
   std::vector<BlockId> ids;
   ids.reserve(tokens.size() / block);
-  BlockId parent;
   for (size_t at = 0; at + block <= tokens.size(); at += block) {
+    const int64_t position = first_position + static_cast<int64_t>(at);
     parent = ChildId(context, parent, tokens.subspan(at, block),
-                     FormDerivation(context, static_cast<int64_t>(at), prompt_end));
+                     FormDerivation(context, position, prompt_end));
     ids.push_back(parent);
   }
   return ids;

@@ -56,9 +56,11 @@ inline constexpr int64_t kOneForm = INT64_MAX;
 // form, else it says how many are.
 std::string FormDerivation(const ChainContext& context, int64_t first_position, int64_t prompt_end);
 
-// Ids of all whole blocks of a sequence's first `tokens`, in order.
+// Ids of all whole blocks of `tokens`, in order. They stand in their sequence from `first_position`
+// on, behind the block `parent` (zero at the start).
 std::vector<BlockId> ChainIds(const ChainContext& context, std::span<const int32_t> tokens,
-                              int64_t prompt_end = kOneForm);
+                              int64_t prompt_end = kOneForm, BlockId parent = {},
+                              int64_t first_position = 0);
 
 // The id under which a prefill leg serves the open tail of one request: rows
 // [first_position, end of prompt). Known to both sides before anything is computed.

@@ -164,15 +164,8 @@ void StoreCore::OnOffer(const Offer& offer, TimeNs now) {
   }
   ChainContext chain = chain_;
   chain.tenant_salt = offer.tenant_salt;
-  std::vector<BlockId> ids;
-  BlockId parent = offer.parent;
-  const size_t block = static_cast<size_t>(options_.block_tokens);
-  for (size_t at = 0; at + block <= offer.tokens.size(); at += block) {
-    const int64_t position = offer.first_position + static_cast<int64_t>(at);
-    parent = ChildId(chain, parent, std::span(offer.tokens).subspan(at, block),
-                     FormDerivation(chain, position, offer.prompt_end));
-    ids.push_back(parent);
-  }
+  const std::vector<BlockId> ids =
+      ChainIds(chain, offer.tokens, offer.prompt_end, offer.parent, offer.first_position);
   Sequence* const sequence = OfferedTo(offer);
   const bool whole = AdmitOffered(offer, ids, sequence);
   if (!whole) ++counters_.offers_dropped;

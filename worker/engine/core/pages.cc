@@ -62,17 +62,16 @@ bool WorkerCore::Evict(int64_t pages) {
 }
 
 void WorkerCore::EnsureChain(const Request& request, Branch& branch, int64_t rows) {
-  if (static_cast<int64_t>(branch.chain.size()) >= Whole(rows)) return;
+  const auto known = static_cast<int64_t>(branch.chain.size());
+  if (known >= Whole(rows)) return;
   kv::ChainContext context = settings_.chain;
   context.tenant_salt = request.tenant;
-  const std::span<const int32_t> tokens(branch.tokens);
-  for (int64_t block = static_cast<int64_t>(branch.chain.size()); block < Whole(rows); ++block) {
-    const kv::BlockId parent = block == 0 ? kv::BlockId{} : branch.chain.back();
-    branch.chain.push_back(kv::ChildId(
-        context, parent,
-        tokens.subspan(static_cast<size_t>(block * block_), static_cast<size_t>(block_)),
-        kv::FormDerivation(context, block * block_, PromptEnd(request))));
-  }
+  const auto first = static_cast<size_t>(known * block_);
+  const auto count = static_cast<size_t>((Whole(rows) - known) * block_);
+  const std::vector<kv::BlockId> more = kv::ChainIds(
+      context, std::span<const int32_t>(branch.tokens).subspan(first, count), PromptEnd(request),
+      known == 0 ? kv::BlockId{} : branch.chain.back(), known * block_);
+  branch.chain.insert(branch.chain.end(), more.begin(), more.end());
 }
 
 void WorkerCore::Seal(Branch& branch, int64_t block) {
