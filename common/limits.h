@@ -137,6 +137,7 @@ inline constexpr uint32_t kGroupRanksMax = 64;                   // INVALID_ARGU
 inline constexpr size_t kGroupInlineBytesMax = size_t{8} << 10;  // larger ones travel apart
 inline constexpr uint64_t kGroupWindow = 64;       // messages of a pair kept for the receiver
 inline constexpr size_t kGroupStrangersMax = 256;  // connections whose group has not begun here
+inline constexpr int64_t kStripeLeavesMax = 2048;  // of a stripe, INVALID_ARGUMENT
 
 }  // namespace reprise::limits
 
