@@ -183,7 +183,10 @@ void StoreServer::OnOffer(BlockOffer offer) {
   {
     MutexLock lock(mu_);
     if (peers_.size() >= limits::kPeersMax && !peers_.contains(offer.source.key)) peers_.clear();
-    peers_[offer.source.key] = offer.source;
+    RankGroup& peer = peers_[offer.source.key];
+    peer.ranks = {offer.source};
+    peer.split = {};
+    if (offer.group.has_value()) peer = *std::move(offer.group);
     core_->OnOffer({.source = offer.source.key,
                     .request = offer.fence.request,
                     .parent = offer.parent,
@@ -253,11 +256,13 @@ void StoreServer::RunCommands(std::vector<StoreCommand> commands) {
 }
 
 void StoreServer::StartFetch(const StartStoreFetch& fetch) {
-  FetchSpec spec{.source = {},
-                 .fence = {.request = fetch.request, .leg = 0},
-                 .items = {},
-                 .subscribe = true,
-                 .timeout_ns = fetch.timeout_ns};
+  // Whole blocks, put together from the ranks that hold their parts.
+  StreamInSpec spec{.source = {},
+                    .own = {},
+                    .fence = {.request = fetch.request, .leg = 0},
+                    .items = {},
+                    .subscribe = true,
+                    .timeout_ns = fetch.timeout_ns};
   {
     MutexLock lock(mu_);
     const auto peer = peers_.find(fetch.source);
@@ -267,7 +272,7 @@ void StoreServer::StartFetch(const StartStoreFetch& fetch) {
     spec.items.push_back({item.id, item.first_position, SlotData(item.slot)});
   }
   const auto started =
-      stream_->Fetch(std::move(spec), std::make_shared<Listener>(this, fetch.fetch));
+      StreamIn::Start(stream_.get(), format_, spec, std::make_shared<Listener>(this, fetch.fetch));
   if (!started.ok()) {
     OnFetchDone(fetch.fetch, std::vector<Status>(fetch.items.size(), started.status()));
     return;
@@ -277,13 +282,13 @@ void StoreServer::StartFetch(const StartStoreFetch& fetch) {
 }
 
 void StoreServer::CancelFetch(const CancelStoreFetch& cancel) {
-  std::optional<FetchHandle> handle;
+  std::shared_ptr<StreamIn> fetch;
   {
     MutexLock lock(mu_);
     const auto found = running_.find(cancel.fetch);
-    if (found != running_.end()) handle = found->second;
+    if (found != running_.end()) fetch = found->second;
   }
-  if (handle.has_value()) stream_->CancelFetch(*handle);
+  if (fetch != nullptr) fetch->Cancel();
 }
 
 // Disk -------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@
 #include "coordinator/client/reporter.h"
 #include "kvstore/node/store_core.h"
 #include "kvstore/stream/kv_stream.h"
+#include "kvstore/stream/stream_in.h"
 #include "kvstore/stream/tail_pack.h"
 #include "kvstore/tier/disk_file.h"
 
@@ -141,8 +142,10 @@ class StoreServer : public SegmentSource, public TailSink {
   std::optional<StoreCore> core_ GUARDED_BY(mu_);
   std::deque<EventReporter> reporters_ GUARDED_BY(mu_);  // by coordinator
   // Addresses of offering nodes, by identity, so that a fetch command can be carried out.
-  std::map<NodeKey, PeerAddress> peers_ GUARDED_BY(mu_);
-  std::map<uint64_t, FetchHandle> running_ GUARDED_BY(mu_);  // the core's fetches, at the stream
+  // Who offered, with the group it belongs to, or as one of one.
+  std::map<NodeKey, RankGroup> peers_ GUARDED_BY(mu_);
+  // The core's fetches, at the stream.
+  std::map<uint64_t, std::shared_ptr<StreamIn>> running_ GUARDED_BY(mu_);
   bool stopping_ GUARDED_BY(mu_) = false;
   CondVar stop_;
 

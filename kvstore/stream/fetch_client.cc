@@ -23,10 +23,12 @@ uint32_t RemainingMs(TimeNs deadline_ns, TimeNs now_ns) {
 
 void FetchClient::Start(FetchHandle handle, FetchSpec spec, std::shared_ptr<FetchListener> listener,
                         TimeNs deadline_ns) {
-  auto owned = std::make_unique<Fetch>();
+  const std::shared_ptr<const KvFormat> format = spec.format;
+  auto owned =
+      std::make_unique<Fetch>(std::move(spec), format != nullptr ? *format : context_.format);
   Fetch& fetch = *owned;
   fetch.handle = handle;
-  fetch.spec = std::move(spec);
+  if (!fetch.view.direct()) fetch.scatter.emplace(fetch.view);
   fetch.listener = std::move(listener);
   fetch.deadline_ns = deadline_ns;
   fetch.items.resize(fetch.spec.items.size());
@@ -46,11 +48,18 @@ void FetchClient::Start(FetchHandle handle, FetchSpec spec, std::shared_ptr<Fetc
 }
 
 void FetchClient::SendFetch(Fetch& fetch) {
+  const std::string wanted =
+      fetch.spec.format != nullptr ? fetch.spec.format->CanonicalText() : context_.format_text;
+  if (fetch.link->format != wanted) {
+    End(fetch, FormatsDiffer("the fetch is for blocks of the first", wanted, fetch.link->format));
+    return;
+  }
   wire::Fetch message{.fetch_id = fetch.handle,
                       .request = fetch.spec.fence.request,
                       .leg = fetch.spec.fence.leg,
                       .subscribe = fetch.spec.subscribe,
                       .timeout_ms = RemainingMs(fetch.deadline_ns, context_.Now()),
+                      .part = fetch.view.inner(),
                       .items = {}};
   message.items.reserve(fetch.spec.items.size());
   for (const FetchItem& item : fetch.spec.items) {
@@ -127,11 +136,12 @@ FetchClient::Fetch* FetchClient::Find(FetchHandle handle, const PeerLink* link) 
   return found != fetches_.end() && found->second->link == link ? found->second.get() : nullptr;
 }
 
-bool FetchClient::Fits(const Fetch& fetch, const wire::Bulk& bulk, size_t bytes) const {
+bool FetchClient::Fits(const Fetch& fetch, const wire::Bulk& bulk, size_t bytes) {
+  const Range& layers = fetch.view.inner().layers;
   return bulk.item < fetch.items.size() && bulk.layers > 0 &&
-         bulk.first_layer == fetch.items[bulk.item].layers_started &&
-         bulk.layers <= context_.layers - bulk.first_layer &&
-         bytes == bulk.layers * context_.segment_bytes &&
+         bulk.first_layer == layers.begin + fetch.items[bulk.item].layers_started &&
+         bulk.layers <= layers.end - bulk.first_layer &&
+         bytes == bulk.layers * fetch.view.segment_bytes() &&
          bulk.attempt_n == fetch.spec.fence.request.attempt.n;
 }
 
@@ -151,21 +161,33 @@ Sink FetchClient::OnBulk(EndpointId endpoint, const wire::Bulk& bulk, size_t byt
     OnMalformed(endpoint, absl::InvalidArgumentError("a payload does not continue its item"));
     return {};
   }
+  uint8_t* destination = nullptr;
+  Staged staged;
+  if (fetch->view.direct()) {
+    destination = Destination(*fetch, bulk.item, bulk.first_layer);
+  } else {
+    StatusOr<Staged> memory = staging_->Take(bytes);
+    if (!memory.ok()) {
+      End(*fetch, memory.status());
+      return {};
+    }
+    staged = *std::move(memory);
+    destination = staged->writable().data();
+  }
   fetch->items[bulk.item].layers_started += bulk.layers;
   ++fetch->outstanding;
-  uint8_t* destination =
-      fetch->spec.items[bulk.item].destination + size_t{bulk.first_layer} * context_.segment_bytes;
-  return {destination, [this, handle = fetch->handle, bulk](const Status& status) {
-            OnReceived(handle, bulk, status);
+  return {destination, [this, handle = fetch->handle, bulk, staged](const Status& status) {
+            OnReceived(handle, bulk, staged, status);
           }};
 }
 
-void FetchClient::OnReceived(FetchHandle handle, const wire::Bulk& bulk, const Status& status) {
+void FetchClient::OnReceived(FetchHandle handle, const wire::Bulk& bulk, const Staged& staged,
+                             const Status& status) {
   Fetch& fetch = *fetches_.at(handle);  // present while a receive is outstanding
   --fetch.outstanding;
   const bool wanted = !fetch.ended.has_value() && !fetch.items[bulk.item].settled;
   if (wanted && status.ok()) {
-    Verify(fetch, bulk);
+    Verify(fetch, bulk, staged);
   } else if (wanted) {
     End(fetch, Annotate(status, "a payload did not arrive"));
     return;
@@ -173,16 +195,26 @@ void FetchClient::OnReceived(FetchHandle handle, const wire::Bulk& bulk, const S
   FinishIfQuiet(fetch);
 }
 
-void FetchClient::Verify(Fetch& fetch, const wire::Bulk& bulk) {
+void FetchClient::Verify(Fetch& fetch, const wire::Bulk& bulk, const Staged& staged) {
   const FetchItem& item = fetch.spec.items[bulk.item];
+  const size_t segment_bytes = fetch.view.segment_bytes();
   std::vector<uint32_t> checksums(bulk.layers);
+  std::vector<uint32_t> told(bulk.layers);
   for (uint32_t i = 0; i < bulk.layers; ++i) {
     const uint32_t layer = bulk.first_layer + i;
-    checksums[i] =
-        SegmentChecksum(item.id, layer, item.first_position,
-                        item.destination + layer * context_.segment_bytes, context_.segment_bytes);
+    uint8_t* const place = Destination(fetch, bulk.item, layer);
+    if (staged == nullptr) {
+      checksums[i] = SegmentChecksum(item.id, layer, item.first_position, place, segment_bytes);
+      told[i] = checksums[i];
+    } else {
+      const uint32_t seed = SegmentSeed(item.id, layer, item.first_position);
+      const auto taken =
+          fetch.scatter->Scatter(staged->bytes().data() + i * segment_bytes, place, seed);
+      checksums[i] = taken.crc;
+      told[i] = taken.parts;
+    }
   }
-  if (wire::RunChecksum(bulk, checksums) != bulk.checksum) {
+  if (wire::RunChecksum(bulk, fetch.view.inner().heads, checksums) != bulk.checksum) {
     context_.counters->checksum_failures.fetch_add(1, std::memory_order_relaxed);
     Settle(fetch, bulk.item,
            absl::DataLossError(absl::StrCat("block ", item.id.Hex(), " layers ", bulk.first_layer,
@@ -191,14 +223,15 @@ void FetchClient::Verify(Fetch& fetch, const wire::Bulk& bulk) {
     return;
   }
   context_.counters->segments_received.fetch_add(bulk.layers, std::memory_order_relaxed);
-  context_.counters->bytes_received.fetch_add(bulk.layers * context_.segment_bytes,
+  context_.counters->bytes_received.fetch_add(bulk.layers * segment_bytes,
                                               std::memory_order_relaxed);
-  Announce(fetch, bulk, std::move(checksums));
+  Announce(fetch, bulk, std::move(told));
 }
 
 void FetchClient::Announce(Fetch& fetch, const wire::Bulk& bulk, std::vector<uint32_t> checksums) {
   Item& item = fetch.items[bulk.item];
-  item.early.emplace_back(bulk.first_layer, std::move(checksums));
+  const uint32_t first = fetch.view.inner().layers.begin;
+  item.early.emplace_back(bulk.first_layer - first, std::move(checksums));
   // Receives of one item may complete out of order; layers are announced in order.
   for (;;) {
     const auto next = std::find_if(item.early.begin(), item.early.end(), [&](const auto& run) {
@@ -206,11 +239,11 @@ void FetchClient::Announce(Fetch& fetch, const wire::Bulk& bulk, std::vector<uin
     });
     if (next == item.early.end()) break;
     for (const uint32_t checksum : next->second) {
-      fetch.listener->OnLayer(bulk.item, item.layers_announced++, checksum);
+      fetch.listener->OnLayer(bulk.item, first + item.layers_announced++, checksum);
     }
     item.early.erase(next);
   }
-  if (item.layers_announced == context_.layers) Settle(fetch, bulk.item, absl::OkStatus());
+  if (item.layers_announced == fetch.view.layers()) Settle(fetch, bulk.item, absl::OkStatus());
 }
 
 // ---- Messages and links. ----
@@ -289,7 +322,8 @@ void FetchClient::OnFailed(EndpointId endpoint, const Status& status) {
 }
 
 void FetchClient::OnLinkUp(PeerLink& link) {
-  for (const FetchHandle handle : link.fetches) SendFetch(*fetches_.at(handle));
+  const std::set<FetchHandle> waiting = link.fetches;  // one of another format ends at once
+  for (const FetchHandle handle : waiting) SendFetch(*fetches_.at(handle));
 }
 
 void FetchClient::OnLinkDown(PeerLink& link, const Status& status) {

@@ -14,6 +14,10 @@ constexpr TimeNs kCloseAfterRefusalNs = kSecond;
 constexpr TimeNs kDeadlineGraceNs = 5 * kSecond;
 // Runs of about this size stay in the second-level cache between transfer and verification.
 constexpr size_t kRunBytesMax = size_t{1} << 20;
+// Segments whose heads' sums are remembered: some MiB.
+constexpr size_t kHeadSumsMax = 16'384;
+// Of the memory for gathered runs, kept for the next ones.
+constexpr size_t kGatheredIdleBytesMax = size_t{16} << 20;
 
 // Of the layers that are ready, those that may be sent.
 uint32_t Sendable(const SegmentSource::Block& block, uint32_t layers_ready) {
@@ -33,7 +37,9 @@ FetchServer::FetchServer(const LaneContext& context, const FetchServerOptions& o
       peer_bytes_max_(options.inflight_bytes_max / 8),
       pacer_(options.throttle_bytes_per_s),
       replicas_(context, tails, [this](const RequestKey& request) { NoteAttempt(request); }),
-      probe_id_(ProbeId(context.self.incarnation)) {}
+      probe_id_(ProbeId(context.self.incarnation)),
+      head_sums_(FormatOfPart(context.format, context.part), kHeadSumsMax),
+      gathered_(std::make_shared<RowsPool>(kGatheredIdleBytesMax)) {}
 
 // ---- Connections. ----
 
@@ -79,6 +85,9 @@ void FetchServer::OnMessage(EndpointId endpoint, wire::Envelope envelope) {
 std::optional<Status> FetchServer::HandleReplica(const Connection& connection,
                                                  wire::Message& message) {
   if (auto* append = std::get_if<wire::Append>(&message)) {
+    if (!connection.same_format) {
+      return absl::FailedPreconditionError("rows are taken in this node's own format only");
+    }
     return replicas_.OnAppend(connection.endpoint, connection.peer, std::move(*append));
   }
   if (const auto* release = std::get_if<wire::Release>(&message)) {
@@ -108,7 +117,7 @@ void FetchServer::Handle(Connection& connection, const wire::Hello& hello) {
     return;
   }
   connection.peer = hello.self;
-  Status fits = CheckFormat(context_.format_digest, hello.format_digest);
+  Status fits = CheckFormat(context_, hello.format);
   if (hello.version != wire::kProtocolVersion) {
     fits = absl::FailedPreconditionError(absl::StrCat("protocol version ", wire::kProtocolVersion,
                                                       " here, ", hello.version, " there"));
@@ -124,8 +133,9 @@ void FetchServer::Handle(Connection& connection, const wire::Hello& hello) {
   }
   context_.timers->Cancel(connection.timer);
   connection.welcomed = true;
+  connection.same_format = hello.format == context_.format_text;
   context_.Send(connection.endpoint, connection.peer.incarnation,
-                wire::Welcome{.self = context_.self, .format_digest = context_.format_digest});
+                wire::Welcome{.self = context_.self, .format = context_.format_text});
 }
 
 void FetchServer::OnMalformed(EndpointId endpoint, const Status& status) {
@@ -178,6 +188,10 @@ Status FetchServer::Admit(const Connection& connection, const wire::Fetch& messa
     return absl::UnavailableError(absl::StrCat("one peer may have ", limits::kFetchesPerPeerMax,
                                                " fetches, it has ", connection.fetches));
   }
+  if (!context_.part.Contains(message.part)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "asked for ", message.part.ToString(), ", this node holds ", context_.part.ToString()));
+  }
   if (NoteAttempt(message.request) != Fences::Verdict::kStale) {
     replicas_.OnFetch(message.request);
     return absl::OkStatus();
@@ -200,9 +214,8 @@ void FetchServer::Handle(Connection& connection, const wire::Fetch& message) {
         wire::FetchDone{message.fetch_id, admitted.code(), std::string(admitted.message())});
     return;
   }
-  auto fetch = std::make_unique<Fetch>();
-  fetch->connection = &connection;
-  fetch->message = message;
+  auto fetch = std::make_unique<Fetch>(&connection, message, context_);
+  if (!fetch->view.direct()) fetch->gather.emplace(fetch->view);
   ++connection.fetches;
   Fetch& opened = *(fetches_[key] = std::move(fetch));
   opened.deadline = context_.timers->At(
@@ -227,6 +240,12 @@ SegmentSource::Block FetchServer::FindBlock(const BlockId& id) {
   return block;
 }
 
+uint32_t FetchServer::Ready(const Fetch& fetch, const SegmentSource::Block& block) const {
+  const uint32_t before = fetch.view.inner().layers.begin - context_.part.layers.begin;
+  if (block.layers_ready <= before) return 0;
+  return std::min(block.layers_ready - before, fetch.view.layers());
+}
+
 void FetchServer::Open(Fetch& fetch) {
   const FetchKey key{fetch.connection->endpoint, fetch.message.fetch_id};
   wire::ItemsMissing missing{.fetch_id = fetch.message.fetch_id, .items = {}};
@@ -240,7 +259,7 @@ void FetchServer::Open(Fetch& fetch) {
     if (item.block.state == State::kReady) item.block.layers_ready = context_.layers;
     item.block.layers_ready =
         Sendable(item.block, std::min(item.block.layers_ready, context_.layers));
-    const bool complete = item.block.layers_ready == context_.layers;
+    const bool complete = Ready(fetch, item.block) == fetch.view.layers();
     const bool usable = item.block.state != State::kMissing &&
                         item.block.first_position == fetch.message.items[i].first_position &&
                         (complete || fetch.message.subscribe);
@@ -250,7 +269,7 @@ void FetchServer::Open(Fetch& fetch) {
       continue;
     }
     if (!complete) subscribers_[item.id].emplace_back(key, i);
-    if (item.block.layers_ready > 0) Enqueue(fetch, i);
+    Enqueue(fetch, i);
   }
   if (!missing.items.empty()) {
     context_.Send(fetch.connection->endpoint, fetch.connection->peer.incarnation,
@@ -272,8 +291,8 @@ void FetchServer::Publish(const BlockId& id, uint32_t layers_ready,
     Enqueue(fetch, index);
   }
   std::erase_if(found->second, [&](const auto& subscriber) {
-    const Item& item = fetches_.at(subscriber.first)->items[subscriber.second];
-    return item.block.layers_ready == context_.layers;
+    const Fetch& fetch = *fetches_.at(subscriber.first);
+    return Ready(fetch, fetch.items[subscriber.second].block) == fetch.view.layers();
   });
   if (found->second.empty()) subscribers_.erase(found);
   Pump();
@@ -286,11 +305,15 @@ void FetchServer::Withdraw(const BlockId& id) {
     const auto subscribed = fetches_.find(key);  // may have ended with an earlier turn of this loop
     if (subscribed == fetches_.end() || subscribed->second->items[index].over) continue;
     Fetch& fetch = *subscribed->second;
-    CloseItem(fetch, fetch.items[index]);
-    context_.Send(fetch.connection->endpoint, fetch.connection->peer.incarnation,
-                  wire::ItemsMissing{.fetch_id = fetch.message.fetch_id, .items = {index}});
+    WithdrawItem(fetch, index);
     FinishIfQuiet(fetch);
   }
+}
+
+void FetchServer::WithdrawItem(Fetch& fetch, uint32_t index) {
+  CloseItem(fetch, fetch.items[index]);
+  context_.Send(fetch.connection->endpoint, fetch.connection->peer.incarnation,
+                wire::ItemsMissing{.fetch_id = fetch.message.fetch_id, .items = {index}});
 }
 
 void FetchServer::Handle(Connection& connection, const wire::Cancel& message) {
@@ -380,6 +403,11 @@ void FetchServer::Handle(Connection& connection, wire::Offer message) {
   if (message.offer.source.key != connection.peer) {
     OnMalformed(connection.endpoint,
                 absl::InvalidArgumentError("a node offers what another node holds"));
+    return;
+  }
+  if (!connection.same_format) {
+    OnMalformed(connection.endpoint,
+                absl::FailedPreconditionError("blocks are taken in this node's own format only"));
     return;
   }
   if (NoteAttempt(message.offer.fence.request) == Fences::Verdict::kStale) {

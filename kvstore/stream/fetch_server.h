@@ -6,7 +6,11 @@
 //    is not known dead is never closed while payloads are posted on it: the peer could still read.
 // 2. Runs of one item are posted in layer order; fetches take turns, one run each.
 // 3. Layers of a `summed` block are sent under the checksums its source gave, never under new ones.
-// 4. Posted bytes stay below the limits, except that every peer may have one run posted, so that a
+//    From what follows for a part of their heads see part_copy.h; where the bytes no longer give
+//    the sum, the item is withdrawn.
+// 4. What a fetch wants of a block is posted from where it lies when it is contiguous there; else
+//    its strips are gathered, and the gathered bytes are posted.
+// 5. Posted bytes stay below the limits, except that every peer may have one run posted, so that a
 //    peer that stopped reading never starves the others.
 #ifndef REPRISE_KVSTORE_STREAM_FETCH_SERVER_H_
 #define REPRISE_KVSTORE_STREAM_FETCH_SERVER_H_
@@ -24,7 +28,9 @@
 #include "kvstore/stream/kv_stream.h"
 #include "kvstore/stream/lane_context.h"
 #include "kvstore/stream/pacer.h"
+#include "kvstore/stream/part_copy.h"
 #include "kvstore/stream/replica_server.h"
+#include "kvstore/stream/rows_pool.h"
 
 namespace reprise::kv {
 
@@ -61,8 +67,9 @@ class FetchServer {
     EndpointId endpoint = 0;
     NodeKey peer;
     bool welcomed = false;
-    bool refused = false;  // told so; nothing it says counts any more
-    bool dead = false;     // kept while payloads are posted
+    bool same_format = false;  // else it may only fetch
+    bool refused = false;      // told so; nothing it says counts any more
+    bool dead = false;         // kept while payloads are posted
     size_t fetches = 0;
     size_t posted_bytes = 0;
     TimerQueue::Id timer{};  // of the handshake, then of the close after a refusal
@@ -70,14 +77,18 @@ class FetchServer {
   struct Item {
     BlockId id;
     SegmentSource::Block block;
-    uint32_t layers_sent = 0;  // posted or chosen to be
+    uint32_t layers_sent = 0;  // of the fetch's part: posted or chosen to be
     uint32_t posted = 0;       // runs not terminal yet
     bool over = false;         // sent, missing, or dropped with its fetch
     bool waiting_turn = false;
   };
   struct Fetch {
-    Connection* connection = nullptr;
-    wire::Fetch message;
+    Fetch(Connection* c, const wire::Fetch& m, const LaneContext& context)
+        : connection(c), message(m), view(context.format, context.part, m.part) {}
+    Connection* const connection;
+    const wire::Fetch message;
+    const PartView view;               // of what is held
+    std::optional<PartCopier> gather;  // unless the view is direct
     std::vector<Item> items;
     std::deque<uint32_t> ready;  // items with layers to send
     size_t open_items = 0;
@@ -90,8 +101,14 @@ class FetchServer {
   struct Run {
     FetchKey fetch;
     uint32_t item = 0;
-    uint32_t first_layer = 0;
+    uint32_t first_layer = 0;  // of the format
     uint32_t layers = 0;
+  };
+  // A run as it is posted.
+  struct Load {
+    std::span<const uint8_t> bytes;
+    std::shared_ptr<RowsPool::Rows> gathered;  // shared with the completion; null: in place
+    std::vector<uint32_t> checksums;           // of its segments
   };
 
   void Handle(Connection& connection, const wire::Hello& hello);
@@ -109,6 +126,8 @@ class FetchServer {
   SegmentSource::Block FindBlock(const BlockId& id);
   Status Admit(const Connection& connection, const wire::Fetch& message);
   void Open(Fetch& fetch);
+  // How many of the part's layers, from its first, are there to be sent.
+  uint32_t Ready(const Fetch& fetch, const SegmentSource::Block& block) const;
   void Enqueue(Fetch& fetch, uint32_t item);
   // The next run of the fetch in turn that the limits allow; nullopt: nothing can be posted now.
   std::optional<Run> NextRun();
@@ -116,7 +135,11 @@ class FetchServer {
   bool MayPost(const Connection& connection, size_t bytes) const;
   void Pump();
   void Post(const Run& run);
+  StatusOr<Load> Prepare(const Fetch& fetch, const Run& run);
+  StatusOr<Load> Collect(const Fetch& fetch, const Run& run);
   uint32_t ChecksumOf(const Item& item, uint32_t layer) const;
+  // Tells the peer that the item will not come.
+  void WithdrawItem(Fetch& fetch, uint32_t item);
   void OnPosted(const Run& run, const Status& status);
   void CloseItem(Fetch& fetch, Item& item);
   void EndFetch(Fetch& fetch);
@@ -140,7 +163,9 @@ class FetchServer {
   ReplicaServer replicas_;
   const BlockId probe_id_;
   std::vector<uint8_t> probe_block_;  // made at the first probe
-  bool crossing_ = false;             // a run is on the throttled link
+  HeadSums head_sums_;
+  const std::shared_ptr<RowsPool> gathered_;
+  bool crossing_ = false;  // a run is on the throttled link
   size_t posted_bytes_ = 0;
 };
 

@@ -9,7 +9,7 @@ namespace reprise::kv {
 
 void FetchServer::Enqueue(Fetch& fetch, uint32_t index) {
   Item& item = fetch.items[index];
-  if (item.over || item.waiting_turn || item.layers_sent >= item.block.layers_ready) return;
+  if (item.over || item.waiting_turn || item.layers_sent >= Ready(fetch, item.block)) return;
   item.waiting_turn = true;
   fetch.ready.push_back(index);
   if (!fetch.queued) {
@@ -32,16 +32,17 @@ std::optional<FetchServer::Run> FetchServer::TakeRun(Fetch& fetch) {
       fetch.ready.pop_front();
       continue;
     }
-    const size_t layers_max = std::max<size_t>(1, run_bytes_max_ / context_.segment_bytes);
-    const auto layers = static_cast<uint32_t>(
-        std::min<size_t>(item.block.layers_ready - item.layers_sent, layers_max));
-    if (!MayPost(*fetch.connection, layers * context_.segment_bytes)) return std::nullopt;
+    const size_t layers_max = std::max<size_t>(1, run_bytes_max_ / fetch.view.segment_bytes());
+    const uint32_t ready = Ready(fetch, item.block);
+    const auto layers =
+        static_cast<uint32_t>(std::min<size_t>(ready - item.layers_sent, layers_max));
+    if (!MayPost(*fetch.connection, layers * fetch.view.segment_bytes())) return std::nullopt;
     const Run run{.fetch = {fetch.connection->endpoint, fetch.message.fetch_id},
                   .item = index,
-                  .first_layer = item.layers_sent,
+                  .first_layer = fetch.view.inner().layers.begin + item.layers_sent,
                   .layers = layers};
     item.layers_sent += layers;
-    if (item.layers_sent == item.block.layers_ready) {
+    if (item.layers_sent == ready) {
       item.waiting_turn = false;
       fetch.ready.pop_front();
     }
@@ -72,7 +73,7 @@ void FetchServer::Pump() {
     const std::optional<Run> run = NextRun();
     if (!run.has_value()) return;
     Fetch& fetch = *fetches_.at(run->fetch);
-    const size_t bytes = run->layers * context_.segment_bytes;
+    const size_t bytes = run->layers * fetch.view.segment_bytes();
     ++fetch.items[run->item].posted;
     ++fetch.posted;
     fetch.connection->posted_bytes += bytes;
@@ -92,9 +93,53 @@ void FetchServer::Pump() {
 }
 
 uint32_t FetchServer::ChecksumOf(const Item& item, uint32_t layer) const {
-  if (item.block.summed) return item.block.checksums[layer];
+  const uint32_t held = layer - context_.part.layers.begin;
+  if (item.block.summed) return item.block.checksums[held];
   return SegmentChecksum(item.id, layer, item.block.first_position,
-                         item.block.data + layer * context_.segment_bytes, context_.segment_bytes);
+                         item.block.data + held * context_.segment_bytes, context_.segment_bytes);
+}
+
+StatusOr<FetchServer::Load> FetchServer::Prepare(const Fetch& fetch, const Run& run) {
+  if (!fetch.view.direct()) return Collect(fetch, run);
+  const Item& item = fetch.items[run.item];
+  Load load{.bytes = {item.block.data + fetch.view.SegmentAt(run.first_layer),
+                      run.layers * fetch.view.segment_bytes()},
+            .gathered = nullptr,
+            .checksums = {}};
+  for (uint32_t i = 0; i < run.layers; ++i) {
+    load.checksums.push_back(ChecksumOf(item, run.first_layer + i));
+  }
+  return load;
+}
+
+StatusOr<FetchServer::Load> FetchServer::Collect(const Fetch& fetch, const Run& run) {
+  const Item& item = fetch.items[run.item];
+  const size_t segment_bytes = fetch.view.segment_bytes();
+  Load load;
+  ASSIGN_OR_RETURN(load.gathered, gathered_->Take(run.layers * segment_bytes));
+  load.bytes = load.gathered->bytes();
+  const Range& held = context_.part.heads;
+  const Range& wanted = fetch.view.inner().heads;
+  for (uint32_t i = 0; i < run.layers; ++i) {
+    const uint32_t layer = run.first_layer + i;
+    const uint8_t* const segment = item.block.data + fetch.view.SegmentAt(layer);
+    const uint32_t made =
+        fetch.gather->Gather(segment, load.gathered->writable().data() + i * segment_bytes,
+                             SegmentSeed(item.id, layer, item.block.first_position));
+    if (!item.block.summed) {
+      load.checksums.push_back(made);
+      continue;
+    }
+    ASSIGN_OR_RETURN(const uint32_t known,
+                     head_sums_.ChecksumOf({.id = item.id,
+                                            .layer = layer,
+                                            .first_position = item.block.first_position,
+                                            .data = segment,
+                                            .checksum = ChecksumOf(item, layer)},
+                                           {wanted.begin - held.begin, wanted.end - held.begin}));
+    load.checksums.push_back(known);
+  }
+  return load;
 }
 
 void FetchServer::Post(const Run& run) {
@@ -103,12 +148,13 @@ void FetchServer::Post(const Run& run) {
     OnPosted(run, absl::CancelledError("the fetch has ended"));
     return;
   }
-  const Item& item = fetch.items[run.item];
-  const size_t segment_bytes = context_.segment_bytes;
-  const uint8_t* data = item.block.data + run.first_layer * segment_bytes;
-  std::vector<uint32_t> checksums(run.layers);
-  for (uint32_t i = 0; i < run.layers; ++i) {
-    checksums[i] = ChecksumOf(item, run.first_layer + i);
+  StatusOr<Load> load = Prepare(fetch, run);
+  if (!load.ok()) {
+    context_.counters->checksum_failures.fetch_add(1, std::memory_order_relaxed);
+    if (!fetch.items[run.item].over) WithdrawItem(fetch, run.item);
+    // Later: this may be one of many.
+    context_.transport->Post([this, run, status = load.status()] { OnPosted(run, status); });
+    return;
   }
   wire::Bulk bulk{.fetch_id = fetch.message.fetch_id,
                   .receiver_incarnation = fetch.connection->peer.incarnation,
@@ -116,16 +162,16 @@ void FetchServer::Post(const Run& run) {
                   .first_layer = static_cast<uint16_t>(run.first_layer),
                   .layers = static_cast<uint16_t>(run.layers),
                   .attempt_n = fetch.message.request.attempt.n};
-  bulk.checksum = wire::RunChecksum(bulk, checksums);
-  context_.transport->SendBulk(run.fetch.first, wire::EncodeBulk(bulk),
-                               {data, run.layers * segment_bytes},
-                               [this, run](const Status& status) { OnPosted(run, status); });
+  bulk.checksum = wire::RunChecksum(bulk, fetch.view.inner().heads, load->checksums);
+  context_.transport->SendBulk(
+      run.fetch.first, wire::EncodeBulk(bulk), load->bytes,
+      [this, run, gathered = load->gathered](const Status& status) { OnPosted(run, status); });
 }
 
 void FetchServer::OnPosted(const Run& run, const Status& status) {
   Fetch& fetch = *fetches_.at(run.fetch);
   Item& item = fetch.items[run.item];
-  const size_t bytes = run.layers * context_.segment_bytes;
+  const size_t bytes = run.layers * fetch.view.segment_bytes();
   --item.posted;
   --fetch.posted;
   fetch.connection->posted_bytes -= bytes;
@@ -137,7 +183,7 @@ void FetchServer::OnPosted(const Run& run, const Status& status) {
   }
   // A refusal means that the peer has settled the item or ended the fetch; a broken connection is
   // reported on its own. Either way nothing more of this item is of use.
-  const bool sent = item.layers_sent == context_.layers && item.posted == 0;
+  const bool sent = item.layers_sent == fetch.view.layers() && item.posted == 0;
   if (!item.over && (sent || !status.ok())) CloseItem(fetch, item);
   if (item.over && item.posted == 0) item.block.pin = SegmentPin();
   FinishIfQuiet(fetch);

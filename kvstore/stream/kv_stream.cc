@@ -89,6 +89,7 @@ class KvStreamImpl final : public KvStream {
   };
 
   Status Validate(const FetchSpec& spec) const;
+  size_t BlockBytes(const FetchSpec& spec) const;  // that are fetched of each
   void StartPart(size_t lane, FetchHandle handle, FetchSpec spec,
                  std::shared_ptr<FetchListener> listener);
   // On the lane that listens, which also carries all replication.
@@ -96,6 +97,7 @@ class KvStreamImpl final : public KvStream {
   void OnReplicas(std::function<void(ReplicaClient&)> function);
 
   const KvFormat format_;
+  const KvPart part_;
   PeerAddress address_;
   StreamCounters counters_;
   std::vector<Lane> lanes_;
@@ -104,13 +106,17 @@ class KvStreamImpl final : public KvStream {
 
 KvStreamImpl::KvStreamImpl(std::vector<std::unique_ptr<Transport>> transports,
                            const StreamOptions& options, SegmentSource* source, TailSink* tails)
-    : format_(options.format) {
+    : format_(options.format), part_(options.part.value_or(WholePart(options.format))) {
+  const KvFormat held = FormatOfPart(format_, part_);
   address_ = {options.self, options.listen_host, transports.front()->port()};
   for (auto& transport : transports) {
     const LaneContext context{.self = options.self,
-                              .format_digest = format_.Digest(),
-                              .segment_bytes = format_.segment_bytes(),
-                              .layers = format_.layers,
+                              .format = format_,
+                              .format_text = format_.CanonicalText(),
+                              .convert_codecs = options.convert_codecs,
+                              .part = part_,
+                              .segment_bytes = held.segment_bytes(),
+                              .layers = held.layers,
                               .block_tokens = format_.block_tokens,
                               .transport = transport.get(),
                               .counters = &counters_};
@@ -149,12 +155,28 @@ Status KvStreamImpl::Validate(const FetchSpec& spec) const {
       spec.source.key.name.size() > limits::kNodeNameBytesMax) {
     return absl::InvalidArgumentError("a fetch names a request or node with too long a name");
   }
+  const KvFormat& format = spec.format != nullptr ? *spec.format : format_;
+  RETURN_IF_ERROR(ValidateFormat(format));
+  for (const std::optional<KvPart>& part : {spec.part, spec.into}) {
+    if (part.has_value()) RETURN_IF_ERROR(CheckPart(format, *part));
+  }
+  if (spec.into.has_value() && !spec.into->Contains(spec.part.value_or(WholePart(format)))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("destinations of ", spec.into->ToString(), " have no room for ",
+                     spec.part.value_or(WholePart(format)).ToString()));
+  }
   for (const FetchItem& item : spec.items) {
     if (item.destination == nullptr || item.first_position < 0) {
       return absl::InvalidArgumentError("an item lacks a destination or has a negative position");
     }
   }
   return absl::OkStatus();
+}
+
+size_t KvStreamImpl::BlockBytes(const FetchSpec& spec) const {
+  const KvFormat& format = spec.format != nullptr ? *spec.format : format_;
+  return spec.part.has_value() ? FormatOfPart(format, *spec.part).block_bytes()
+                               : format.block_bytes();
 }
 
 void KvStreamImpl::StartPart(size_t index, FetchHandle handle, FetchSpec spec,
@@ -173,7 +195,7 @@ StatusOr<FetchHandle> KvStreamImpl::Fetch(FetchSpec spec, std::shared_ptr<FetchL
   RETURN_IF_ERROR(Validate(spec));
   const FetchHandle handle = ++last_handle_;
   const size_t lanes = std::min(lanes_.size(), spec.items.size());
-  if (lanes == 1 || spec.items.size() * format_.block_bytes() < kSplitBytesMin) {
+  if (lanes == 1 || spec.items.size() * BlockBytes(spec) < kSplitBytesMin) {
     StartPart(handle % lanes_.size(), handle, std::move(spec), std::move(listener));
     return handle;
   }
@@ -293,8 +315,11 @@ class ProbeListener : public FetchListener {
 
 void KvStreamImpl::Probe(const PeerAddress& peer, TimeNs timeout_ns,
                          std::function<void(const Status&)> done) {
-  auto listener = std::make_shared<ProbeListener>(format_.block_bytes(), std::move(done));
-  FetchSpec spec{.source = peer, .timeout_ns = timeout_ns};
+  // Of itself a stream serves what it holds of a block; of a peer it expects the whole.
+  const KvPart part = peer.key == address_.key ? part_ : WholePart(format_);
+  auto listener =
+      std::make_shared<ProbeListener>(FormatOfPart(format_, part).block_bytes(), std::move(done));
+  FetchSpec spec{.source = peer, .timeout_ns = timeout_ns, .part = part};
   spec.items.push_back({ProbeId(peer.key.incarnation), 0, listener->memory.data()});
   const auto started = Fetch(std::move(spec), listener);
   if (started.ok()) return;
@@ -359,6 +384,7 @@ std::unique_ptr<KvStream> StreamOver(std::vector<std::unique_ptr<Transport>> tra
 StatusOr<std::unique_ptr<KvStream>> KvStream::Create(const StreamOptions& options,
                                                      SegmentSource* source, TailSink* tails) {
   RETURN_IF_ERROR(ValidateFormat(options.format));
+  if (options.part.has_value()) RETURN_IF_ERROR(CheckPart(options.format, *options.part));
   if (options.self.incarnation == 0) {
     return absl::InvalidArgumentError("a stream needs an incarnation other than zero");
   }

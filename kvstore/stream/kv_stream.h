@@ -32,7 +32,9 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "kvstore/block/block_id.h"
+#include "kvstore/block/group_split.h"
 #include "kvstore/block/kv_format.h"
+#include "kvstore/block/kv_part.h"
 #include "kvstore/stream/tail.h"
 
 namespace reprise::kv {
@@ -42,6 +44,12 @@ struct PeerAddress {
   NodeKey key;
   std::string host;  // numeric
   int port = 0;
+};
+
+// A group of ranks as others see it: who holds what, and where. `ranks` are in the group's order.
+struct RankGroup {
+  GroupSplit split;
+  std::vector<PeerAddress> ranks;  // split.ranks() of them
 };
 
 // Who a message is about; receivers refuse attempts lower than the highest they saw of a request.
@@ -78,6 +86,7 @@ class SegmentSource {
   enum class State { kReady, kPending, kMissing };
   struct Block {
     State state = State::kMissing;
+    // Segments, layers: those of the part that this node holds (StreamOptions::part).
     uint32_t layers_ready = 0;      // of a pending block: its first layers, readable now
     int64_t first_position = 0;     // of the block's first row in its sequence
     const uint8_t* data = nullptr;  // layers * segment_bytes, valid while `pin` lives
@@ -96,7 +105,7 @@ class SegmentSource {
 struct FetchItem {
   BlockId id;
   int64_t first_position = 0;
-  uint8_t* destination = nullptr;  // layers * segment_bytes; stays valid until OnDone
+  uint8_t* destination = nullptr;  // a block as FetchSpec says; stays valid until OnDone
 };
 
 struct FetchSpec {
@@ -105,13 +114,22 @@ struct FetchSpec {
   std::vector<FetchItem> items;  // at most limits::kFetchItemsMax
   bool subscribe = false;        // wait for blocks the source holds as pending
   TimeNs timeout_ns = 0;         // > 0; the whole fetch
+  // The blocks' format at the source, when it is not this node's own: one that a registered
+  // conversion leads from (kv_convert.h). Bytes arrive as they are there.
+  std::shared_ptr<const KvFormat> format = nullptr;
+  // What of every block is fetched; absent: all of it. The source must hold it.
+  std::optional<KvPart> part = std::nullopt;
+  // The part that the destinations are laid out as, around `part`; absent: `part` itself.
+  std::optional<KvPart> into = std::nullopt;
 };
 
 class FetchListener {
  public:
   virtual ~FetchListener() = default;
-  // Layer `layer` of items[item] has arrived and verified; `checksum` is its CRC32C.
-  // Layers of one item come in ascending order.
+  // Layer `layer` (of the format) of items[item] has arrived and verified; `checksum` is its
+  // CRC32C. When the fetched heads are not all that a destination has, `checksum` is what they add
+  // to the sum of the destination's segment (the parts of crc32c.h). Layers of one item come in
+  // ascending order.
   virtual void OnLayer(size_t item, uint32_t layer, uint32_t checksum) = 0;
   // `items` holds one status per item: OK, NOT_FOUND (missing there), DATA_LOSS, or the reason
   // the fetch as a whole ended (DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, FAILED_PRECONDITION).
@@ -130,13 +148,19 @@ struct BlockOffer {
   // Whose replica the blocks belong to, with the request: the store leases them until it is
   // released. Absent: cache only.
   std::optional<uint32_t> branch;
+  // The blocks lie in parts at the ranks of a group, of which `source` is one. Absent: whole,
+  // there.
+  std::optional<RankGroup> group = std::nullopt;
 };
 
 struct StreamOptions {
   NodeKey self;
   std::string listen_host = "127.0.0.1";
-  int listen_port = 0;  // 0: any
-  KvFormat format;
+  int listen_port = 0;                        // 0: any
+  KvFormat format;                            // of whole blocks, whoever holds which part of them
+  std::optional<KvPart> part = std::nullopt;  // what this node holds of each; absent: all of it
+  // Lets peers of another element codec read here, and this node there (kv_convert.h).
+  bool convert_codecs = false;
   std::string devices = "lo";  // network devices the transport may use
   bool shared_memory = true;   // false: TCP only
   // Posted sends, all peers together; one peer has an eighth. Beyond it every peer may still have

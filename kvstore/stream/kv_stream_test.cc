@@ -436,8 +436,8 @@ TEST_F(KvStreamTest, DifferentFormatsAreRefusedByName) {
   fetch->memory[0].resize(other.format.block_bytes());
   network_.RunUntilIdle();
   EXPECT_THAT(fetch->codes(), ElementsAre(kPrecondition));
-  EXPECT_THAT(fetch->message(), HasSubstr(HexEncode(TestFormat().Digest())));
-  EXPECT_THAT(fetch->message(), HasSubstr(HexEncode(other.format.Digest())));
+  EXPECT_THAT(fetch->message(), HasSubstr(TestFormat().CanonicalText()));
+  EXPECT_THAT(fetch->message(), HasSubstr(other.format.CanonicalText()));
 }
 
 TEST_F(KvStreamTest, AnUnreachablePeerIsNotTriedAgainBeforeItsBackOff) {

@@ -5,11 +5,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 
 #include "common/ids.h"
-#include "common/sha256.h"
 #include "kvstore/block/block_id.h"
+#include "kvstore/block/kv_convert.h"
 #include "kvstore/block/kv_format.h"
+#include "kvstore/block/kv_part.h"
 #include "kvstore/stream/timer_queue.h"
 #include "kvstore/stream/wire.h"
 #include "kvstore/transport/transport.h"
@@ -38,7 +40,10 @@ struct StreamCounters {
 
 struct LaneContext {
   NodeKey self;
-  Digest256 format_digest{};
+  KvFormat format;          // of whole blocks
+  std::string format_text;  // canonical
+  bool convert_codecs = false;
+  KvPart part;  // what this node holds of them; the rest of the sizes are the part's
   size_t segment_bytes = 0;
   uint32_t layers = 0;
   uint32_t block_tokens = 1;
@@ -54,11 +59,14 @@ struct LaneContext {
   }
 };
 
-// Fit to move blocks between: the same bytes mean the same.
-inline Status CheckFormat(const Digest256& ours, const Digest256& theirs) {
-  if (ours == theirs) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("KV formats differ: ", HexEncode(ours), " here, ", HexEncode(theirs), " there"));
+// Fit to read blocks from: the same bytes mean the same, or a registered conversion away.
+inline Status CheckFormat(const LaneContext& context, const std::string& theirs) {
+  if (context.format_text == theirs) return absl::OkStatus();
+  const StatusOr<KvFormat> format = ParseFormat(theirs);
+  if (!format.ok()) {
+    return FormatsDiffer(format.status().message(), context.format_text, theirs);
+  }
+  return CheckExchange(context.format, *format, context.convert_codecs);
 }
 
 }  // namespace reprise::kv

@@ -64,10 +64,10 @@ Status PeerLinks::Connect(PeerLink& link) {
     Drop(link, absl::UnavailableError(absl::StrCat(Name(link.address), " did not answer within ",
                                                    kHandshakeTimeoutNs / kMillisecond, " ms")));
   });
-  context_.Send(link.endpoint, 0,
-                wire::Hello{.self = context_.self,
-                            .wanted = link.address.key,
-                            .format_digest = context_.format_digest});
+  context_.Send(
+      link.endpoint, 0,
+      wire::Hello{
+          .self = context_.self, .wanted = link.address.key, .format = context_.format_text});
   return absl::OkStatus();
 }
 
@@ -84,7 +84,10 @@ PeerLink* PeerLinks::FindNode(const NodeKey& key) {
 }
 
 void PeerLinks::OnWelcome(PeerLink& link, const wire::Welcome& welcome) {
-  Status fits = CheckFormat(context_.format_digest, welcome.format_digest);
+  Status fits = CheckFormat(context_, welcome.format);
+  if (fits.ok() && formats_ == Formats::kSame && welcome.format != context_.format_text) {
+    fits = FormatsDiffer("rows are appended unconverted", context_.format_text, welcome.format);
+  }
   if (welcome.version != wire::kProtocolVersion) {
     fits = absl::FailedPreconditionError(absl::StrCat("protocol version ", wire::kProtocolVersion,
                                                       " here, ", welcome.version, " there"));
@@ -98,6 +101,7 @@ void PeerLinks::OnWelcome(PeerLink& link, const wire::Welcome& welcome) {
     return;
   }
   link.ready = true;
+  link.format = welcome.format;
   link.failures = 0;
   context_.timers->Cancel(link.handshake_timer);
   user_->OnLinkUp(link);

@@ -25,6 +25,7 @@ struct PeerLink {
   PeerAddress address;
   EndpointId endpoint = 0;  // 0: not connected
   bool ready = false;       // the handshake is done
+  std::string format;       // of whole blocks there, once ready
   std::set<FetchHandle> fetches;
   bool in_use = false;  // for more than its fetches; reset when the connection ends
   TimerQueue::Id handshake_timer{};
@@ -43,7 +44,9 @@ class PeerLinks {
     virtual void OnLinkDown(PeerLink& link, const Status& status) = 0;
   };
 
-  PeerLinks(const LaneContext& context, User* user) : context_(context), user_(user) {}
+  enum class Formats { kSame, kConvertible };  // which formats of the peer will do
+  PeerLinks(const LaneContext& context, User* user, Formats formats = Formats::kSame)
+      : context_(context), user_(user), formats_(formats) {}
 
   // The link to use, connected or on its way. UNAVAILABLE during back-off or when every one of
   // limits::kPeersMax links is in use.
@@ -66,6 +69,7 @@ class PeerLinks {
 
   const LaneContext& context_;
   User* const user_;
+  const Formats formats_;
   std::map<Key, std::unique_ptr<PeerLink>> links_;
   std::unordered_map<EndpointId, PeerLink*> by_endpoint_;
   uint64_t uses_ = 0;

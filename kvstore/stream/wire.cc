@@ -15,6 +15,8 @@ namespace {
 using Writer = ByteWriter<std::string>;
 
 constexpr size_t kItemBytes = 16 + 8;
+constexpr uint32_t kPartHeadsMax = 1 << 20;  // of any format
+constexpr size_t kPeerAddressBytesMin = 4 + 8 + 4 + 2;
 constexpr uint32_t kNoBranch = UINT32_MAX;  // of an offer that replicates nothing
 constexpr size_t kRequestKeyBytesMin = 4 + 8 + 4;
 // With empty texts; one token.
@@ -41,6 +43,66 @@ RequestKey GetRequestKey(ByteReader& in) {
   key.attempt.owner_epoch = in.U64("owner epoch");
   key.attempt.n = in.U32("attempt");
   return key;
+}
+
+void Put(Writer& out, const PeerAddress& address) {
+  Put(out, address.key);
+  out.PrefixedText(address.host).U16(static_cast<uint16_t>(address.port));
+}
+PeerAddress GetPeerAddress(ByteReader& in) {
+  PeerAddress address;
+  address.key = GetNodeKey(in);
+  address.host = std::string(in.PrefixedText("host", limits::kHostBytesMax));
+  address.port = in.U16("port");
+  return address;
+}
+
+void Put(Writer& out, const Range& range) { out.U32(range.begin).U32(range.end); }
+Range GetRange(ByteReader& in, const char* field, uint32_t end_max) {
+  Range range;
+  range.begin = in.U32(field);
+  range.end = in.U32(field);
+  if (range.begin >= range.end || range.end > end_max) {
+    in.Fail(
+        absl::StrCat(field, " are [", range.begin, ", ", range.end, "), the limit is ", end_max));
+  }
+  return range;
+}
+
+// A group of ranks, or none: zero stages.
+void Put(Writer& out, const std::optional<RankGroup>& group) {
+  if (!group.has_value()) {
+    out.U32(0);
+    return;
+  }
+  const GroupSplit& split = group->split;
+  out.U32(split.pipeline).U32(split.tensor).U32(split.context).U32(split.stripe_leaves);
+  out.U32(static_cast<uint32_t>(group->ranks.size()));
+  for (const PeerAddress& rank : group->ranks) Put(out, rank);
+}
+std::optional<RankGroup> GetGroup(ByteReader& in) {
+  RankGroup group;
+  GroupSplit& split = group.split;
+  split.pipeline = in.U32("pipeline stages");
+  if (split.pipeline == 0) return std::nullopt;
+  split.tensor = in.U32("tensor ranks");
+  split.context = in.U32("context ranks");
+  split.stripe_leaves = in.U32("leaves of a stripe");
+  group.ranks.resize(in.Count("ranks", limits::kGroupRanksMax, kPeerAddressBytesMin));
+  const uint64_t tiles = uint64_t{split.pipeline} * split.tensor;
+  if (tiles > limits::kGroupRanksMax || tiles * split.context != group.ranks.size() ||
+      group.ranks.empty() || split.stripe_leaves == 0) {
+    in.Fail(absl::StrCat("a group of ", split.pipeline, " x ", split.context, " x ", split.tensor,
+                         " ranks names ", group.ranks.size()));
+  }
+  for (PeerAddress& rank : group.ranks) {
+    if (in.ok()) rank = GetPeerAddress(in);
+  }
+  return group;
+}
+
+std::string GetFormat(ByteReader& in) {
+  return std::string(in.PrefixedText("KV format", limits::kFormatTextBytesMax));
 }
 
 template <size_t kBytes>
@@ -106,30 +168,32 @@ void Put(Writer& out, const Hello& m) {
   out.U16(m.version);
   Put(out, m.self);
   Put(out, m.wanted);
-  out.Bytes(m.format_digest);
+  out.PrefixedText(m.format);
 }
 void Get(ByteReader& in, Hello& m) {
   m.version = in.U16("version");
   m.self = GetNodeKey(in);
   m.wanted = GetNodeKey(in);
-  m.format_digest = GetArray<32>(in, "format digest");
+  m.format = GetFormat(in);
 }
 
 void Put(Writer& out, const Welcome& m) {
   out.U16(m.version);
   Put(out, m.self);
-  out.Bytes(m.format_digest);
+  out.PrefixedText(m.format);
 }
 void Get(ByteReader& in, Welcome& m) {
   m.version = in.U16("version");
   m.self = GetNodeKey(in);
-  m.format_digest = GetArray<32>(in, "format digest");
+  m.format = GetFormat(in);
 }
 
 void Put(Writer& out, const Fetch& m) {
   out.U64(m.fetch_id);
   Put(out, m.request);
   out.U32(m.leg).U8(m.subscribe ? 1 : 0).U32(m.timeout_ms);
+  Put(out, m.part.layers);
+  Put(out, m.part.heads);
   out.U32(static_cast<uint32_t>(m.items.size()));
   for (const Fetch::Item& item : m.items) out.Bytes(item.id.bytes).I64(item.first_position);
 }
@@ -139,6 +203,8 @@ void Get(ByteReader& in, Fetch& m) {
   m.leg = in.U32("leg");
   m.subscribe = GetBool(in, "subscribe");
   m.timeout_ms = in.U32("timeout");
+  m.part.layers = GetRange(in, "layers", limits::kLayersMax);
+  m.part.heads = GetRange(in, "heads", kPartHeadsMax);
   m.items.resize(in.Count("items", limits::kFetchItemsMax, kItemBytes));
   for (Fetch::Item& item : m.items) {
     item.id.bytes = GetArray<16>(in, "block id");
@@ -175,19 +241,17 @@ void Get(ByteReader& in, CancelAck& m) { m.fetch_id = in.U64("fetch id"); }
 
 void Put(Writer& out, const Offer& m) {
   const BlockOffer& offer = m.offer;
-  Put(out, offer.source.key);
-  out.PrefixedText(offer.source.host).U16(static_cast<uint16_t>(offer.source.port));
+  Put(out, offer.source);
   Put(out, offer.fence.request);
   out.U32(offer.fence.leg).Bytes(offer.parent.bytes).I64(offer.first_position);
   out.PrefixedText(offer.tenant_salt).I64(offer.prompt_end);
   out.U32(offer.branch.value_or(kNoBranch));
+  Put(out, offer.group);
   PutTokens(out, offer.tokens);
 }
 void Get(ByteReader& in, Offer& m) {
   BlockOffer& offer = m.offer;
-  offer.source.key = GetNodeKey(in);
-  offer.source.host = std::string(in.PrefixedText("host", limits::kHostBytesMax));
-  offer.source.port = in.U16("port");
+  offer.source = GetPeerAddress(in);
   offer.fence.request = GetRequestKey(in);
   offer.fence.leg = in.U32("leg");
   offer.parent.bytes = GetArray<16>(in, "parent id");
@@ -196,6 +260,7 @@ void Get(ByteReader& in, Offer& m) {
   offer.prompt_end = GetPosition(in);
   const uint32_t branch = in.U32("branch");
   if (branch != kNoBranch) offer.branch = CheckBranch(in, branch);
+  offer.group = GetGroup(in);
   offer.tokens = GetTokens(in, limits::kPromptTokensMax);
 }
 
@@ -322,6 +387,18 @@ bool GetAny(ByteReader& in, size_t type, Message& message) {
 }  // namespace
 
 bool Offer::operator==(const Offer& other) const {
+  const auto ranks = [](const BlockOffer& o) {
+    std::vector<std::tuple<NodeKey, std::string, int>> of;
+    for (const PeerAddress& r : o.group.value_or(RankGroup{}).ranks) {
+      of.emplace_back(r.key, r.host, r.port);
+    }
+    return of;
+  };
+  const auto split = [](const BlockOffer& o) { return o.group.value_or(RankGroup{}).split; };
+  if (offer.group.has_value() != other.offer.group.has_value() ||
+      !(split(offer) == split(other.offer)) || ranks(offer) != ranks(other.offer)) {
+    return false;
+  }
   const auto fields = [](const BlockOffer& o) {
     return std::tie(o.source.key, o.source.host, o.source.port, o.fence.request, o.fence.leg,
                     o.parent, o.first_position, o.tenant_salt, o.prompt_end, o.branch, o.tokens);
@@ -399,12 +476,14 @@ AppendBulk DecodeAppendBulk(const BulkHeader& header) {
   return bulk;
 }
 
-uint32_t RunChecksum(const Bulk& bulk, std::span<const uint32_t> segment_checksums) {
+uint32_t RunChecksum(const Bulk& bulk, const Range& heads,
+                     std::span<const uint32_t> segment_checksums) {
   Bulk covered = bulk;
   covered.checksum = 0;
   const BulkHeader header = EncodeBulk(covered);
   std::string words;
   Writer out(words);
+  Put(out, heads);
   for (const uint32_t checksum : segment_checksums) out.U32(checksum);
   return Crc32c(words.data(), words.size(), Crc32c(header.data(), header.size()));
 }

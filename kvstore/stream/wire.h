@@ -21,14 +21,14 @@
 
 namespace reprise::kv::wire {
 
-inline constexpr uint16_t kProtocolVersion = 4;
+inline constexpr uint16_t kProtocolVersion = 5;
 
 // First on every connection, from the side that connected.
 struct Hello {
   uint16_t version = kProtocolVersion;
   NodeKey self;
   NodeKey wanted;
-  Digest256 format_digest{};
+  std::string format;  // KvFormat::CanonicalText
   bool operator==(const Hello&) const = default;
 };
 
@@ -36,7 +36,7 @@ struct Hello {
 struct Welcome {
   uint16_t version = kProtocolVersion;
   NodeKey self;
-  Digest256 format_digest{};
+  std::string format;
   bool operator==(const Welcome&) const = default;
 };
 
@@ -46,6 +46,7 @@ struct Fetch {
   uint32_t leg = 0;
   bool subscribe = false;
   uint32_t timeout_ms = 0;
+  KvPart part;  // of every block
   struct Item {
     BlockId id;
     int64_t first_position = 0;
@@ -175,8 +176,9 @@ BulkHeader EncodeAppendBulk(const AppendBulk& bulk);
 AppendBulk DecodeAppendBulk(const BulkHeader& header);
 
 // One word for the whole run. The receiver computes every segment's checksum from the bytes in
-// place, then this; it covers the header's other fields too.
-uint32_t RunChecksum(const Bulk& bulk, std::span<const uint32_t> segment_checksums);
+// place, then this; it covers the header's other fields and the heads of the fetch's part too.
+uint32_t RunChecksum(const Bulk& bulk, const Range& heads,
+                     std::span<const uint32_t> segment_checksums);
 
 }  // namespace reprise::kv::wire
 

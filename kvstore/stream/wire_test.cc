@@ -26,7 +26,9 @@ std::vector<Envelope> OneOfEach() {
                    .tenant_salt = "salt",
                    .prompt_end = 7,
                    .tokens = {0, 1, 2'000'000'000},
-                   .branch = 2};
+                   .branch = 2,
+                   .group = RankGroup{{.pipeline = 1, .tensor = 2, .context = 1},
+                                      {{{"node", 5}, "10.0.0.1", 1234}, {{"n", 6}, "::1", 7}}}};
   const TailEntry entry{.request = {"request", {1, 2}},
                         .branch = 3,
                         .tenant_salt = "salt",
@@ -35,16 +37,15 @@ std::vector<Envelope> OneOfEach() {
                         .first_position = 130,
                         .tokens = {7, 8},
                         .checksum = 99};
-  Digest256 digest;
-  digest.fill(9);
   return {
-      {0, Hello{.self = {"a", 1}, .wanted = {"b", 2}, .format_digest = digest}},
-      {1, Welcome{.self = {"b", 2}, .format_digest = digest}},
+      {0, Hello{.self = {"a", 1}, .wanted = {"b", 2}, .format = "a format"}},
+      {1, Welcome{.self = {"b", 2}, .format = "a format"}},
       {2, Fetch{.fetch_id = 7,
                 .request = {"request", {8, 9}},
                 .leg = 1,
                 .subscribe = true,
                 .timeout_ms = 1000,
+                .part = {{1, 3}, {2, 4}},
                 .items = {{Id(1), 0}, {Id(2), 64}}}},
       {3, ItemsMissing{.fetch_id = 7, .items = {0, 5}}},
       {4, FetchDone{7, absl::StatusCode::kFailedPrecondition, "no"}},
@@ -101,7 +102,8 @@ TEST(WireTest, EveryFlippedBitIsRefusedOrReadAsWritten) {
 }
 
 std::string FetchWithItems(uint32_t claimed) {
-  std::string bytes = Encode({1, Fetch{.fetch_id = 1, .request = {}, .items = {{Id(1), 0}}}});
+  std::string bytes = Encode(
+      {1, Fetch{.fetch_id = 1, .request = {}, .part = {{0, 1}, {0, 1}}, .items = {{Id(1), 0}}}});
   const size_t count_at = bytes.size() - (16 + 8) - 4;
   for (int i = 0; i < 4; ++i) bytes[count_at + i] = static_cast<char>(claimed >> (8 * i));
   return bytes;
@@ -115,7 +117,7 @@ TEST(WireTest, CountsAreComparedWithWhatIsThere) {
 }
 
 TEST(WireTest, LimitsHold) {
-  Fetch fetch{.fetch_id = 1, .request = {}};
+  Fetch fetch{.fetch_id = 1, .request = {}, .part = {{0, 1}, {0, 1}}};
   fetch.items.resize(limits::kFetchItemsMax);
   EXPECT_TRUE(Decode(AsBytes(Encode({1, fetch}))).ok());
   fetch.items.resize(limits::kFetchItemsMax + 1);
@@ -125,6 +127,29 @@ TEST(WireTest, LimitsHold) {
   fetch.items = {{Id(1), 0}};
   fetch.request.id = std::string(limits::kRequestIdBytesMax + 1, 'r');
   EXPECT_FALSE(Decode(AsBytes(Encode({1, fetch}))).ok());
+}
+
+TEST(WireTest, LimitsOfPartsAndGroupsHold) {
+  const auto part = [](const KvPart& wanted) {
+    const Fetch fetch{.fetch_id = 1, .request = {}, .part = wanted, .items = {{Id(1), 0}}};
+    return Decode(AsBytes(Encode({1, fetch}))).ok();
+  };
+  EXPECT_TRUE(part({{0, limits::kLayersMax}, {0, 1 << 20}}));
+  EXPECT_FALSE(part({{0, limits::kLayersMax + 1}, {0, 1}}));
+  EXPECT_FALSE(part({{0, 1}, {0, (1 << 20) + 1}}));
+  EXPECT_FALSE(part({{1, 1}, {0, 1}}));
+  EXPECT_FALSE(part({{0, 1}, {3, 2}}));
+  const auto group = [](const GroupSplit& split, size_t ranks) {
+    BlockOffer offer{.source = {{"n", 1}, "h", 1}, .fence = {}, .parent = {}, .tenant_salt = {}};
+    offer.group = RankGroup{split, std::vector<PeerAddress>(ranks)};
+    return Decode(AsBytes(Encode({1, Offer{offer}}))).ok();
+  };
+  EXPECT_TRUE(group({.pipeline = 4, .tensor = 4, .context = 4}, limits::kGroupRanksMax));
+  EXPECT_FALSE(group({.pipeline = 5, .tensor = 13}, 65));
+  EXPECT_FALSE(group({.pipeline = 2}, 1));
+  EXPECT_FALSE(group({.tensor = 0}, 0));
+  EXPECT_FALSE(group({.stripe_leaves = 0}, 1));
+  EXPECT_FALSE(group({.pipeline = 1u << 31, .tensor = 2}, 0));
 }
 
 TEST(WireTest, LimitsOfAppendsHold) {
@@ -205,18 +230,20 @@ TEST(WireTest, AppendBulkHeadersSurviveTheRoundTrip) {
 TEST(WireTest, TheRunChecksumCoversEverySegmentAndTheHeader) {
   const Bulk bulk{.fetch_id = 1, .receiver_incarnation = 2, .item = 3, .first_layer = 4};
   const std::vector<uint32_t> segments = {10, 20, 30};
-  const uint32_t sum = RunChecksum(bulk, segments);
+  const Range heads{1, 3};
+  const uint32_t sum = RunChecksum(bulk, heads, segments);
+  EXPECT_NE(RunChecksum(bulk, {0, 2}, segments), sum) << "heads of another range";
   for (size_t i = 0; i < segments.size(); ++i) {
     for (int bit = 0; bit < 32; ++bit) {
       std::vector<uint32_t> other = segments;
       other[i] ^= uint32_t{1} << bit;
-      EXPECT_NE(RunChecksum(bulk, other), sum);
+      EXPECT_NE(RunChecksum(bulk, heads, other), sum);
     }
   }
-  EXPECT_NE(RunChecksum(bulk, std::vector<uint32_t>{20, 10, 30}), sum);
+  EXPECT_NE(RunChecksum(bulk, heads, std::vector<uint32_t>{20, 10, 30}), sum);
   Bulk other = bulk;
   other.item = 2;
-  EXPECT_NE(RunChecksum(other, segments), sum);
+  EXPECT_NE(RunChecksum(other, heads, segments), sum);
 }
 
 }  // namespace
