@@ -36,7 +36,8 @@ class HeadsAttention final : public AttentionBlock {
                         Columns(qkv, 0, q_cols_ + kv_cols_));
     for (const RowRun& run : step.runs) {
       const F32 rows = RowsAt(qkv, run.row, run.rows);
-      step.ops.write_kv({step.kv, run.pages, run.first_position, Columns(rows, q_cols_, kv_cols_),
+      step.ops.write_kv({step.kv, run.pages, CacheRow(step, run.first_position),
+                         Columns(rows, q_cols_, kv_cols_),
                          Columns(rows, q_cols_ + kv_cols_, kv_cols_)});
     }
   }
@@ -51,6 +52,15 @@ class HeadsAttention final : public AttentionBlock {
 
   void Attend(StepContext& step, const LayerWeights&, F32 attended) override {
     const F32 q = Columns(qkv_.Rows(step.rows, qkv_cols_), 0, q_cols_);
+    if (step.context != nullptr) {
+      StepAttender attender(step, config_.heads, static_cast<float>(config_.attention_scale()),
+                            config_.context);
+      step.context->Attend(
+          Form::kBoth,
+          {.kv = step.kv, .heads = config_.heads, .q = q, .out = attended, .attender = &attender},
+          0);
+      return;
+    }
     attention_.Attend(step, step.runs, q, attended, lse_.Rows(step.rows, config_.heads));
   }
 

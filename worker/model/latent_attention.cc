@@ -6,6 +6,7 @@
 // A row's form follows from its position alone, so its bits depend on nothing else.
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "worker/model/attention_block.h"
 
@@ -56,8 +57,8 @@ class LatentAttentionBlock final : public AttentionBlock {
     step.ops.rms_norm(step.scratch.None(), latent, w.kv_a_norm.data(), kNormEps, latent);
     step.ops.rope_apply(step.scratch.None(), step.rope, l_.rope_dim, rotated);
     for (const RowRun& run : step.runs) {
-      step.ops.write_kv({step.kv, run.pages, run.first_position, RowsAt(latent, run.row, run.rows),
-                         RowsAt(rotated, run.row, run.rows)});
+      step.ops.write_kv({step.kv, run.pages, CacheRow(step, run.first_position),
+                         RowsAt(latent, run.row, run.rows), RowsAt(rotated, run.row, run.rows)});
     }
   }
 
@@ -71,15 +72,16 @@ class LatentAttentionBlock final : public AttentionBlock {
 
   void Attend(StepContext& step, const LayerWeights& layer, F32 attended) override {
     const LatentWeights& w = *layer.latent;
+    if (step.context != nullptr) return AttendTogether(step, w, attended);
     const std::vector<RowRun>& runs = step.runs;
     for (size_t i = 0; i < runs.size();) {
       if (runs[i].prompt) {
-        AttendExpanded(step, w, runs[i++], attended);
+        AttendPrompt(step, w, runs[i++], attended);
         continue;
       }
       const size_t first = i;
       while (i < runs.size() && !runs[i].prompt) ++i;
-      AttendAbsorbed(step, w, std::span(runs).subspan(first, i - first), attended);
+      AttendStep(step, w, std::span(runs).subspan(first, i - first), attended);
     }
   }
 
@@ -96,12 +98,28 @@ class LatentAttentionBlock final : public AttentionBlock {
   }
 
   // One prompt run against all positions up to its last.
-  void AttendExpanded(StepContext& step, const LatentWeights& w, const RowRun& run,
-                      const F32& attended) {
-    const int64_t keys = run.first_position + run.rows;
+  void AttendPrompt(StepContext& step, const LatentWeights& w, const RowRun& run,
+                    const F32& attended) {
+    const F32 q = RowsAt(q_.Rows(step.rows, q_cols_), run.row, run.rows);
+    const kernels::KeySegment segment{run.pages, run.first_position + run.rows, 0,
+                                      kernels::MaskKind::kCausal};
+    const kernels::AttentionItem item{q,
+                                      run.first_position,
+                                      &segment,
+                                      1,
+                                      RowsAt(attended, run.row, run.rows),
+                                      lse_.Rows(run.rows, config_.heads).data};
+    AttendExpanded(step, w, step.kv, {&item, 1});
+  }
+
+  // Items over one and the same segment of kv's latents.
+  void AttendExpanded(StepContext& step, const LatentWeights& w, const kernels::PagedKv& kv,
+                      std::span<const kernels::AttentionItem> items) {
+    const kernels::KeySegment& segment = *items[0].segments;
+    const int64_t keys = segment.rows;
     const F32 latents = cached_.Rows(keys, l_.kv_rank);
     const F32 rotated = cached_rotated_.Rows(keys, l_.rope_dim);
-    step.ops.read_kv(step.scratch.None(), {step.kv, run.pages, 0, latents, rotated});
+    step.ops.read_kv(step.scratch.None(), {kv, segment.page_table, 0, latents, rotated});
 
     const int64_t per_head = keys * (config_.head_dim + l_.value_dim);
     const int64_t at_once = std::clamp<int64_t>(
@@ -109,7 +127,7 @@ class LatentAttentionBlock final : public AttentionBlock {
     for (int64_t head = 0; head < config_.heads; head += at_once) {
       const int64_t heads = std::min(at_once, config_.heads - head);
       const kernels::PagedKv expanded = Expand(step, w, latents, rotated, head, heads);
-      AttendHeads(step, expanded, run, head, heads, attended);
+      AttendHeads(step, expanded, items, head, heads);
     }
   }
 
@@ -140,48 +158,120 @@ class LatentAttentionBlock final : public AttentionBlock {
     return kv;
   }
 
-  void AttendHeads(StepContext& step, const kernels::PagedKv& expanded, const RowRun& run,
-                   int64_t first, int64_t heads, const F32& attended) {
+  // Heads [first, first + heads) of the items.
+  void AttendHeads(StepContext& step, const kernels::PagedKv& expanded,
+                   std::span<const kernels::AttentionItem> items, int64_t first, int64_t heads) {
     constexpr int32_t kOnlyPage = 0;
-    const F32 q = RowsAt(q_.Rows(step.rows, q_cols_), run.row, run.rows);
-    const kernels::KeySegment segment{&kOnlyPage, expanded.block_tokens, 0,
-                                      kernels::MaskKind::kCausal};
-    const kernels::AttentionItem item{
-        Columns(q, first * config_.head_dim, heads * config_.head_dim),
-        run.first_position,
-        &segment,
-        1,
-        Columns(RowsAt(attended, run.row, run.rows), first * l_.value_dim, heads * l_.value_dim),
-        lse_.Rows(run.rows, heads).data};
-    const int64_t bytes =
-        kernels::AttentionScratchBytes(step.scratch.threads(), expanded, expanded.block_tokens);
-    Attention(step,
-              {.kv = expanded, .q_heads = heads, .scale = scale_, .items = &item, .n_items = 1},
-              bytes);
+    const kernels::KeySegment& latents = *items[0].segments;
+    const kernels::KeySegment segment{&kOnlyPage, latents.rows, latents.key_position, latents.mask};
+    int64_t rows = 0;
+    for (const kernels::AttentionItem& item : items) rows += item.q.rows;
+    float* lse = some_lse_.Rows(rows, heads).data;
+    head_items_.clear();
+    for (const kernels::AttentionItem& item : items) {
+      const kernels::ConstF32 q{item.q.data + first * config_.head_dim, item.q.rows,
+                                heads * config_.head_dim, item.q.row_stride};
+      head_items_.push_back({q, item.first_position, &segment, 1,
+                             Columns(item.out, first * l_.value_dim, heads * l_.value_dim), lse});
+      lse += item.q.rows * heads;
+    }
+    const kernels::AttentionArgs args{expanded, heads, scale_, head_items_.data(),
+                                      static_cast<int64_t>(head_items_.size())};
+    Attention(step, args,
+              kernels::AttentionScratchBytes(step.scratch.threads(), expanded,
+                                             segment.key_position + segment.rows));
+    for (size_t i = 0; i < items.size(); ++i) {
+      for (int64_t r = 0; r < items[i].q.rows; ++r) {
+        std::memcpy(items[i].lse + r * config_.heads + first, head_items_[i].lse + r * heads,
+                    static_cast<size_t>(heads) * sizeof(float));
+      }
+    }
   }
 
   // Step runs that follow each other in the step.
-  void AttendAbsorbed(StepContext& step, const LatentWeights& w, std::span<const RowRun> runs,
-                      const F32& attended) {
+  void AttendStep(StepContext& step, const LatentWeights& w, std::span<const RowRun> runs,
+                  const F32& attended) {
     const int64_t first = runs.front().row;
     const int64_t rows = runs.back().row + runs.back().rows - first;
-    const F32 q = RowsAt(q_.Rows(step.rows, q_cols_), first, rows);
     const F32 absorbed = absorbed_.Rows(rows, config_.heads * row_cols_);
     const F32 out = latent_out_.Rows(rows, config_.heads * l_.kv_rank);
+    Absorb(step, w, RowsAt(q_.Rows(step.rows, q_cols_), first, rows), absorbed);
+    absorbed_attention_.Attend(step, runs, absorbed, out, lse_.Rows(rows, config_.heads));
+    ValuesOf(step, w, out, RowsAt(attended, first, rows));
+  }
+
+  // Queries in the latents' space.
+  void Absorb(StepContext& step, const LatentWeights& w, const F32& q, const F32& absorbed) {
     for (int64_t head = 0; head < config_.heads; ++head) {
       const F32 to = Columns(absorbed, head * row_cols_, row_cols_);
       Linear(step, Plain(q, head), w.absorb[static_cast<size_t>(head)], {},
              Columns(to, 0, l_.kv_rank));
       const F32 rotated = Rotated(q, head);
-      for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t r = 0; r < q.rows; ++r) {
         std::memcpy(to.row(r) + l_.kv_rank, rotated.row(r),
                     static_cast<size_t>(l_.rope_dim) * sizeof(float));
       }
     }
-    absorbed_attention_.Attend(step, runs, absorbed, out, lse_.Rows(rows, config_.heads));
+  }
+
+  // And what they attended back out of it.
+  void ValuesOf(StepContext& step, const LatentWeights& w, const F32& out, const F32& attended) {
     for (int64_t head = 0; head < config_.heads; ++head) {
       Linear(step, Columns(out, head * l_.kv_rank, l_.kv_rank), w.value[static_cast<size_t>(head)],
-             {}, Columns(RowsAt(attended, first, rows), head * l_.value_dim, l_.value_dim));
+             {}, Columns(attended, head * l_.value_dim, l_.value_dim));
+    }
+  }
+
+  // ---- With the other ranks of a group. Latents travel, and are expanded where they are used.
+  // ----
+
+  class ExpandedAttender final : public parallel::Attender {
+   public:
+    ExpandedAttender(LatentAttentionBlock& block, StepContext& step, const LatentWeights& w)
+        : block_(block), step_(step), w_(w) {}
+    void Attend(const kernels::PagedKv& kv,
+                std::span<const kernels::AttentionItem> items) override {
+      for (size_t begin = 0; begin < items.size();) {
+        size_t end = begin + 1;
+        while (end < items.size() && SameKeys(items[begin], items[end])) ++end;
+        block_.AttendExpanded(step_, w_, kv, items.subspan(begin, end - begin));
+        begin = end;
+      }
+    }
+
+   private:
+    static bool SameKeys(const kernels::AttentionItem& a, const kernels::AttentionItem& b) {
+      return a.segments->page_table == b.segments->page_table &&
+             a.segments->rows == b.segments->rows &&
+             a.segments->key_position == b.segments->key_position;
+    }
+    LatentAttentionBlock& block_;
+    StepContext& step_;
+    const LatentWeights& w_;
+  };
+
+  void AttendTogether(StepContext& step, const LatentWeights& w, const F32& attended) {
+    const F32 q = q_.Rows(step.rows, q_cols_);
+    ExpandedAttender expanded(*this, step, w);
+    step.context->Attend(
+        Form::kPrompt,
+        {.kv = step.kv, .heads = config_.heads, .q = q, .out = attended, .attender = &expanded},
+        static_cast<double>(config_.heads * l_.kv_rank * (l_.nope_dim + l_.value_dim)));
+    if (!step.context->Has(Form::kStep)) return;
+    const F32 absorbed = absorbed_.Rows(step.rows, config_.heads * row_cols_);
+    const F32 out = latent_out_.Rows(step.rows, config_.heads * l_.kv_rank);
+    for (const RowRun& run : step.runs) {
+      if (run.prompt) continue;
+      Absorb(step, w, RowsAt(q, run.row, run.rows), RowsAt(absorbed, run.row, run.rows));
+    }
+    StepAttender attender(step, config_.heads, scale_, config_.context);
+    step.context->Attend(
+        Form::kStep,
+        {.kv = step.kv, .heads = config_.heads, .q = absorbed, .out = out, .attender = &attender},
+        0);
+    for (const RowRun& run : step.runs) {
+      if (run.prompt) continue;
+      ValuesOf(step, w, RowsAt(out, run.row, run.rows), RowsAt(attended, run.row, run.rows));
     }
   }
 
@@ -193,9 +283,11 @@ class LatentAttentionBlock final : public AttentionBlock {
   RowBuffer q_low_;   // [rows, q_rank]
   RowBuffer q_;       // [rows, q_cols], per head rotated | plain
   RowBuffer latent_;  // [rows, row_cols], latent | rotated key
-  RowBuffer lse_;     // written by attention and not read: nothing merges
-  RowBuffer cached_, cached_rotated_, expanded_;  // of one prompt run
-  RowBuffer absorbed_, latent_out_;               // of step runs
+  RowBuffer lse_;     // written by attention and not read: nothing merges here
+  RowBuffer cached_, cached_rotated_, expanded_;  // of the keys of prompt rows
+  RowBuffer some_lse_;                            // of some heads
+  std::vector<kernels::AttentionItem> head_items_;
+  RowBuffer absorbed_, latent_out_;  // of step runs
   RunAttention absorbed_attention_;
 };
 

@@ -155,4 +155,15 @@ void Attention(StepContext& step, const kernels::AttentionArgs& args, int64_t sc
   pieces.Flush();
 }
 
+void StepAttender::Attend(const kernels::PagedKv& kv,
+                          std::span<const kernels::AttentionItem> items) {
+  Attention(step_,
+            {.kv = kv,
+             .q_heads = heads_,
+             .scale = scale_,
+             .items = items.data(),
+             .n_items = static_cast<int64_t>(items.size())},
+            kernels::AttentionScratchBytes(step_.scratch.threads(), kv, context_));
+}
+
 }  // namespace reprise::worker

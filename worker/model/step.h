@@ -12,7 +12,9 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 #include "kernels/packed_weights.h"
+#include "worker/model/context_parallel.h"
 #include "worker/model/pace.h"
+#include "worker/parallel/context/attender.h"
 
 namespace reprise::worker {
 
@@ -72,7 +74,13 @@ struct StepContext {
   std::vector<RowRun> runs;
   int64_t rows = 0;
   std::vector<kernels::AttentionItem> attention_pieces = {};  // Attention's, kept for their memory
+  ContextParallel* context = nullptr;  // of a group; null: all positions are here
 };
+
+// Where the cache keeps a position, in rows of its sequence's page table.
+inline int64_t CacheRow(const StepContext& step, int64_t position) {
+  return step.context == nullptr ? position : step.context->stripes().LocalRow(position);
+}
 
 // All work of a step that grows with its rows or with the positions before them goes through these,
 // in pieces as the pace wants them; a row's bits do not depend on the pieces.
@@ -89,6 +97,21 @@ void LinearRowParallel(StepContext& step, const kernels::F32& x,
 // The kernel's attention; each item's segments are all its keys. Where one row takes more than a
 // piece and all heads share one key, its heads go one after the other.
 void Attention(StepContext& step, const kernels::AttentionArgs& args, int64_t scratch_bytes);
+
+// Attention, for the keys that a group's ranks bring each other.
+class StepAttender final : public parallel::Attender {
+ public:
+  // `context` in positions.
+  StepAttender(StepContext& step, int64_t heads, float scale, int64_t context)
+      : step_(step), heads_(heads), scale_(scale), context_(context) {}
+  void Attend(const kernels::PagedKv& kv, std::span<const kernels::AttentionItem> items) override;
+
+ private:
+  StepContext& step_;
+  const int64_t heads_;
+  const float scale_;
+  const int64_t context_;
+};
 
 // Attention of runs over the step's pool. Keeps the lists it builds, so that their memory is
 // reused.

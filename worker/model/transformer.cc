@@ -54,17 +54,29 @@ void Transformer::Reserve(int64_t rows) {
   }
 }
 
+// Positions [begin, end), all of one form: `row` is the first of them here, and moves behind them.
+void Transformer::PlanRun(const StepItem& item, int64_t begin, int64_t end, int64_t* row) {
+  if (begin == end) return;
+  const bool prompt = begin < item.prompt_end;
+  if (step_.context == nullptr) {
+    step_.runs.push_back({*row, end - begin, begin, item.pages.data(), prompt});
+    *row += end - begin;
+    return;
+  }
+  shared_runs_.push_back({begin, end - begin, item.pages.data(), *row, prompt});
+  const parallel::Stripes& stripes = step_.context->stripes();
+  for (const parallel::PositionRange& own : stripes.OwnedIn(step_.context->rank(), {begin, end})) {
+    step_.runs.push_back({*row, own.size(), own.begin, item.pages.data(), prompt});
+    *row += own.size();
+  }
+}
+
 // An item's rows of prompt form, then those of step form.
 void Transformer::PlanRuns(const StepItem& item, int64_t row) {
-  const auto n = static_cast<int64_t>(item.tokens.size());
-  const int64_t prompt = std::clamp<int64_t>(item.prompt_end - item.first_position, 0, n);
-  if (prompt > 0) {
-    step_.runs.push_back({row, prompt, item.first_position, item.pages.data(), true});
-  }
-  if (prompt < n) {
-    step_.runs.push_back(
-        {row + prompt, n - prompt, item.first_position + prompt, item.pages.data(), false});
-  }
+  const int64_t end = item.first_position + static_cast<int64_t>(item.tokens.size());
+  const int64_t prompt_end = std::clamp<int64_t>(item.prompt_end, item.first_position, end);
+  PlanRun(item, item.first_position, prompt_end, &row);
+  PlanRun(item, prompt_end, end, &row);
 }
 
 void Transformer::PlanStep(std::span<const StepItem> items, Outputs outputs) {
@@ -72,18 +84,28 @@ void Transformer::PlanStep(std::span<const StepItem> items, Outputs outputs) {
   positions_.clear();
   output_rows_.clear();
   step_.runs.clear();
+  shared_runs_.clear();
+  shared_outputs_.clear();
   for (const StepItem& item : items) {
     PlanRuns(item, static_cast<int64_t>(ids_.size()));
     for (size_t i = 0; i < item.tokens.size(); ++i) {
+      const int64_t position = item.first_position + static_cast<int64_t>(i);
       const bool last = i + 1 == item.tokens.size();
-      if (outputs == Outputs::kAll || (last && item.wants_output)) {
-        output_rows_.push_back(static_cast<int64_t>(ids_.size()));
+      const bool wanted = outputs == Outputs::kAll || (last && item.wants_output);
+      if (wanted && outputs == Outputs::kWanted) {
+        shared_outputs_.push_back({position, 1, item.pages.data(),
+                                   static_cast<int64_t>(output_rows_.size()),
+                                   position < item.prompt_end});
       }
+      if (!Owns(position)) continue;
+      if (wanted) output_rows_.push_back(static_cast<int64_t>(ids_.size()));
       ids_.push_back(item.tokens[i]);
-      positions_.push_back(item.first_position + static_cast<int64_t>(i));
+      positions_.push_back(position);
     }
   }
   step_.rows = static_cast<int64_t>(ids_.size());
+  if (step_.context != nullptr) step_.context->SetQueries(shared_runs_);
+  if (outputs == Outputs::kAll) shared_outputs_ = shared_runs_;
   Reserve(step_.rows);
 }
 
@@ -98,7 +120,7 @@ void Transformer::Forward(std::span<const StepItem> items, Outputs outputs,
     attention_->Project(step_, layer, Norm(layer.attention_norm));
     if (layer_done) layer_done(static_cast<uint32_t>(index));
     if (index + 1 == config_.layers) KeepOutputRows();
-    if (step_.rows > 0) AttendAndMix(layer);
+    if (step_.rows > 0 || step_.context != nullptr) AttendAndMix(layer);
   }
   if (step_.rows > 0) ComputeLogits();
 }
@@ -113,6 +135,7 @@ F32 Transformer::Norm(const std::vector<float>& weight) {
 // After the last layer's KV rows only rows that give logits are of use: moves those to the front,
 // each as a run of its own. A row's bits do not depend on the company it keeps.
 void Transformer::KeepOutputRows() {
+  if (step_.context != nullptr) step_.context->SetQueries(shared_outputs_);
   if (static_cast<int64_t>(output_rows_.size()) == step_.rows) return;
   kept_runs_.clear();
   const F32 x = x_.Rows(step_.rows, config_.hidden);
@@ -136,6 +159,7 @@ void Transformer::AttendAndMix(const LayerWeights& layer) {
   const F32 x = x_.Rows(step_.rows, config_.hidden);
   const F32 attended = attended_.Rows(step_.rows, config_.heads * config_.value_dim());
   attention_->Attend(step_, layer, attended);
+  if (step_.rows == 0) return;  // the other ranks needed this one's keys
   LinearRowParallel(step_, attended, layer.o.matrix, layer.o.bias, x, x);
   feed_forward_.Add(step_, layer, Norm(layer.mlp_norm), x);
 }

@@ -56,6 +56,10 @@ class Transformer {
   // Called on the computing thread between pieces of a layer (worker/model/pace.h).
   void SetTick(std::function<void()> tick) { step_.pace.SetTick(std::move(tick)); }
 
+  // From here on a rank of a group: computes only the rows its positions own (context_parallel.h),
+  // whose logits it has. `context` outlives it; null: alone again. After Forward ask its status().
+  void SetContext(ContextParallel* context) { step_.context = context; }
+
   // Makes scratch for steps of `rows` rows.
   void Reserve(int64_t rows);
 
@@ -77,6 +81,10 @@ class Transformer {
  private:
   void PlanStep(std::span<const StepItem> items, Outputs outputs);
   void PlanRuns(const StepItem& item, int64_t row);
+  void PlanRun(const StepItem& item, int64_t begin, int64_t end, int64_t* row);
+  bool Owns(int64_t position) const {
+    return step_.context == nullptr || step_.context->Owns(position);
+  }
   void KeepOutputRows();
   void AttendAndMix(const LayerWeights& layer);
   void ComputeLogits();
@@ -96,9 +104,11 @@ class Transformer {
   std::vector<int64_t> positions_;    // [rows]
   std::vector<int64_t> output_rows_;  // ascending
   std::vector<RowRun> kept_runs_;
-  RowBuffer x_;         // [rows, hidden], the residual stream
-  RowBuffer normed_;    // [rows, hidden]
-  RowBuffer attended_;  // [rows, heads * value_dim]
+  std::vector<SharedRun> shared_runs_;     // of a group's step: all ranks' rows,
+  std::vector<SharedRun> shared_outputs_;  // and those that give logits when not all do
+  RowBuffer x_;                            // [rows, hidden], the residual stream
+  RowBuffer normed_;                       // [rows, hidden]
+  RowBuffer attended_;                     // [rows, heads * value_dim]
   RopeRows rope_;
   RowBuffer logits_;  // [outputs, vocab]
   const float* last_logits_ = nullptr;
