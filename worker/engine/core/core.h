@@ -111,8 +111,9 @@ class WorkerCore {
   };
   // Towards one store, all requests together.
   struct StoreLink {
-    bool packing = false;       // one append is being packed
-    uint64_t last_arrival = 0;  // of the last request in the latest append
+    bool packing = false;         // one append is being packed
+    TimeNs waiting_since_ns = 0;  // rows that wait for company; 0: none do
+    uint64_t last_arrival = 0;    // of the last request in the latest append
     TimeNs avoid_until_ns = 0;
     TimeNs absent_since_ns = 0;  // from the list of live stores; 0: it is there
   };

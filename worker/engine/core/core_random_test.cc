@@ -64,6 +64,8 @@ class Scenario {
         settings.microbatches = 1 + static_cast<int32_t>(random_.Below(4));
       }
       if (random_.Chance(0.3)) settings.chunk_cost = {.max = 6, .doubles_at = 8};
+      settings.append_rows = 1 + static_cast<int64_t>(random_.Below(3));
+      settings.append_linger_ns = 50;
       settings.fetch_timeout_ns = 500;
       settings.leg_timeout_ns = 3000;
       settings.leg_linger_ns = 1000;

@@ -30,6 +30,7 @@ CoreSettings FakeCluster::Settings(const std::string& name) const {
   settings.waiting_max = 64;
   settings.row_bytes = static_cast<int64_t>(model_.layers) * model_.row_bytes;
   settings.link_latency_ns = 1;
+  settings.append_rows = 1;
   return settings;
 }
 

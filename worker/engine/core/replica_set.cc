@@ -166,6 +166,9 @@ std::optional<TimeNs> WorkerCore::NextReplicaTick() const {
   }
   for (const auto& [key, link] : links_) {
     if (link.absent_since_ns != 0) consider(link.absent_since_ns + settings_.store_absent_ns);
+    if (link.waiting_since_ns != 0 && !link.packing) {
+      consider(link.waiting_since_ns + settings_.append_linger_ns);
+    }
     const bool choosable = lacking && live_stores_.contains(key);
     if (choosable && link.avoid_until_ns > now_) consider(link.avoid_until_ns);
   }

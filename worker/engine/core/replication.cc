@@ -92,7 +92,11 @@ ReplicationLag WorkerCore::Lag(TimeNs now) const {
 void WorkerCore::Replicate(TimeNs now) {
   if (links_.empty() && live_stores_.empty()) return;
   FillReplicaSets(now);
-  std::map<NodeKey, NodeRef> wanting;
+  struct Wanting {
+    NodeRef store;
+    int64_t rows = 0;  // most of one branch
+  };
+  std::map<NodeKey, Wanting> wanting;
   for (const auto& [arrival, request] : requests_) {
     if (request->is_leg || request->phase != Phase::kComputing) continue;
     NoteLag(*request, now);
@@ -102,14 +106,26 @@ void WorkerCore::Replicate(TimeNs now) {
       OfferReplica(*request, replica, now);
       for (size_t b = 0; b < request->branches.size(); ++b) {
         const Branch& branch = request->branches[b];
-        if (branch.live && replica.branches[b].sent < branch.computed) {
-          wanting.emplace(replica.store.key, replica.store);
-        }
+        const int64_t rows = branch.computed - replica.branches[b].sent;
+        if (!branch.live || rows <= 0) continue;
+        Wanting& want =
+            wanting.try_emplace(replica.store.key, Wanting{replica.store, 0}).first->second;
+        want.rows = std::max(want.rows, rows);
       }
     }
   }
-  for (const auto& [key, store] : wanting) {
-    if (!links_[key].packing) AppendTo(store, now);
+  for (auto& [key, link] : links_) {
+    if (!wanting.contains(key)) link.waiting_since_ns = 0;
+  }
+  for (const auto& [key, want] : wanting) {
+    StoreLink& link = links_[key];
+    if (link.packing) continue;
+    if (link.waiting_since_ns == 0) link.waiting_since_ns = now;
+    const bool waits = want.rows < settings_.append_rows && !draining_ &&
+                       now - link.waiting_since_ns < settings_.append_linger_ns;
+    if (waits) continue;
+    link.waiting_since_ns = 0;
+    AppendTo(want.store, now);
   }
 }
 

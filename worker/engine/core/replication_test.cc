@@ -61,6 +61,28 @@ TEST_F(ReplicationTest, StoresPullThePromptAndAreAppendedTheRest) {
   ASSERT_EQ(Recorded<ReleaseReplicas>().size(), 1u);
 }
 
+TEST_F(ReplicationTest, RowsOfTwoStepsShareAnAppendAndNoneWaitsLonger) {
+  Record();
+  cluster_.AddStore("s");
+  const auto appends = [&](const std::string& name, int64_t rows, TimeNs linger_ns) {
+    CoreSettings settings = cluster_.Settings(name);
+    settings.append_rows = rows;
+    settings.append_linger_ns = linger_ns;
+    cluster_.AddWorker(settings);
+    Submit request = Request(name, 8, 33);
+    request.stores = {cluster_.StoreNode("s")};
+    const size_t before = Recorded<AppendRows>().size();
+    cluster_.Send(name, request);
+    cluster_.RunToEnd();
+    ExpectServed(request);
+    return Recorded<AppendRows>().size() - before;
+  };
+  const size_t each_step = appends("a", 1, kSecond);
+  EXPECT_GE(each_step, 30u);
+  EXPECT_LE(appends("b", 2, kSecond), each_step / 2 + 1);
+  EXPECT_GE(appends("c", 2, 1), each_step - 1);  // a step takes longer
+}
+
 // A leg ends without a word to the stores: a sequence kept for it would never be let go.
 TEST_F(ReplicationTest, ALegOffersItsBlocksForTheCacheAlone) {
   Record();

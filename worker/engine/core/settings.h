@@ -51,10 +51,14 @@ struct CoreSettings {
   int64_t row_bytes = 0;       // of one token in all layers
   int64_t append_bytes_max =
       static_cast<int64_t>(limits::kAppendBytesMax);  // unacknowledged, per store
-  int32_t rebuilds_max = limits::kRebuildsMax;        // replicas begun anew at a time
-  TimeNs store_retry_ns = kSecond;                    // how long a lost store is not chosen
-  TimeNs store_absent_ns = 2 * kSecond;               // not among the live stores for so long: lost
-  TimeNs replica_stall_ns = 2 * kSecond;  // rows without a word of the store: told once more
+  // An append goes once a branch has so many rows for it, or a row has waited so long: what an
+  // append costs whatever it carries is shared by the rows of two steps.
+  int64_t append_rows = 2;
+  TimeNs append_linger_ns = 100 * kMillisecond;
+  int32_t rebuilds_max = limits::kRebuildsMax;  // replicas begun anew at a time
+  TimeNs store_retry_ns = kSecond;              // how long a lost store is not chosen
+  TimeNs store_absent_ns = 2 * kSecond;         // not among the live stores for so long: lost
+  TimeNs replica_stall_ns = 2 * kSecond;        // rows without a word of the store: told once more
   TimeNs store_full_retry_ns = kSecond;
   TimeNs store_refused_retry_ns = 50 * kMillisecond;
 
