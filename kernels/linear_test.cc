@@ -148,6 +148,53 @@ TEST(Linear, ConcatenatedPartsGiveTheirOwnBits) {
   }
 }
 
+// What `ranks` ranks would compute: each its share of the slices, joined by the tree of eight.
+std::vector<float> SplitOver(int ranks, const Problem& p, Isa isa) {
+  const Case& c = p.c;
+  const int64_t rank_k = SliceK(c.k) * kRowParallelSlices / ranks;
+  std::vector<std::vector<float>> sums;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const int64_t first = rank * rank_k;
+    const int64_t k = std::min(rank_k, c.k - first);
+    const auto element = static_cast<size_t>(SizeOf(c.dtype));
+    const PackedWeights part = PackedWeights::Pack(ConstMatrix{
+        p.shifted.data() + 1 + static_cast<size_t>(first) * element, c.dtype, c.n, k, c.k});
+    sums.emplace_back(static_cast<size_t>(c.m * c.n), kNaN);
+    TestScratch scratch(LinearScratchBytes(c.m, part));
+    LinearArgs args;
+    args.x = {p.x.data() + first, c.m, k, c.k};
+    args.weights = &part;
+    args.k_slices = kRowParallelSlices / ranks;
+    args.slice_k = SliceK(c.k);
+    args.y = {sums.back().data(), c.m, c.n, c.n};
+    Select(isa).linear(scratch.With(nullptr), args);
+  }
+  const DenormalsOff denormals_off;
+  for (size_t stride = 1; stride < sums.size(); stride *= 2) {
+    for (size_t left = 0; left < sums.size(); left += 2 * stride) {
+      for (size_t i = 0; i < sums[left].size(); ++i) sums[left][i] += sums[left + stride][i];
+    }
+  }
+  const F32 y{sums[0].data(), c.m, c.n, c.n};
+  TestScratch scratch(0);
+  Select(isa).add(scratch.With(nullptr), {p.bias.data(), {p.residual.data(), c.m, c.n, c.n}, y});
+  return sums[0];
+}
+
+TEST(Linear, RowParallelLayersSplitOverRanksHaveTheSameBits) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    // Every rank has elements; the last slice is a short one.
+    const Case c{5, 19, 8 * 96 - 7, dtype, kRowParallelSlices};
+    const Problem p(c);
+    for (Isa isa : Isas()) {
+      const std::vector<float> want = p.Run(isa, nullptr, 0, c.m);
+      for (int ranks : {1, 2, 4, 8}) {
+        EXPECT_TRUE(SameBits(SplitOver(ranks, p, isa), want)) << IsaName(isa) << " " << ranks;
+      }
+    }
+  }
+}
+
 // A pair of bf16 numbers: of like magnitude in most cases, of any magnitude in some, tiny in
 // others, so that products or sums are denormal.
 uint32_t RandomPair(uint64_t i, uint32_t stream) {

@@ -67,18 +67,33 @@ struct Exec {
 // y = x W^T (+ bias) (+ residual). x [m, K] f32, y [m, N] f32; residual [m, N] may be y itself.
 // bf16 weights: x is rounded to bf16 (nearest even) once; lane i of a block of 32 k takes element
 // 2i+1 by FMA, then element 2i (vdpbf16ps), blocks ascending. f32 weights: 16-lane sum by FMA.
-// k_slices = 8 cuts k into 8 slices of ceil(K/8/32)*32, each reduced alone, joined
-// ((0+1)+(2+3))+((4+5)+(6+7)): the form of row-parallel layers, whose tensor-parallel split then
-// has the same bits.
+// k_slices > 1 cuts k into slices of slice_k, each reduced alone, joined by a binary tree, for
+// eight
+// ((0+1)+(2+3))+((4+5)+(6+7)): the form of row-parallel layers. A layer that is split over ranks
+// has the same bits: each computes its subtree, fewer slices as wide as the whole layer's, without
+// bias and residual; AddArgs does those once the subtrees are joined.
 struct LinearArgs {
   ConstF32 x;
   const PackedWeights* weights = nullptr;
   const float* bias = nullptr;  // [N] or null
   ConstF32 residual;            // data null: none
-  int k_slices = 1;             // 1 or 8
+  int k_slices = 1;             // 1, 2, 4 or 8
+  int64_t slice_k = 0;          // a multiple of 32; 0: SliceK(K)
   F32 y;
 };
+// Elements of k in a slice of a whole row-parallel layer: ceil(K/8/32)*32.
+inline constexpr int kRowParallelSlices = 8;
+REPRISE_INLINE constexpr int64_t SliceK(int64_t k) {
+  return ((k + kRowParallelSlices - 1) / kRowParallelSlices + 31) / 32 * 32;
+}
 int64_t LinearScratchBytes(int64_t m, const PackedWeights& weights);
+
+// y = (y + bias) + residual.
+struct AddArgs {
+  const float* bias = nullptr;  // [cols] or null
+  ConstF32 residual;            // data null: none
+  F32 y;
+};
 
 // cos and sin of position * inv_freq, [m, half] each, one row after the other.
 struct RopeTable {
@@ -262,6 +277,8 @@ struct CpuOps {
   Isa isa;
 
   void (*linear)(const Exec& exec, const LinearArgs& args);
+
+  void (*add)(const Exec& exec, const AddArgs& args);
 
   // y = (x * r) * weight, r = 1 / sqrt(sum / cols + eps), sum = 16-lane sum by FMA of squares.
   void (*rms_norm)(const Exec& exec, ConstF32 x, const float* weight, float eps, F32 y);

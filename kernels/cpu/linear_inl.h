@@ -12,7 +12,6 @@ namespace reprise::kernels::REPRISE_KERNEL_ISA {
 
 inline constexpr int64_t kBlockRows = PackedWeights::kRows;
 inline constexpr int64_t kLine = PackedWeights::kLineBytes;
-inline constexpr int64_t kMaxSlices = 8;
 
 // x rows as lines: row r at data + r * stride.
 struct PackedRows {
@@ -68,11 +67,12 @@ struct Slices {
   int64_t lines;
 };
 
-// joined[8] = the eight slices' sums of row r.
-static inline void JoinSlices(const float (*s)[kTileM][8], int r, float* joined) {
-  for (int n = 0; n < 8; ++n) {
-    joined[n] = ((s[0][r][n] + s[1][r][n]) + (s[2][r][n] + s[3][r][n])) +
-                ((s[4][r][n] + s[5][r][n]) + (s[6][r][n] + s[7][r][n]));
+// sums[0][r] = the slices' sums of row r, joined by the binary tree.
+static inline void JoinSlices(float (*sums)[kTileM][8], int64_t count, int r) {
+  for (int64_t stride = 1; stride < count; stride *= 2) {
+    for (int64_t left = 0; left < count; left += 2 * stride) {
+      for (int n = 0; n < 8; ++n) sums[left][r][n] = sums[left][r][n] + sums[left + stride][r][n];
+    }
   }
 }
 
@@ -85,7 +85,7 @@ struct TileAt {
 // M rows of x against one block, bias and residual included. Returns M.
 template <class Line, int M>
 static inline int64_t OutputTile(const LinearArgs& args, PackedRows x, Slices slices, TileAt at) {
-  alignas(64) float sums[kMaxSlices][kTileM][8];
+  alignas(64) float sums[kRowParallelSlices][kTileM][8];
   const std::byte* w = args.weights->block(at.block);
   for (int64_t s = 0; s < slices.count; ++s) {
     const int64_t first = MinOf(s * slices.lines_per_slice, slices.lines);
@@ -97,7 +97,7 @@ static inline int64_t OutputTile(const LinearArgs& args, PackedRows x, Slices sl
   const int64_t columns = MinOf(kBlockRows, args.weights->n() - n0);
   for (int r = 0; r < M; ++r) {
     float* y = args.y.row(at.row + r) + n0;
-    if (slices.count != 1) JoinSlices(sums, r, sums[0][r]);
+    JoinSlices(sums, slices.count, r);
     const float* residual =
         args.residual.data == nullptr ? nullptr : args.residual.row(at.row + r) + n0;
     for (int n = 0; n < columns; ++n) {
@@ -148,9 +148,8 @@ static void LinearAs(const Exec& exec, const LinearArgs& args) {
   const int64_t per_line = kLine / SizeOf(w.dtype());
   Slices slices{1, w.k_padded() / per_line, w.k_padded() / per_line};
   if (args.k_slices != 1) {
-    const int64_t slice_k = RoundUp((w.k() + kMaxSlices - 1) / kMaxSlices, 32);
-    slices.count = kMaxSlices;
-    slices.lines_per_slice = slice_k / per_line;
+    slices.count = args.k_slices;
+    slices.lines_per_slice = (args.slice_k > 0 ? args.slice_k : SliceK(w.k())) / per_line;
   }
   const int64_t row_tasks = (m + kRowsPerTask - 1) / kRowsPerTask;
   For(exec, row_tasks * w.blocks(), m * w.n() * w.k() / 8, [&](int64_t task) {

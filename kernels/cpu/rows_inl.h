@@ -40,6 +40,19 @@ static void RmsNorm(const Exec& exec, ConstF32 x, const float* weight, float eps
   });
 }
 
+static void AddRows(const Exec& exec, const AddArgs& args) {
+  DenormalsOff denormals_off;
+  const F32 y = args.y;
+  For(exec, y.rows, y.rows * y.cols, [&](int64_t r) {
+    Chunks(y.cols, [&](int64_t i, int64_t n) {
+      V sum = LoadChunk(y.row(r) + i, n);
+      if (args.bias != nullptr) sum = Add(sum, LoadChunk(args.bias + i, n));
+      if (args.residual.data != nullptr) sum = Add(sum, LoadChunk(args.residual.row(r) + i, n));
+      StoreChunk(sum, y.row(r) + i, n);
+    });
+  });
+}
+
 static void RopeApply(const Exec& exec, const RopeTable& table, int64_t head_dim, F32 x) {
   DenormalsOff denormals_off;
   const int64_t heads = x.cols / head_dim;

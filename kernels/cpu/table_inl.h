@@ -13,6 +13,7 @@ namespace reprise::kernels::REPRISE_KERNEL_ISA {
 static constexpr CpuOps MakeTable(Isa isa) {
   return {.isa = isa,
           .linear = Linear,
+          .add = AddRows,
           .rms_norm = RmsNorm,
           .rope_apply = RopeApply,
           .write_kv = WriteKv,

@@ -43,7 +43,7 @@ class Side {
     for (int64_t i = 0; i < pages; ++i) pages_.push_back(static_cast<int32_t>(pages - 1 - i));
     pool_.resize(static_cast<size_t>(pages * page_bytes_));
     model_.AttachPool(pool_.data());
-    model_.SetContext(context);
+    model_.SetRanks({.context = context});
   }
 
   void Forward(std::span<const int32_t> tokens, const Chunk& chunk) {
@@ -53,7 +53,8 @@ class Side {
                         .pages = pages_,
                         .wants_output = true,
                         .prompt_end = chunk.prompt_end};
-    model_.Forward({&item, 1}, chunk.outputs, nullptr);
+    // What fails is the ranks' exchange, which the context says.
+    model_.Forward({&item, 1}, chunk.outputs, nullptr).IgnoreError();
   }
   const Transformer& model() const { return model_; }
 

@@ -43,7 +43,7 @@ void FeedForward::Mlp(StepContext& step, const MlpWeights& w, F32 x, ConstF32 re
   Linear(step, x, w.gate_up.matrix, w.gate_up.bias, gate_up);
   const F32 gate = Columns(gate_up, 0, both / 2);
   step.ops.swiglu(step.scratch.None(), gate, Columns(gate_up, both / 2, both / 2), gate);
-  LinearRowParallel(step, gate, w.down.matrix, w.down.bias, residual, y);
+  LinearRowParallel(step, gate, w.down, residual, y);
 }
 
 void FeedForward::RouteRows(StepContext& step, const MixtureWeights& w, F32 normed) {
@@ -77,24 +77,69 @@ void FeedForward::RouteRows(StepContext& step, const MixtureWeights& w, F32 norm
   }
 }
 
+void FeedForward::RunExpert(StepContext& step, const MixtureWeights& w, int64_t expert, F32 normed,
+                            F32 out) {
+  const std::vector<int32_t>& rows = rows_of_[static_cast<size_t>(expert)];
+  const F32 taken = taken_.Rows(out.rows, config_.hidden);
+  for (int64_t i = 0; i < out.rows; ++i) {
+    std::memcpy(taken.row(i), normed.row(rows[static_cast<size_t>(i)]),
+                static_cast<size_t>(config_.hidden) * sizeof(float));
+  }
+  Mlp(step, w.experts[static_cast<size_t>(expert - w.own.begin)], taken, {}, out);
+}
+
+F32 FeedForward::RunExpertsOnRanks(StepContext& step, const MixtureWeights& w, F32 normed) {
+  const int ranks = step.tensor.communicator->size();
+  const auto experts = static_cast<int64_t>(rows_of_.size());
+  const auto rows_before = [&](int64_t expert) {
+    int64_t rows = 0;
+    for (int64_t e = 0; e < expert; ++e) {
+      rows += static_cast<int64_t>(rows_of_[static_cast<size_t>(e)].size());
+    }
+    return rows;
+  };
+  const auto row_bytes = static_cast<size_t>(config_.hidden) * sizeof(float);
+  std::vector<size_t> sizes;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const Span theirs = PartOf(experts, rank, ranks);
+    sizes.push_back(static_cast<size_t>(rows_before(theirs.end) - rows_before(theirs.begin)) *
+                    row_bytes);
+  }
+  const int64_t first = rows_before(w.own.begin);
+  const F32 own = own_out_.Rows(rows_before(w.own.end) - first, config_.hidden);
+  for (int64_t expert = w.own.begin; expert < w.own.end; ++expert) {
+    const auto rows = static_cast<int64_t>(rows_of_[static_cast<size_t>(expert)].size());
+    if (rows > 0)
+      RunExpert(step, w, expert, normed, RowsAt(own, rows_before(expert) - first, rows));
+  }
+  const F32 all = all_out_.Rows(rows_before(experts), config_.hidden);
+  if (step.status.ok()) {
+    step.status = step.tensor.communicator->AllGather(
+        {reinterpret_cast<const uint8_t*>(own.data), static_cast<size_t>(own.rows) * row_bytes},
+        sizes, {reinterpret_cast<uint8_t*>(all.data), static_cast<size_t>(all.rows) * row_bytes},
+        step.tensor.deadline_ns);
+  }
+  return all;
+}
+
 // Experts one after the other, so that each one's weights are read once a step and every row adds
 // its experts with ascending ids.
 void FeedForward::AddMixture(StepContext& step, const MixtureWeights& w, F32 normed, F32 x) {
   RouteRows(step, w, normed);
   const F32 sum = sum_.Rows(normed.rows, config_.hidden);
   std::fill_n(sum.data, normed.rows * config_.hidden, 0.0F);
-  for (size_t expert = 0; expert < w.experts.size(); ++expert) {
-    const std::vector<int32_t>& rows = rows_of_[expert];
-    if (rows.empty()) continue;
-    const auto n = static_cast<int64_t>(rows.size());
-    const F32 taken = taken_.Rows(n, config_.hidden);
-    for (int64_t i = 0; i < n; ++i) {
-      std::memcpy(taken.row(i), normed.row(rows[static_cast<size_t>(i)]),
-                  static_cast<size_t>(config_.hidden) * sizeof(float));
-    }
-    const F32 out = out_.Rows(n, config_.hidden);
-    Mlp(step, w.experts[expert], taken, {}, out);
-    step.ops.add_scaled(step.scratch.None(), {out, rows.data(), weights_of_[expert].data(), sum});
+  const bool on_ranks = w.own.size() < config_.mixture->experts;
+  F32 all;
+  if (on_ranks) all = RunExpertsOnRanks(step, w, normed);
+  int64_t done = 0;
+  for (size_t expert = 0; expert < rows_of_.size(); ++expert) {
+    const auto rows = static_cast<int64_t>(rows_of_[expert].size());
+    if (rows == 0) continue;
+    const F32 out = on_ranks ? RowsAt(all, done, rows) : out_.Rows(rows, config_.hidden);
+    if (!on_ranks) RunExpert(step, w, static_cast<int64_t>(expert), normed, out);
+    step.ops.add_scaled(step.scratch.None(),
+                        {out, rows_of_[expert].data(), weights_of_[expert].data(), sum});
+    done += rows;
   }
   if (w.shared) Mlp(step, *w.shared, normed, x, x);
   // x + sum, each row with weight one.

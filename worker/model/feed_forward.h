@@ -30,6 +30,11 @@ class FeedForward {
            kernels::F32 y);
   void AddMixture(StepContext& step, const MixtureWeights& w, kernels::F32 normed, kernels::F32 x);
   void RouteRows(StepContext& step, const MixtureWeights& w, kernels::F32 normed);
+  // An expert of this rank, of the rows it was chosen by: out [its rows, hidden].
+  void RunExpert(StepContext& step, const MixtureWeights& w, int64_t expert, kernels::F32 normed,
+                 kernels::F32 out);
+  // The same of all experts, each on its rank: by expert, then row [rows per_token, hidden].
+  kernels::F32 RunExpertsOnRanks(StepContext& step, const MixtureWeights& w, kernels::F32 normed);
 
   const ModelConfig config_;
   RowBuffer gate_up_;  // [rows, 2 * intermediate]
@@ -37,6 +42,7 @@ class FeedForward {
   RowBuffer logits_;                           // [rows, experts]
   RowBuffer sum_;                              // [rows, hidden], what the experts gave so far
   RowBuffer taken_, out_;                      // [rows of an expert, hidden]: its input and output
+  RowBuffer own_out_, all_out_;                // of experts on ranks
   std::vector<int32_t> ids_;                   // [rows, per_token]
   std::vector<float> weights_;                 // [rows, per_token]
   std::vector<std::vector<int32_t>> rows_of_;  // by expert

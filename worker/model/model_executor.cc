@@ -201,15 +201,13 @@ Status ModelExecutor::Run(std::span<const StepItem> items, const LayerDone& laye
   output_of_item_.clear();
   int64_t outputs = 0;
   for (const StepItem& item : items) output_of_item_.push_back(item.wants_output ? outputs++ : -1);
-  model_.Forward(items, Transformer::Outputs::kWanted, layer_done);
-  return absl::OkStatus();
+  return model_.Forward(items, Transformer::Outputs::kWanted, layer_done);
 }
 
 Status ModelExecutor::RunAll(std::span<const StepItem> items) {
   RETURN_IF_ERROR(CheckStep(items));
   output_of_item_.clear();
-  model_.Forward(items, Transformer::Outputs::kAll, nullptr);
-  return absl::OkStatus();
+  return model_.Forward(items, Transformer::Outputs::kAll, nullptr);
 }
 
 SampledToken ModelExecutor::Sample(size_t item, const SampleInput& input) {

@@ -77,7 +77,6 @@ class KnownWeights {
 
   ModelWeights Model(const ModelConfig& c) {
     ModelWeights w;
-    w.tied = true;
     w.embedding = Matrix(c.vocab, c.hidden);
     for (int64_t layer = 0; layer < c.layers; ++layer) {
       LayerWeights l;
@@ -140,6 +139,7 @@ class KnownWeights {
     MixtureWeights& w = l->mixture.emplace();
     w.gate = Matrix(c.mixture->experts, c.hidden, DType::kF32);
     if (c.mixture->bias) w.bias = Vector(c.mixture->experts, 0, 0.125f);
+    w.own = {0, c.mixture->experts};
     for (int64_t i = 0; i < c.mixture->experts; ++i) {
       w.experts.push_back(Mlp(c, c.mixture->intermediate));
     }
@@ -178,7 +178,8 @@ void UpdateWithModelRun(Sha256& hash, const ModelConfig& model, const NumericsCh
     const int64_t first = step == 0 ? 0 : kTokens + step - 1;
     const std::vector<StepItem> items = {
         {std::span(tokens).subspan(static_cast<size_t>(first)), first, pages, true, kTokens}};
-    known.Forward(items, Transformer::Outputs::kAll, nullptr);
+    // Without ranks nothing can fail.
+    known.Forward(items, Transformer::Outputs::kAll, nullptr).IgnoreError();
     for (int64_t i = 0; i < known.outputs(); ++i) Update(hash, known.logits(i));
     const std::span<const float> last = known.logits(known.outputs() - 1);
     std::vector<float> scratch(last.begin(), last.end());

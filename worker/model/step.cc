@@ -1,11 +1,10 @@
 #include "worker/model/step.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace reprise::worker {
 namespace {
-
-constexpr int kRowParallelSlices = 8;
 
 kernels::ConstF32 ConstRowsAt(const kernels::ConstF32& m, int64_t first, int64_t rows) {
   return {m.data == nullptr ? nullptr : m.data + first * m.row_stride, rows, m.cols, m.row_stride};
@@ -116,15 +115,28 @@ void Linear(StepContext& step, const kernels::F32& x, const kernels::PackedWeigh
   Compute(step, {.x = x, .weights = &weights, .bias = BiasOrNull(bias), .residual = {}, .y = y});
 }
 
-void LinearRowParallel(StepContext& step, const kernels::F32& x,
-                       const kernels::PackedWeights& weights, const std::vector<float>& bias,
+void LinearRowParallel(StepContext& step, const kernels::F32& x, const Projection& weights,
                        const kernels::ConstF32& residual, const kernels::F32& y) {
-  Compute(step, {.x = x,
-                 .weights = &weights,
-                 .bias = BiasOrNull(bias),
-                 .residual = residual,
-                 .k_slices = kRowParallelSlices,
-                 .y = y});
+  kernels::LinearArgs args{.x = x,
+                           .weights = &weights.matrix,
+                           .bias = BiasOrNull(weights.bias),
+                           .residual = residual,
+                           .k_slices = weights.k_slices,
+                           .slice_k = weights.slice_k,
+                           .y = y};
+  if (!weights.split()) return Compute(step, args);
+  if (!step.status.ok()) return;
+  args.bias = nullptr;
+  args.residual = {};
+  args.y = step.share.Rows(y.rows, y.cols);
+  Compute(step, args);
+  step.status = step.tensor.communicator->AllReduce(
+      {args.y.data, static_cast<size_t>(y.rows * y.cols)}, step.tensor.deadline_ns);
+  if (!step.status.ok()) return;
+  step.ops.add(step.scratch.None(), {BiasOrNull(weights.bias), residual, args.y});
+  for (int64_t row = 0; row < y.rows; ++row) {
+    std::memcpy(y.row(row), args.y.row(row), static_cast<size_t>(y.cols) * sizeof(float));
+  }
 }
 
 void RunAttention::Attend(StepContext& step, std::span<const RowRun> runs, const kernels::F32& q,

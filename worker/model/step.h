@@ -9,11 +9,15 @@
 #include <span>
 #include <vector>
 
+#include "common/clock.h"
+#include "common/status.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 #include "kernels/packed_weights.h"
 #include "worker/model/context_parallel.h"
 #include "worker/model/pace.h"
+#include "worker/model/weights.h"
+#include "worker/parallel/communicator.h"
 #include "worker/parallel/context/attender.h"
 
 namespace reprise::worker {
@@ -64,6 +68,13 @@ class RowBuffer {
   std::vector<float> values_;
 };
 
+// The ranks that hold the other shares of this rank's layers, when the model is split over them.
+// They run the same steps, and their calls match.
+struct TensorRanks {
+  parallel::Communicator* communicator = nullptr;
+  TimeNs deadline_ns = 0;  // of the step
+};
+
 // What all parts of a model compute with.
 struct StepContext {
   const kernels::CpuOps& ops;
@@ -75,6 +86,9 @@ struct StepContext {
   int64_t rows = 0;
   std::vector<kernels::AttentionItem> attention_pieces = {};  // Attention's, kept for their memory
   ContextParallel* context = nullptr;  // of a group; null: all positions are here
+  TensorRanks tensor = {};
+  Status status = absl::OkStatus();  // the first failure of a rank: what follows is of no use
+  RowBuffer share = {};              // a row-parallel product's, before it is joined
 };
 
 // Where the cache keeps a position, in rows of its sequence's page table.
@@ -88,10 +102,9 @@ inline int64_t CacheRow(const StepContext& step, int64_t position) {
 // y = x W^T + bias; an empty bias is none.
 void Linear(StepContext& step, const kernels::F32& x, const kernels::PackedWeights& weights,
             const std::vector<float>& bias, const kernels::F32& y);
-// y = x W^T + bias + residual in the form of row-parallel layers: k summed in 8 slices. `residual`
-// may be y, or have no data.
-void LinearRowParallel(StepContext& step, const kernels::F32& x,
-                       const kernels::PackedWeights& weights, const std::vector<float>& bias,
+// y = x W^T + bias + residual in the form of row-parallel layers: k summed in 8 slices, by all
+// tensor ranks where the weights are split. `residual` may be y, or have no data.
+void LinearRowParallel(StepContext& step, const kernels::F32& x, const Projection& weights,
                        const kernels::ConstF32& residual, const kernels::F32& y);
 
 // The kernel's attention; each item's segments are all its keys. Where one row takes more than a

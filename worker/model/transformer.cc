@@ -36,7 +36,16 @@ Transformer::Transformer(const ModelConfig& config, ModelWeights weights,
             0},
       attention_(MakeAttentionBlock(config)),
       feed_forward_(config),
-      rope_(config) {}
+      rope_(config),
+      first_stage_(options.first_stage),
+      last_stage_(options.last_stage) {}
+
+void Transformer::SetRanks(const ModelRanks& ranks) {
+  step_.tensor.communicator = ranks.tensor;
+  step_.context = ranks.context;
+  pipeline_ = ranks.pipeline;
+  sending_.reset();
+}
 
 void Transformer::AttachPool(std::byte* base) { step_.kv.base = base; }
 
@@ -46,7 +55,7 @@ void Transformer::Reserve(int64_t rows) {
   for (RowBuffer* buffer : {&x_, &normed_}) buffer->Rows(rows, config_.hidden);
   attended_.Rows(rows, config_.heads * config_.value_dim());
   rope_.Reserve(rows);
-  scratch_.Reserve(kernels::LinearScratchBytes(rows, weights_.head()));
+  if (last_stage_) scratch_.Reserve(kernels::LinearScratchBytes(rows, weights_.head()));
   for (const LayerWeights& layer : weights_.layers) {
     scratch_.Reserve(kernels::LinearScratchBytes(rows, layer.o.matrix));
     attention_->Reserve(step_, layer, rows);
@@ -109,20 +118,56 @@ void Transformer::PlanStep(std::span<const StepItem> items, Outputs outputs) {
   Reserve(step_.rows);
 }
 
-void Transformer::Forward(std::span<const StepItem> items, Outputs outputs,
-                          const Executor::LayerDone& layer_done) {
+Status Transformer::Forward(std::span<const StepItem> items, Outputs outputs,
+                            const Executor::LayerDone& layer_done, TimeNs deadline_ns) {
   PlanStep(items, outputs);
+  step_.status = absl::OkStatus();
+  step_.tensor.deadline_ns = deadline_ns;
   step_.rope = rope_.Fill(positions_);
-  GatherRows(ops_, weights_.embedding, ids_, x_.Rows(step_.rows, config_.hidden));
+  if (first_stage_) {
+    GatherRows(ops_, weights_.embedding, ids_, x_.Rows(step_.rows, config_.hidden));
+  } else {
+    RETURN_IF_ERROR(ReceiveRows());
+  }
   for (int64_t index = 0; index < config_.layers; ++index) {
     const LayerWeights& layer = weights_.layers[static_cast<size_t>(index)];
     step_.kv.layer = index;
     attention_->Project(step_, layer, Norm(layer.attention_norm));
     if (layer_done) layer_done(static_cast<uint32_t>(index));
-    if (index + 1 == config_.layers) KeepOutputRows();
+    if (last_stage_ && index + 1 == config_.layers) KeepOutputRows();
     if (step_.rows > 0 || step_.context != nullptr) AttendAndMix(layer);
+    if (step_.context != nullptr) step_.status.Update(step_.context->status());
+    RETURN_IF_ERROR(step_.status);
   }
+  if (!last_stage_) return SendRows();
   if (step_.rows > 0) ComputeLogits();
+  return absl::OkStatus();
+}
+
+Status Transformer::ReceiveRows() {
+  const F32 x = x_.Rows(step_.rows, config_.hidden);
+  return pipeline_->Recv(
+      pipeline_->rank() - 1,
+      {reinterpret_cast<uint8_t*>(x.data), static_cast<size_t>(x.rows * x.cols) * sizeof(float)},
+      step_.tensor.deadline_ns);
+}
+
+// The next stage receives while this one computes its next rows.
+Status Transformer::SendRows() {
+  RETURN_IF_ERROR(Settle(step_.tensor.deadline_ns));
+  const F32 x = x_.Rows(step_.rows, config_.hidden);
+  const F32 sent = sent_.Rows(step_.rows, config_.hidden);
+  const size_t bytes = static_cast<size_t>(x.rows * x.cols) * sizeof(float);
+  std::memcpy(sent.data, x.data, bytes);
+  ASSIGN_OR_RETURN(
+      sending_, pipeline_->Start({.to = pipeline_->rank() + 1,
+                                  .send = {reinterpret_cast<const uint8_t*>(sent.data), bytes}}));
+  return absl::OkStatus();
+}
+
+Status Transformer::Settle(TimeNs deadline_ns) {
+  if (!sending_) return absl::OkStatus();
+  return pipeline_->Wait(*std::exchange(sending_, std::nullopt), deadline_ns);
 }
 
 F32 Transformer::Norm(const std::vector<float>& weight) {
@@ -160,18 +205,20 @@ void Transformer::AttendAndMix(const LayerWeights& layer) {
   const F32 attended = attended_.Rows(step_.rows, config_.heads * config_.value_dim());
   attention_->Attend(step_, layer, attended);
   if (step_.rows == 0) return;  // the other ranks needed this one's keys
-  LinearRowParallel(step_, attended, layer.o.matrix, layer.o.bias, x, x);
+  LinearRowParallel(step_, attended, layer.o, x, x);
   feed_forward_.Add(step_, layer, Norm(layer.mlp_norm), x);
 }
 
 void Transformer::ComputeLogits() {
-  const F32 logits = logits_.Rows(step_.rows, config_.vocab);
-  Linear(step_, Norm(weights_.final_norm), weights_.head(), {}, logits);
+  const kernels::PackedWeights& head = weights_.head();
+  const F32 logits = logits_.Rows(step_.rows, head.n());
+  Linear(step_, Norm(weights_.final_norm), head, {}, logits);
   last_logits_ = logits.data;
 }
 
 std::span<const float> Transformer::logits(int64_t output) const {
-  return {last_logits_ + output * config_.vocab, static_cast<size_t>(config_.vocab)};
+  const int64_t vocab = weights_.head().n();
+  return {last_logits_ + output * vocab, static_cast<size_t>(vocab)};
 }
 
 }  // namespace reprise::worker

@@ -8,9 +8,10 @@
 //    by row in the kernels' fixed order, attention reads rows [0, position] of its own sequence. So
 //    logits and KV rows do not depend on the batch, the chunks, the page size, the threads or the
 //    Isa; where a family has two forms (latent attention), a row's form follows from its position.
-// 2. o_proj and down_proj, the row-parallel products, sum k in 8 slices: a tensor-parallel split of
-//    2, 4 or 8 will have the same bits.
-// 3. Scratch grows to the largest step seen and is reused: a step of known size allocates nothing.
+// 2. o_proj and down_proj, the row-parallel products, sum k in 8 slices, which tensor ranks share
+//    (model_share.h): logits and KV rows do not depend on the split either.
+// 3. After a rank failed, Forward returns why, and memory that was under way is quiet.
+// 4. Scratch grows to the largest step seen and is reused: a step of known size allocates nothing.
 #ifndef REPRISE_WORKER_MODEL_TRANSFORMER_H_
 #define REPRISE_WORKER_MODEL_TRANSFORMER_H_
 
@@ -18,10 +19,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "common/clock.h"
+#include "common/status.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 #include "worker/engine/executor.h"
@@ -31,6 +35,7 @@
 #include "worker/model/rope_rows.h"
 #include "worker/model/step.h"
 #include "worker/model/weights.h"
+#include "worker/parallel/communicator.h"
 
 namespace reprise::worker {
 
@@ -39,11 +44,23 @@ struct TransformerOptions {
   int threads = 1;                           // counts the caller
   kernels::DType kv_dtype = kernels::DType::kBF16;
   int64_t block_tokens = 64;
-  int64_t piece_macs = 0;  // work between ticks, multiply-adds; 0: as the pace has it
+  int64_t piece_macs = 0;   // work between ticks, multiply-adds; 0: as the pace has it
+  bool first_stage = true;  // embeds; else activations come from the previous stage
+  bool last_stage = true;   // gives logits; else activations go to the next stage
+};
+
+// The other ranks of a group, by the communicators this rank shares with them; they outlive the
+// Transformer's use of them. Null: there are no others of that kind.
+struct ModelRanks {
+  parallel::Communicator* tensor = nullptr;
+  parallel::Communicator* pipeline = nullptr;  // rank r is stage r
+  // This rank computes only the rows whose positions it owns, and has their logits.
+  ContextParallel* context = nullptr;
 };
 
 class Transformer {
  public:
+  // `config` and `weights` are the whole model's, or a share's (ConfigOfShare).
   Transformer(const ModelConfig& config, ModelWeights weights, const TransformerOptions& options);
 
   const ModelConfig& config() const { return config_; }
@@ -56,9 +73,8 @@ class Transformer {
   // Called on the computing thread between pieces of a layer (worker/model/pace.h).
   void SetTick(std::function<void()> tick) { step_.pace.SetTick(std::move(tick)); }
 
-  // From here on a rank of a group: computes only the rows its positions own (context_parallel.h),
-  // whose logits it has. `context` outlives it; null: alone again. After Forward ask its status().
-  void SetContext(ContextParallel* context) { step_.context = context; }
+  // For the steps of one epoch of the group.
+  void SetRanks(const ModelRanks& ranks);
 
   // Makes scratch for steps of `rows` rows.
   void Reserve(int64_t rows);
@@ -70,12 +86,16 @@ class Transformer {
 
   // Precondition: ids in the vocabulary, positions below config().context, page tables that cover
   // them. `layer_done(l)` is called as soon as layer l's KV rows of the whole batch are written,
-  // while the rest of that layer is still to be computed.
-  void Forward(std::span<const StepItem> items, Outputs outputs,
-               const Executor::LayerDone& layer_done);
+  // while the rest of that layer is still to be computed. All ranks make the same calls; without
+  // others nothing fails.
+  Status Forward(std::span<const StepItem> items, Outputs outputs,
+                 const Executor::LayerDone& layer_done, TimeNs deadline_ns = INT64_MAX);
+  // Waits until the next stage has what the last Forward gave.
+  Status Settle(TimeNs deadline_ns);
 
-  // Of the last Forward, in order of items and rows.
-  int64_t outputs() const { return static_cast<int64_t>(output_rows_.size()); }
+  // Of the last Forward, in order of items and rows; values of the last stage, where the vocabulary
+  // is split those of this rank's part.
+  int64_t outputs() const { return last_stage_ ? static_cast<int64_t>(output_rows_.size()) : 0; }
   std::span<const float> logits(int64_t output) const;
 
  private:
@@ -88,6 +108,8 @@ class Transformer {
   void KeepOutputRows();
   void AttendAndMix(const LayerWeights& layer);
   void ComputeLogits();
+  Status ReceiveRows();
+  Status SendRows();
   kernels::F32 Norm(const std::vector<float>& weight);
 
   const ModelConfig config_;
@@ -112,6 +134,12 @@ class Transformer {
   RopeRows rope_;
   RowBuffer logits_;  // [outputs, vocab]
   const float* last_logits_ = nullptr;
+
+  const bool first_stage_;
+  const bool last_stage_;
+  parallel::Communicator* pipeline_ = nullptr;
+  RowBuffer sent_;  // [rows, hidden], under way to the next stage
+  std::optional<parallel::ExchangeId> sending_;
 };
 
 }  // namespace reprise::worker

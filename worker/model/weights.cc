@@ -72,11 +72,26 @@ OwnMatrix Transposed(const ConstMatrix& matrix) {
   return own;
 }
 
-ConstMatrix RowsOf(const ConstMatrix& matrix, int64_t first, int64_t rows) {
+ConstMatrix RowsOf(const ConstMatrix& matrix, const Span& rows) {
   const auto* data = static_cast<const uint8_t*>(matrix.data);
-  return {data + first * matrix.row_stride * SizeOf(matrix.dtype), matrix.dtype, rows, matrix.cols,
+  return {data + rows.begin * matrix.row_stride * SizeOf(matrix.dtype), matrix.dtype, rows.size(),
+          matrix.cols, matrix.row_stride};
+}
+
+ConstMatrix ColumnsOf(const ConstMatrix& matrix, const Span& columns) {
+  const auto* data = static_cast<const uint8_t*>(matrix.data);
+  return {data + columns.begin * SizeOf(matrix.dtype), matrix.dtype, matrix.rows, columns.size(),
           matrix.row_stride};
 }
+
+// Rows of the matrix (and elements of the bias) that belong to so many heads or other units.
+Span Times(const Span& units, int64_t each) { return {units.begin * each, units.end * each}; }
+
+// Rows of a tensor.
+struct TensorRows {
+  std::string name;  // without ".weight"
+  Span rows;
+};
 
 // Where the rotated rows of one head come from, the pair's halves apart: first + these.
 void AppendRotated(const LatentAttention& l, int64_t first, std::vector<int64_t>* order) {
@@ -89,8 +104,9 @@ void AppendRotated(const LatentAttention& l, int64_t first, std::vector<int64_t>
 
 class Loader {
  public:
-  explicit Loader(const ModelFolder& folder)
+  Loader(const ModelFolder& folder, const ModelShare& share)
       : folder_(folder),
+        share_(share),
         ops_(kernels::Select(kernels::BestIsa())),
         widened_(TypeOf(folder.tensor(kEmbedding)) == DType::kBF16 ? DType::kBF16 : DType::kF32) {}
 
@@ -111,17 +127,16 @@ class Loader {
     return matrix;
   }
 
-  // `names` without ".weight".
-  StatusOr<PackedWeights> Pack(const std::vector<std::string>& names) const {
+  StatusOr<PackedWeights> Pack(const std::vector<TensorRows>& tensors) const {
     std::vector<OwnMatrix> sources;
     std::vector<ConstMatrix> parts;
-    for (const std::string& name : names) {
+    for (const auto& [name, rows] : tensors) {
       ASSIGN_OR_RETURN(OwnMatrix source, Matrix(name));
       sources.push_back(std::move(source));
-      parts.push_back(sources.back().view);
+      parts.push_back(RowsOf(sources.back().view, rows));
       if (parts.back().dtype != parts.front().dtype) {
         return absl::UnimplementedError(
-            absl::StrCat(folder_.dir(), ": tensors ", names.front(), ".weight and ", name,
+            absl::StrCat(folder_.dir(), ": tensors ", tensors.front().name, ".weight and ", name,
                          ".weight have different types, which are computed as one matrix"));
       }
     }
@@ -142,19 +157,38 @@ class Loader {
     return values;
   }
 
-  StatusOr<Projection> Project(const std::vector<std::string>& names, bool bias) const {
+  void AppendBias(const TensorRows& tensor, std::vector<float>* bias) const {
+    const std::vector<float> whole = Vector(tensor.name + ".bias");
+    bias->insert(bias->end(), whole.begin() + tensor.rows.begin, whole.begin() + tensor.rows.end);
+  }
+
+  StatusOr<Projection> Project(const std::vector<TensorRows>& tensors, bool bias) const {
     Projection projection;
-    ASSIGN_OR_RETURN(projection.matrix, Pack(names));
+    ASSIGN_OR_RETURN(projection.matrix, Pack(tensors));
     if (!bias) return projection;
-    for (const std::string& name : names) AppendVector(name + ".bias", &projection.bias);
+    for (const TensorRows& tensor : tensors) AppendBias(tensor, &projection.bias);
+    return projection;
+  }
+
+  // y [rows] = a row-parallel product over k, the share's part of k when `share` is given.
+  StatusOr<Projection> ProjectRowParallel(const std::string& name, int64_t rows, int64_t k,
+                                          const ModelShare& share, bool bias) const {
+    ASSIGN_OR_RETURN(const OwnMatrix source, Matrix(name));
+    Projection projection;
+    projection.matrix = PackedWeights::Pack(ColumnsOf(source.view, share.Columns(k)));
+    projection.k_slices = static_cast<int>(share.slices.size());
+    projection.slice_k = kernels::SliceK(k);
+    if (bias) AppendBias({name, {0, rows}}, &projection.bias);
     return projection;
   }
 
   StatusOr<HeadsWeights> Heads(const std::string& at) const {
     const ModelConfig& c = folder_.config();
+    const Span q = Times(share_.heads, c.head_dim);
+    const Span kv = Times(share_.kv_heads, c.head_dim);
     HeadsWeights w;
-    ASSIGN_OR_RETURN(w.qkv,
-                     Project({at + "q_proj", at + "k_proj", at + "v_proj"}, c.attention_bias));
+    ASSIGN_OR_RETURN(w.qkv, Project({{at + "q_proj", q}, {at + "k_proj", kv}, {at + "v_proj", kv}},
+                                    c.attention_bias));
     if (c.qk_norm) {
       w.q_norm = Vector(at + "q_norm.weight");
       w.k_norm = Vector(at + "k_norm.weight");
@@ -167,11 +201,11 @@ class Loader {
     const LatentAttention& l = *c.latent;
     LatentWeights w;
     if (l.q_rank > 0) {
-      ASSIGN_OR_RETURN(w.q_a, Project({at + "q_a_proj"}, c.attention_bias));
+      ASSIGN_OR_RETURN(w.q_a, Project({{at + "q_a_proj", {0, l.q_rank}}}, c.attention_bias));
       w.q_a_norm = Vector(at + "q_a_layernorm.weight");
     }
     std::vector<int64_t> order;
-    for (int64_t head = 0; head < c.heads; ++head) {
+    for (int64_t head = share_.heads.begin; head < share_.heads.end; ++head) {
       const int64_t first = head * c.head_dim;
       AppendRotated(l, first + l.nope_dim, &order);
       for (int64_t i = 0; i < l.nope_dim; ++i) order.push_back(first + i);
@@ -189,26 +223,34 @@ class Loader {
     }
     w.kv_a_norm = Vector(at + "kv_a_layernorm.weight");
     ASSIGN_OR_RETURN(const OwnMatrix kv_b, Matrix(at + "kv_b_proj"));
-    for (int64_t head = 0; head < c.heads; ++head) {
+    for (int64_t head = share_.heads.begin; head < share_.heads.end; ++head) {
       const int64_t first = head * (l.nope_dim + l.value_dim);
-      const ConstMatrix key = RowsOf(kv_b.view, first, l.nope_dim);
+      const ConstMatrix key = RowsOf(kv_b.view, {first, first + l.nope_dim});
       w.key.push_back(PackedWeights::Pack(key));
       w.absorb.push_back(PackedWeights::Pack(Transposed(key).view));
-      w.value.push_back(PackedWeights::Pack(RowsOf(kv_b.view, first + l.nope_dim, l.value_dim)));
+      const int64_t value = first + l.nope_dim;
+      w.value.push_back(PackedWeights::Pack(RowsOf(kv_b.view, {value, value + l.value_dim})));
     }
     return w;
   }
 
-  StatusOr<MlpWeights> Mlp(const std::string& gate, const std::string& up, const std::string& down,
+  struct MlpNames {
+    std::string gate, up, down;
+  };
+  // The share's columns of an MLP of so many.
+  StatusOr<MlpWeights> Mlp(const MlpNames& names, int64_t intermediate, const ModelShare& share,
                            bool bias = false) const {
+    const Span columns = share.Columns(intermediate);
     MlpWeights w;
-    ASSIGN_OR_RETURN(w.gate_up, Project({gate, up}, bias));
-    ASSIGN_OR_RETURN(w.down, Project({down}, bias));
+    ASSIGN_OR_RETURN(w.gate_up, Project({{names.gate, columns}, {names.up, columns}}, bias));
+    ASSIGN_OR_RETURN(
+        w.down, ProjectRowParallel(names.down, folder_.config().hidden, intermediate, share, bias));
     return w;
   }
 
   StatusOr<MixtureWeights> Mixture(const std::string& prefix) const {
     const ModelConfig& c = folder_.config();
+    const ModelShare whole = WholeModel(c);  // of an expert
     const bool mixtral = c.family == Family::kMixtral;
     const std::string at = prefix + (mixtral ? "block_sparse_moe." : "mlp.");
     MixtureWeights w;
@@ -216,17 +258,20 @@ class Loader {
     w.gate = PackedWeights::Pack(
         ConstMatrix{gate.data(), DType::kF32, c.mixture->experts, c.hidden, c.hidden});
     if (c.mixture->bias) w.bias = Vector(at + "gate.e_score_correction_bias");
-    for (int64_t expert = 0; expert < c.mixture->experts; ++expert) {
+    w.own = share_.experts;
+    for (int64_t expert = w.own.begin; expert < w.own.end; ++expert) {
       const std::string one = absl::StrCat(at, "experts.", expert, ".");
-      ASSIGN_OR_RETURN(MlpWeights mlp,
-                       mixtral ? Mlp(one + "w1", one + "w3", one + "w2")
-                               : Mlp(one + "gate_proj", one + "up_proj", one + "down_proj"));
+      const MlpNames names = mixtral
+                                 ? MlpNames{one + "w1", one + "w3", one + "w2"}
+                                 : MlpNames{one + "gate_proj", one + "up_proj", one + "down_proj"};
+      ASSIGN_OR_RETURN(MlpWeights mlp, Mlp(names, c.mixture->intermediate, whole));
       w.experts.push_back(std::move(mlp));
     }
     if (c.mixture->shared_intermediate > 0) {
       const std::string shared = at + "shared_experts.";
       ASSIGN_OR_RETURN(w.shared,
-                       Mlp(shared + "gate_proj", shared + "up_proj", shared + "down_proj"));
+                       Mlp({shared + "gate_proj", shared + "up_proj", shared + "down_proj"},
+                           c.mixture->shared_intermediate, share_));
     }
     return w;
   }
@@ -242,20 +287,22 @@ class Loader {
     } else {
       ASSIGN_OR_RETURN(w.heads, Heads(attention));
     }
-    ASSIGN_OR_RETURN(w.o, Project({attention + "o_proj"}, c.attention_bias));
+    ASSIGN_OR_RETURN(w.o, ProjectRowParallel(attention + "o_proj", c.hidden,
+                                             c.heads * c.value_dim(), share_, c.attention_bias));
     w.mlp_norm = Vector(prefix + "post_attention_layernorm.weight");
     if (c.is_mixture(index)) {
       ASSIGN_OR_RETURN(w.mixture, Mixture(prefix));
     } else {
       const std::string mlp = prefix + "mlp.";
-      ASSIGN_OR_RETURN(w.mlp,
-                       Mlp(mlp + "gate_proj", mlp + "up_proj", mlp + "down_proj", c.mlp_bias));
+      ASSIGN_OR_RETURN(w.mlp, Mlp({mlp + "gate_proj", mlp + "up_proj", mlp + "down_proj"},
+                                  c.intermediate, share_, c.mlp_bias));
     }
     return w;
   }
 
  private:
   const ModelFolder& folder_;
+  const ModelShare& share_;
   const kernels::CpuOps& ops_;
   const DType widened_;  // what FP8 matrices become
 };
@@ -277,7 +324,7 @@ Digest256 Fingerprint(const ModelFolder& folder) {
 }  // namespace
 
 int64_t ModelWeights::bytes() const {
-  int64_t total = embedding.bytes() + (tied ? 0 : lm_head.bytes());
+  int64_t total = embedding.bytes() + lm_head.bytes();
   const auto add = [&total](const MlpWeights& mlp) {
     total += mlp.gate_up.matrix.bytes() + mlp.down.matrix.bytes();
   };
@@ -301,18 +348,28 @@ int64_t ModelWeights::bytes() const {
 }
 
 StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder) {
-  const Loader loader(folder);
+  return LoadModelWeights(folder, WholeModel(folder.config()));
+}
+
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share) {
+  const Loader loader(folder, share);
+  const bool tied = folder.config().tied_embeddings;
+  const Span vocab{0, folder.config().vocab};
   ModelWeights w;
-  w.tied = folder.config().tied_embeddings;
   w.dtype = TypeOf(folder.tensor(kEmbedding));
-  ASSIGN_OR_RETURN(w.embedding, loader.Pack({"model.embed_tokens"}));
-  for (int64_t layer = 0; layer < folder.config().layers; ++layer) {
+  if (share.first_stage) {
+    ASSIGN_OR_RETURN(w.embedding, loader.Pack({{"model.embed_tokens", vocab}}));
+  }
+  for (int64_t layer = share.layers.begin; layer < share.layers.end; ++layer) {
     ASSIGN_OR_RETURN(LayerWeights weights, loader.Layer(layer));
     w.layers.push_back(std::move(weights));
   }
-  w.final_norm = loader.Vector("model.norm.weight");
-  if (!w.tied) {
-    ASSIGN_OR_RETURN(w.lm_head, loader.Pack({"lm_head"}));
+  if (share.last_stage) {
+    w.final_norm = loader.Vector("model.norm.weight");
+    if (!tied || !share.first_stage || share.vocab != vocab) {
+      const std::string name = tied ? "model.embed_tokens" : "lm_head";
+      ASSIGN_OR_RETURN(w.lm_head, loader.Pack({{name, share.vocab}}));
+    }
   }
   w.fingerprint = Fingerprint(folder);
   RETURN_IF_ERROR(folder.CheckUnchanged());

@@ -23,12 +23,19 @@
 #include "kernels/ops.h"
 #include "kernels/packed_weights.h"
 #include "worker/model/model_folder.h"
+#include "worker/model/model_share.h"
 
 namespace reprise::worker {
 
 struct Projection {
   kernels::PackedWeights matrix;
   std::vector<float> bias;  // empty: none
+  // Of a row-parallel product (kernels::LinearArgs): fewer slices than the whole has are a rank's
+  // share, whose sum is still to be joined with the other ranks'.
+  int k_slices = kernels::kRowParallelSlices;
+  int64_t slice_k = 0;
+
+  bool split() const { return k_slices < kernels::kRowParallelSlices; }
 };
 
 struct HeadsWeights {
@@ -54,9 +61,10 @@ struct MlpWeights {
 };
 
 struct MixtureWeights {
-  kernels::PackedWeights gate;  // [experts, hidden], f32 whatever the model is
-  std::vector<float> bias;      // [experts], or empty
-  std::vector<MlpWeights> experts;
+  kernels::PackedWeights gate;      // [experts, hidden], f32 whatever the model is
+  std::vector<float> bias;          // [experts], or empty
+  std::vector<MlpWeights> experts;  // the share's
+  Span own;                         // their ids
   std::optional<MlpWeights> shared;
 };
 
@@ -71,23 +79,25 @@ struct LayerWeights {
   std::optional<MixtureWeights> mixture;
 };
 
+// The whole model's or a share's (model_share.h): sizes above are then the share's own.
 struct ModelWeights {
-  kernels::PackedWeights embedding;  // [vocab, hidden]
+  kernels::PackedWeights embedding;  // [vocab, hidden], of the first stage
   std::vector<LayerWeights> layers;
+  // Of the last stage.
   std::vector<float> final_norm;   // [hidden]
-  kernels::PackedWeights lm_head;  // empty when tied
-  bool tied = false;
+  kernels::PackedWeights lm_head;  // [the share's vocab, hidden]; empty: the embedding serves
   kernels::DType dtype = kernels::DType::kF32;  // of the embedding, as stored
-  Digest256 fingerprint{};
+  Digest256 fingerprint{};                      // of the whole model
 
-  const kernels::PackedWeights& head() const { return tied ? embedding : lm_head; }
+  const kernels::PackedWeights& head() const { return lm_head.n() == 0 ? embedding : lm_head; }
   int64_t bytes() const;  // of all packed matrices
 };
 
 // UNIMPLEMENTED when the parts of a fused matrix have different types, INVALID_ARGUMENT when an FP8
 // matrix holds what is not finite, ABORTED when a file
 // changed while it was read.
-StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder);
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share);
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder);  // whole
 
 // Rows `ids` of a packed matrix as f32: out row i = row ids[i]. Ids are in [0, packed.n()).
 void GatherRows(const kernels::CpuOps& ops, const kernels::PackedWeights& packed,

@@ -9,11 +9,12 @@
 #include <span>
 #include <vector>
 
+#include "kernels/ops.h"
 #include "worker/parallel/communicator.h"
 
 namespace reprise::parallel {
 
-inline constexpr int kSlices = 8;
+inline constexpr int kSlices = kernels::kRowParallelSlices;
 
 // Slices [first, first + width).
 struct SliceRange {

@@ -1,0 +1,109 @@
+#include "worker/model/model_share.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/ops.h"
+
+namespace reprise::worker {
+namespace {
+
+using parallel::GroupPlace;
+using parallel::GroupShape;
+
+Status DoesNotDivide(const GroupShape& shape, absl::string_view what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor degree ", shape.tensor, " does not divide ", what));
+}
+
+// Heads whose columns of the output projection are exactly the rank's slices.
+Status ShareHeads(const ModelConfig& config, const GroupShape& shape, ModelShare* share) {
+  const int64_t dim = config.value_dim();
+  const Span columns = share->Columns(config.heads * dim);
+  if (columns.begin % dim != 0 || columns.end % dim != 0 || columns.size() == 0) {
+    return DoesNotDivide(
+        shape, absl::StrCat(config.heads, " heads of ", dim, ": a slice of their output has ",
+                            kernels::SliceK(config.heads * dim), " columns"));
+  }
+  share->heads = {columns.begin / dim, columns.end / dim};
+  const int64_t group = config.heads / config.kv_heads;
+  share->kv_heads = {share->heads.begin / group, (share->heads.end - 1) / group + 1};
+  // Every query head of the rank must find its key head by the rank's own group size.
+  const bool whole = share->heads.begin % group == 0 && share->heads.end % group == 0;
+  if (config.latent || whole || share->kv_heads.size() == 1) return absl::OkStatus();
+  return DoesNotDivide(shape,
+                       absl::StrCat(config.kv_heads, " key heads of ", group, " query heads each"));
+}
+
+Status ShareColumns(const ModelConfig& config, const GroupShape& shape, const ModelShare& share) {
+  const auto check = [&](absl::string_view what, int64_t columns) {
+    if (columns == 0 || share.Columns(columns).size() > 0) return absl::OkStatus();
+    return DoesNotDivide(
+        shape, absl::StrCat(what, " of ", columns, " in slices of ", kernels::SliceK(columns)));
+  };
+  RETURN_IF_ERROR(check("intermediate_size", config.intermediate));
+  if (!config.mixture) return absl::OkStatus();
+  if (config.mixture->experts < shape.tensor) {
+    return DoesNotDivide(shape, absl::StrCat(config.mixture->experts, " experts"));
+  }
+  return check("the shared expert", config.mixture->shared_intermediate);
+}
+
+}  // namespace
+
+// Sizes differ by one at most.
+Span PartOf(int64_t n, int64_t rank, int64_t ranks) {
+  return {n * rank / ranks, n * (rank + 1) / ranks};
+}
+
+Span ModelShare::Columns(int64_t k) const {
+  const int64_t width = kernels::SliceK(k);
+  return {std::min(slices.begin * width, k), std::min(slices.end * width, k)};
+}
+
+ModelShare WholeModel(const ModelConfig& config) {
+  ModelShare share;
+  share.layers = {0, config.layers};
+  share.heads = {0, config.heads};
+  share.kv_heads = {0, config.kv_heads};
+  share.slices = {0, kernels::kRowParallelSlices};
+  share.experts = {0, config.mixture ? config.mixture->experts : 0};
+  share.vocab = {0, config.vocab};
+  return share;
+}
+
+StatusOr<ModelShare> ShareOf(const ModelConfig& config, const GroupShape& shape,
+                             const GroupPlace& place) {
+  if (shape.pipeline > config.layers) {
+    return absl::InvalidArgumentError(absl::StrCat("pipeline degree ", shape.pipeline,
+                                                   " is more than the ", config.layers, " layers"));
+  }
+  ModelShare share = WholeModel(config);
+  share.first_stage = place.stage == 0;
+  share.last_stage = place.stage + 1 == shape.pipeline;
+  share.layers = PartOf(config.layers, place.stage, shape.pipeline);
+  if (shape.tensor == 1) return share;
+  share.split = true;
+  share.slices = PartOf(kernels::kRowParallelSlices, place.tensor, shape.tensor);
+  share.experts = PartOf(share.experts.end, place.tensor, shape.tensor);
+  share.vocab = PartOf(config.vocab, place.tensor, shape.tensor);
+  RETURN_IF_ERROR(ShareHeads(config, shape, &share));
+  RETURN_IF_ERROR(ShareColumns(config, shape, share));
+  return share;
+}
+
+ModelConfig ConfigOfShare(const ModelConfig& config, const ModelShare& share) {
+  ModelConfig own = config;
+  own.layers = share.layers.size();
+  own.heads = share.heads.size();
+  own.kv_heads = config.latent ? own.heads : share.kv_heads.size();
+  own.intermediate = share.Columns(config.intermediate).size();
+  if (own.mixture) {
+    own.mixture->shared_intermediate = share.Columns(config.mixture->shared_intermediate).size();
+    own.mixture->layers.assign(config.mixture->layers.begin() + share.layers.begin,
+                               config.mixture->layers.begin() + share.layers.end);
+  }
+  return own;
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,38 @@
+#include "worker/parallel/group_shape.h"
+
+#include <gtest/gtest.h>
+
+namespace reprise::parallel {
+namespace {
+
+TEST(GroupShape, RanksAndPlacesAreEachOthersInverse) {
+  const GroupShape shape{.pipeline = 3, .context = 2, .tensor = 4};
+  ASSERT_EQ(shape.ranks(), 24);
+  for (int rank = 0; rank < shape.ranks(); ++rank) {
+    EXPECT_EQ(RankOf(shape, PlaceOf(shape, rank)), rank);
+  }
+  EXPECT_EQ(PlaceOf(shape, 14), (GroupPlace{.stage = 1, .context = 1, .tensor = 2}));
+  EXPECT_EQ(TensorRanksOf(shape, 14), (std::vector<int>{12, 13, 14, 15}));
+  EXPECT_EQ(ContextRanksOf(shape, 14), (std::vector<int>{10, 14}));
+}
+
+TEST(GroupShape, ReadsWhatItWrites) {
+  for (const char* text : {"", "tp2", "pp2,tp2", "cp3", "pp2,cp3,tp4"}) {
+    const auto shape = ParseGroupShape(text);
+    ASSERT_TRUE(shape.ok()) << shape.status();
+    EXPECT_EQ(*ParseGroupShape(ToString(*shape)), *shape);
+  }
+  EXPECT_EQ(ToString(*ParseGroupShape("tp2,pp3")), "pp3,cp1,tp2");
+}
+
+TEST(GroupShape, RefusesByName) {
+  for (const char* text : {"tp", "tp0", "tp-1", "xp2", "2", "tp2x", "tp99999999999", "pp2 tp2"}) {
+    EXPECT_EQ(ParseGroupShape(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
+  }
+  EXPECT_EQ(ParseGroupShape("tp3").status().message(), "tensor degree 3 is not one of 1, 2, 4, 8");
+  EXPECT_EQ(ParseGroupShape("pp32,cp4").status().message(),
+            "a group of 128 ranks, the limit is 64");
+}
+
+}  // namespace
+}  // namespace reprise::parallel
