@@ -176,11 +176,12 @@ void FetchServer::OnPosted(const Run& run, const Status& status) {
   --fetch.posted;
   fetch.connection->posted_bytes -= bytes;
   posted_bytes_ -= bytes;
-  context_.counters->posted_bytes.store(posted_bytes_, std::memory_order_relaxed);
   if (status.ok()) {
     context_.counters->segments_sent.fetch_add(run.layers, std::memory_order_relaxed);
     context_.counters->bytes_sent.fetch_add(bytes, std::memory_order_relaxed);
   }
+  // After those: who sees nothing posted sees all that was sent.
+  context_.counters->posted_bytes.store(posted_bytes_, std::memory_order_release);
   // A refusal means that the peer has settled the item or ended the fetch; a broken connection is
   // reported on its own. Either way nothing more of this item is of use.
   const bool sent = item.layers_sent == fetch.view.layers() && item.posted == 0;

@@ -36,9 +36,9 @@ KvFormat FormatOf(const Shape& shape, uint32_t block_tokens = 64) {
   return format;
 }
 
-const Shape kHeads{"Heads", {{"k", 4, 4, true}, {"v", 4, 2, false}}};
-const Shape kFewHeads{"FewHeads", {{"k", 2, 4, true}, {"v", 2, 4, false}}};
-const Shape kLatents{"Latents", {{"c_kv", 1, 6, false}, {"k_rope", 1, 2, true}}, 5};
+const Shape kHeads{"Heads", {{"k", 4, 2, true}, {"v", 4, 1, false}}};
+const Shape kFewHeads{"FewHeads", {{"k", 2, 2, true}, {"v", 2, 1, false}}};
+const Shape kLatents{"Latents", {{"c_kv", 1, 3, false}, {"k_rope", 1, 1, true}}, 5};
 
 // Every stripe of four context ranks, there and back, and some more.
 std::vector<int32_t> Tokens() { return VerifiableTokens(9 * 512 + 100); }
@@ -139,8 +139,8 @@ TEST(RelayoutStoreTest, BytesThatChangeInAStoreAreRefusedInWhateverPart) {
     net.network.RunUntilIdle();
     // In the third head of every layer's v.
     for (uint32_t layer = 0; layer < format.layers; ++layer) {
-      const size_t v = size_t{4} * 4 * 64 * 2;
-      block[layer * format.segment_bytes() + v + size_t{2} * 2 * 64 * 2 + 5] ^= 1;
+      const size_t v = size_t{4} * 2 * 64 * 2;
+      block[layer * format.segment_bytes() + v + size_t{2} * 1 * 64 * 2 + 5] ^= 1;
     }
     net.Read(store, to, format, to_split.ranks());
     for (uint32_t rank = 0; rank < to_split.ranks(); ++rank) {
