@@ -4,6 +4,7 @@
 
 #include "cli/client_commands.h"
 #include "cli/command.h"
+#include "cli/convert_command.h"
 #include "cli/drain.h"
 #include "cli/model_commands.h"
 #include "cli/plan_command.h"
@@ -25,6 +26,7 @@ constexpr Command kCommands[] = {
     {"make-model", "write a model folder with random weights", RunMakeModel},
     {"plan", "compute KV memory, machines, split and swapping for a model", RunPlan},
     {"check", "look a model folder over", RunCheck},
+    {"convert", "write a model with latent attention or fewer KV heads", RunConvert},
     {"coordinator", "run the coordinator role", RunCoordinatorCommand},
     {"gateway", "run the gateway role", RunGatewayCommand},
     {"worker", "run the worker role", RunWorkerCommand},

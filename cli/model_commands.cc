@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "cli/text_input.h"
 #include "gateway/text/tokenizer.h"
 #include "worker/model/check_model.h"
 #include "worker/model/make_model.h"
@@ -45,23 +46,49 @@ int RunMakeModel(const Args& args) {
   return 0;
 }
 
+namespace {
+
+struct CheckOptions {
+  worker::CheckModelOptions model;
+  std::string eval;
+  int64_t tokens_max = 65'536;
+  convert::TextOptions text;
+};
+
+Status PrintScore(const std::string& folder, const CheckOptions& o) {
+  ASSIGN_OR_RETURN(const TextInput text, ReadTextInput(o.eval, folder, o.tokens_max));
+  ASSIGN_OR_RETURN(const auto score, convert::ScoreText(folder, text.ids, o.text));
+  std::printf("text            %.4f bits per byte, %.4f nats per token over %lld tokens of %s\n",
+              BitsPerByte(score, text), score.nats / static_cast<double>(score.tokens),
+              static_cast<long long>(score.tokens), o.eval.c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 int RunCheck(const Args& args) {
-  worker::CheckModelOptions o;
+  CheckOptions o;
   FlagSet flags("reprise check", "Looks a model folder over: files, tensors, shapes, tokenizer.",
                 "FOLDER");
-  flags.Add("scan-values", &o.scan_values, "also read every weight and refuse NaN and infinity");
+  flags.Add("scan-values", &o.model.scan_values,
+            "also read every weight and refuse NaN and infinity");
+  flags.Add("eval", &o.eval, "also score the model on a text");
+  flags.AddRange("tokens-max", &o.tokens_max, 2, int64_t{1} << 24, "read of the text");
+  flags.AddRange("threads", &o.text.threads, 1, 256, "for reading the text");
   std::vector<std::string> positional;
   if (const auto exit = ParseFlags(flags, args, 1, &positional)) return *exit;
   if (positional.size() != 1) {
     return Fail("check", absl::InvalidArgumentError("name the model's folder"));
   }
-  const auto report = worker::CheckModel(positional[0], o);
+  const auto report = worker::CheckModel(positional[0], o.model);
   if (!report.ok()) return Fail("check", report.status());
   const auto tokenizer = Tokenizer::Load(positional[0]);
   if (!tokenizer.ok()) return Fail("check", tokenizer.status());
   std::printf("%stokenizer       %d entries\n", report->ToString().c_str(),
               static_cast<int>((*tokenizer)->vocab_size()));
-  return 0;
+  if (o.eval.empty()) return 0;
+  const Status status = PrintScore(positional[0], o);
+  return status.ok() ? 0 : Fail("check", status);
 }
 
 }  // namespace reprise::cli

@@ -69,6 +69,8 @@ void AddLatent(const LatentAttention& l, JsonWriter& writer) {
       .Field("qk_rope_head_dim", l.rope_dim)
       .Field("v_head_dim", l.value_dim)
       .Field("rope_interleave", l.interleaved);
+  if (l.rope_heads != 1) writer.Field("qk_rope_heads", l.rope_heads);
+  if (l.scale_dims != 0) writer.Raw("query_pre_attn_scalar", Number(l.scale_dims));
 }
 
 void AddDeepseekMixture(const ExpertMixture& m, bool v3, JsonWriter& writer) {
@@ -103,7 +105,11 @@ void AddFamilyParts(const ModelConfig& c, JsonWriter& writer) {
     case Family::kDeepseekV2:
     case Family::kDeepseekV3:
       AddLatent(*c.latent, writer);
-      if (c.mixture) AddDeepseekMixture(*c.mixture, c.family == Family::kDeepseekV3, writer);
+      if (c.mixture) {
+        AddDeepseekMixture(*c.mixture, c.family == Family::kDeepseekV3, writer);
+      } else {
+        writer.Field("first_k_dense_replace", c.layers);  // or transformers makes experts
+      }
       return;
   }
 }

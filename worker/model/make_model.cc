@@ -1,22 +1,18 @@
 #include "worker/model/make_model.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "common/bytes.h"
 #include "common/json.h"
 #include "common/limits.h"
 #include "kernels/ops.h"
 #include "kernels/philox.h"
 #include "worker/model/byte_tokenizer.h"
+#include "worker/model/folder_writer.h"
 #include "worker/model/presets.h"
 
 namespace reprise::worker {
@@ -27,15 +23,15 @@ using kernels::DType;
 constexpr uint64_t kChunkElements = uint64_t{1} << 18;  // what is in memory at a time
 
 struct StoredType {
-  absl::string_view name;    // of the option
-  absl::string_view tensor;  // in a safetensors header
+  absl::string_view name;  // of the option
+  TensorType tensor;
   absl::string_view config;  // in config.json
   DType dtype;
 };
 constexpr StoredType kStoredTypes[] = {
-    {"bf16", "BF16", "bfloat16", DType::kBF16},
-    {"f16", "F16", "float16", DType::kF16},
-    {"f32", "F32", "float32", DType::kF32},
+    {"bf16", TensorType::kBF16, "bfloat16", DType::kBF16},
+    {"f16", TensorType::kF16, "float16", DType::kF16},
+    {"f32", TensorType::kF32, "float32", DType::kF32},
 };
 
 // value = center + deviation * (nearly normal, variance 1)
@@ -119,16 +115,9 @@ class Writer {
       for (; first < last; ++first) map.Field(specs_[first].name, name);
     }
     const std::string metadata = JsonWriter().Field("total_size", total_).Take();
-    return WriteText(
-        "model.safetensors.index.json",
+    return WriteModelFile(
+        options_.dir, "model.safetensors.index.json",
         JsonWriter().Raw("metadata", metadata).Raw("weight_map", map.Take()).Take() + "\n");
-  }
-
-  Status WriteText(absl::string_view name, const std::string& text) const {
-    const std::string path = absl::StrCat(options_.dir, "/", name);
-    std::ofstream out(path, std::ios::binary);
-    out.write(text.data(), static_cast<std::streamsize>(text.size()));
-    return Close(path, &out);
   }
 
  private:
@@ -136,59 +125,30 @@ class Writer {
     return Elements(spec) * static_cast<uint64_t>(SizeOf(type_.dtype));
   }
 
-  static Status Close(const std::string& path, std::ofstream* out) {
-    out->close();
-    if (*out) return absl::OkStatus();
-    return absl::ResourceExhaustedError(
-        absl::StrCat(path, " cannot be written: ", std::strerror(errno)));
-  }
-
-  std::string Header(size_t first, size_t last) const {
-    JsonWriter header;
-    header.Raw("__metadata__", R"({"format": "pt"})");
-    uint64_t offset = 0;
-    for (size_t i = first; i < last; ++i) {
-      const TensorSpec& spec = specs_[i];
-      const uint64_t end = offset + BytesOf(spec);
-      header.Raw(spec.name,
-                 JsonWriter()
-                     .Field("dtype", type_.tensor)
-                     .Raw("shape", absl::StrCat("[", absl::StrJoin(spec.shape, ", "), "]"))
-                     .Raw("data_offsets", absl::StrCat("[", offset, ", ", end, "]"))
-                     .Take());
-      offset = end;
-    }
-    std::string text = header.Take();
-    text.resize((sizeof(uint64_t) + text.size() + 63) / 64 * 64 - sizeof(uint64_t),
-                ' ');  // tensors begin on a cache line
-    return text;
-  }
-
   // Tensors [first, last) of the list.
   Status WriteShard(const std::string& name, size_t first, size_t last) {
-    const std::string path = absl::StrCat(options_.dir, "/", name);
-    std::ofstream out(path, std::ios::binary);
-    const std::string header = Header(first, last);
-    std::string prefix;
-    ByteWriter(prefix).U64(header.size());
-    out << prefix << header;
+    std::vector<TensorEntry> tensors;
+    for (size_t i = first; i < last; ++i) {
+      tensors.push_back({specs_[i].name, type_.tensor, specs_[i].shape});
+    }
+    TensorFileWriter out(absl::StrCat(options_.dir, "/", name), tensors);
     std::vector<float> values;
-    std::vector<char> stored;
-    for (size_t i = first; i < last && out; ++i) {
+    std::vector<uint8_t> stored;
+    for (size_t i = first; i < last && out.ok(); ++i) {
       const Distribution distribution = DistributionOf(specs_[i], config_);
       const uint64_t n = Elements(specs_[i]);
-      for (uint64_t at = 0; at < n && out; at += kChunkElements) {
+      for (uint64_t at = 0; at < n && out.ok(); at += kChunkElements) {
         values.resize(std::min(kChunkElements, n - at));
         stored.resize(values.size() * static_cast<size_t>(SizeOf(type_.dtype)));
         Generate(distribution, options_.seed, static_cast<uint32_t>(i), at, &values);
         ops_.convert(values.data(), DType::kF32, stored.data(), type_.dtype,
                      static_cast<int64_t>(values.size()));
-        out.write(stored.data(), static_cast<std::streamsize>(stored.size()));
+        out.Append(stored);
         done_ += stored.size();
         if (progress_) progress_(done_, total_);
       }
     }
-    return Close(path, &out);
+    return out.Close();
   }
 
   const ModelConfig& config_;
@@ -207,18 +167,6 @@ StatusOr<StoredType> TypeNamed(const std::string& name) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("dtype \"", name, "\" is not one of bf16, f16, f32"));
-}
-
-Status PrepareFolder(const std::string& dir) {
-  if (dir.empty()) return absl::InvalidArgumentError("the model's folder has no name");
-  std::error_code error;
-  std::filesystem::create_directories(dir, error);
-  if (error) {
-    return absl::PermissionDeniedError(absl::StrCat(dir, " cannot be made: ", error.message()));
-  }
-  const bool empty = std::filesystem::is_empty(dir, error);
-  if (!error && empty) return absl::OkStatus();
-  return absl::AlreadyExistsError(absl::StrCat(dir, " exists and is not an empty folder"));
 }
 
 }  // namespace
@@ -242,16 +190,16 @@ Status MakeModelOf(ModelConfig config, const MakeModelOptions& options,
   config.dtype = std::string(type.config);
   const std::string config_json = ConfigJson(config);
   RETURN_IF_ERROR(ParseModelConfig(config_json).status());
-  RETURN_IF_ERROR(PrepareFolder(options.dir));
+  RETURN_IF_ERROR(PrepareModelFolder(options.dir));
 
   Writer writer(config, options, type, progress);
-  RETURN_IF_ERROR(writer.WriteText("tokenizer.json", ByteTokenizerJson(config.vocab)));
+  RETURN_IF_ERROR(WriteModelFile(options.dir, "tokenizer.json", ByteTokenizerJson(config.vocab)));
   JsonWriter generation;
   if (config.bos_id.has_value()) generation.Field("bos_token_id", *config.bos_id);
   generation.Raw("eos_token_id", absl::StrCat("[", absl::StrJoin(config.eos_ids, ", "), "]"));
-  RETURN_IF_ERROR(writer.WriteText("generation_config.json", generation.Take() + "\n"));
+  RETURN_IF_ERROR(WriteModelFile(options.dir, "generation_config.json", generation.Take() + "\n"));
   RETURN_IF_ERROR(writer.WriteWeights());
-  return writer.WriteText("config.json", config_json);
+  return WriteModelFile(options.dir, "config.json", config_json);
 }
 
 }  // namespace reprise::worker

@@ -329,7 +329,8 @@ std::string ModelConfig::CanonicalText() const {
 }
 
 double ModelConfig::attention_scale() const {
-  const double plain = 1 / std::sqrt(static_cast<double>(head_dim));
+  const bool own = latent && latent->scale_dims > 0;
+  const double plain = 1 / std::sqrt(own ? latent->scale_dims : static_cast<double>(head_dim));
   if (!latent || rope_scaling.kind != RopeKind::kYarn || rope_scaling.mscale_all_dim == 0) {
     return plain;
   }

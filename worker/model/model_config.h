@@ -3,8 +3,9 @@
 // thread. Links no kernel: the gateway reads it too.
 //
 // Invariants of a parsed ModelConfig:
-// 1. Every dimension is within common/limits.h, rotary_dim() is even, heads is a multiple of
-//    kv_heads, every layer that is_mixture has at least as many experts as a token takes.
+// 1. Every dimension is within common/limits.h, rotary_dim() is a multiple of 2 rope_heads(), heads
+//    is a multiple of kv_heads, every layer that is_mixture has at least as many experts as a token
+//    takes.
 // 2. A feature that would change the computation and that we do not implement is refused by name.
 #ifndef REPRISE_WORKER_MODEL_MODEL_CONFIG_H_
 #define REPRISE_WORKER_MODEL_MODEL_CONFIG_H_
@@ -49,6 +50,10 @@ struct LatentAttention {
   int64_t rope_dim = 0;  // rotated
   int64_t value_dim = 0;
   bool interleaved = true;  // rotated pairs are neighbours in the checkpoint, not halves apart
+  // Two keys of our own, for models converted from others (docs/models.md):
+  int64_t rope_heads = 1;  // "qk_rope_heads": the rotated key is so many side by side, each with
+                           // the frequencies of rope_dim / rope_heads dims
+  double scale_dims = 0;   // "query_pre_attn_scalar": scores are divided by its root; 0: head_dim's
   bool operator==(const LatentAttention&) const = default;
 };
 
@@ -107,6 +112,8 @@ struct ModelConfig {
   int64_t parameters() const;
   // Dims of a head that are rotated.
   int64_t rotary_dim() const { return latent ? latent->rope_dim : head_dim; }
+  // Of which every so many dims have all frequencies.
+  int64_t rope_heads() const { return latent ? latent->rope_heads : 1; }
   // Of a head, as the output projection reads them.
   int64_t value_dim() const { return latent ? latent->value_dim : head_dim; }
   bool is_mixture(int64_t layer) const {

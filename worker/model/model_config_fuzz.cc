@@ -18,7 +18,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   const auto config = reprise::worker::ParseModelConfig(text);
   if (!config.ok()) return 0;
-  if (config->heads % config->kv_heads != 0 || config->rotary_dim() % 2 != 0) __builtin_trap();
+  if (config->heads % config->kv_heads != 0 ||
+      config->rotary_dim() % (2 * config->rope_heads()) != 0)
+    __builtin_trap();
   if (config->mixture && (config->mixture->per_token > config->mixture->experts ||
                           config->mixture->layers.size() != static_cast<size_t>(config->layers))) {
     __builtin_trap();

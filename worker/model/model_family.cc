@@ -30,6 +30,16 @@ Status ReadLatent(const JsonValue& object, ModelConfig* c) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"qk_rope_head_dim\" is ", l.rope_dim, ", not even"));
   }
+  RETURN_IF_ERROR(ReadInt(object, "qk_rope_heads", {1, limits::kAttentionHeadsMax}, &l.rope_heads));
+  if (l.rope_dim % (2 * l.rope_heads) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("\"qk_rope_head_dim\" is ", l.rope_dim,
+                                                   ", not \"qk_rope_heads\", ", l.rope_heads,
+                                                   ", times an even number"));
+  }
+  const JsonValue* scale = FindMember(object, "query_pre_attn_scalar");
+  if (scale != nullptr && !scale->IsNull()) {
+    RETURN_IF_ERROR(ReadNumber(object, "query_pre_attn_scalar", {1, 1e6}, &l.scale_dims));
+  }
   ASSIGN_OR_RETURN(l.interleaved, GetBool(object, "rope_interleave", true));
   c->head_dim = l.nope_dim + l.rope_dim;
   c->latent = l;
@@ -169,6 +179,9 @@ std::string FamilyText(const ModelConfig& c) {
     const LatentAttention& l = *c.latent;
     absl::StrAppend(&text, " latent=", l.q_rank, ":", l.kv_rank, ":", l.nope_dim, ":", l.rope_dim,
                     ":", l.value_dim, ":", l.interleaved);
+    // Left out where they change nothing: older folders keep their fingerprints.
+    if (l.rope_heads != 1) absl::StrAppend(&text, " rope_heads=", l.rope_heads);
+    if (l.scale_dims != 0) absl::StrAppend(&text, " scale_dims=", Exact(l.scale_dims));
   }
   if (c.mixture) {
     const ExpertMixture& m = *c.mixture;

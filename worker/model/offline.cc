@@ -6,6 +6,11 @@
 #include <utility>
 
 namespace reprise::worker {
+namespace {
+
+constexpr size_t kChunkTokens = 256;  // whose logits are in memory at a time
+
+}  // namespace
 
 StatusOr<std::unique_ptr<OfflineModel>> OfflineModel::Open(const ModelExecutorOptions& options,
                                                            int64_t context_tokens_max) {
@@ -23,20 +28,28 @@ StatusOr<std::unique_ptr<OfflineModel>> OfflineModel::Open(const ModelExecutorOp
   return model;
 }
 
+Status OfflineModel::ForEachRow(std::span<const int32_t> tokens, size_t chunk_tokens,
+                                int64_t prompt_end, const RowDone& row_done) {
+  for (size_t first = 0; first < tokens.size(); first += chunk_tokens) {
+    const StepItem item{tokens.subspan(first, std::min(chunk_tokens, tokens.size() - first)),
+                        static_cast<int64_t>(first), pages_, true, prompt_end};
+    RETURN_IF_ERROR(executor_->RunAll({&item, 1}));
+    for (size_t i = 0; i < item.tokens.size(); ++i) {
+      row_done(first + i, executor_->logits(static_cast<int64_t>(i)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 StatusOr<std::vector<float>> OfflineModel::ForwardAll(std::span<const int32_t> tokens,
                                                       int64_t chunk_tokens, int64_t prompt_end) {
   std::vector<float> logits;
   logits.reserve(tokens.size() * static_cast<size_t>(vocab()));
   const size_t chunk = chunk_tokens > 0 ? static_cast<size_t>(chunk_tokens) : tokens.size();
-  for (size_t first = 0; first < tokens.size(); first += chunk) {
-    const StepItem item{tokens.subspan(first, std::min(chunk, tokens.size() - first)),
-                        static_cast<int64_t>(first), pages_, true, prompt_end};
-    RETURN_IF_ERROR(executor_->RunAll({&item, 1}));
-    for (size_t i = 0; i < item.tokens.size(); ++i) {
-      const std::span<const float> row = executor_->logits(static_cast<int64_t>(i));
-      logits.insert(logits.end(), row.begin(), row.end());
-    }
-  }
+  RETURN_IF_ERROR(
+      ForEachRow(tokens, chunk, prompt_end, [&logits](size_t, std::span<const float> row) {
+        logits.insert(logits.end(), row.begin(), row.end());
+      }));
   return logits;
 }
 
@@ -60,13 +73,17 @@ StatusOr<std::vector<int32_t>> OfflineModel::Greedy(std::span<const int32_t> pro
 }
 
 StatusOr<double> OfflineModel::NegativeLogLikelihood(std::span<const int32_t> tokens) {
-  ASSIGN_OR_RETURN(const std::vector<float> logits, ForwardAll(tokens));
-  const auto vocab_size = static_cast<size_t>(vocab());
   double nll = 0;
-  for (size_t i = 1; i < tokens.size(); ++i) {
-    nll -= LogSoftmax(std::span(logits).subspan((i - 1) * vocab_size, vocab_size), tokens[i]);
-  }
+  RETURN_IF_ERROR(
+      ForEachRow(tokens, kChunkTokens, INT64_MAX, [&](size_t position, std::span<const float> row) {
+        if (position + 1 == tokens.size()) return;
+        nll -= LogSoftmax(row, tokens[position + 1]);
+      }));
   return nll;
+}
+
+Status OfflineModel::Read(std::span<const int32_t> tokens) {
+  return ForEachRow(tokens, kChunkTokens, INT64_MAX, [](size_t, std::span<const float>) {});
 }
 
 double LogSoftmax(std::span<const float> logits, int32_t id) {

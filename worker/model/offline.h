@@ -4,7 +4,9 @@
 #ifndef REPRISE_WORKER_MODEL_OFFLINE_H_
 #define REPRISE_WORKER_MODEL_OFFLINE_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -38,8 +40,16 @@ class OfflineModel {
   // -sum of log p(tokens[i] | tokens[0 .. i)) for i >= 1, in nats, the softmax in double.
   StatusOr<double> NegativeLogLikelihood(std::span<const int32_t> tokens);
 
+  // Runs the tokens from position 0, for what that leaves in the pool.
+  Status Read(std::span<const int32_t> tokens);
+
  private:
+  using RowDone = std::function<void(size_t position, std::span<const float> logits)>;
+
   OfflineModel() = default;
+  // In chunks, so that no more logits are in memory at a time than those of `chunk_tokens`.
+  Status ForEachRow(std::span<const int32_t> tokens, size_t chunk_tokens, int64_t prompt_end,
+                    const RowDone& row_done);
 
   std::unique_ptr<ModelExecutor> executor_;
   std::vector<uint8_t> pool_;

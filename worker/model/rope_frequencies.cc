@@ -65,13 +65,14 @@ double Yarn(double inv_freq, int64_t pair, const YarnRamp& ramp, const RopeScali
 }  // namespace
 
 std::vector<double> RopeInverseFrequencies(const ModelConfig& config) {
-  const int64_t half = config.rotary_dim() / 2;
-  const double step = Root(config.rope_theta, half);
+  const int64_t dims = config.rotary_dim() / config.rope_heads();
+  const double step = Root(config.rope_theta, dims / 2);
   const YarnRamp ramp = config.rope_scaling.kind == RopeKind::kYarn
-                            ? RampOf(config.rope_scaling, config.rope_theta, config.rotary_dim())
+                            ? RampOf(config.rope_scaling, config.rope_theta, dims)
                             : YarnRamp{};
   std::vector<double> frequencies;
-  for (int64_t i = 0; i < half; ++i) {
+  for (int64_t pair = 0; pair < config.rotary_dim() / 2; ++pair) {
+    const int64_t i = pair % (dims / 2);
     const double inv_freq = 1 / Power(step, i);
     switch (config.rope_scaling.kind) {
       case RopeKind::kDefault:

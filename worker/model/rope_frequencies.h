@@ -9,8 +9,9 @@
 
 namespace reprise::worker {
 
-// theta^(-2 i / head_dim) for i in [0, head_dim / 2), scaled as rope_scaling says (Hugging Face's
-// modeling_rope_utils.py, "linear" and "llama3"). Relative error below 1e-13.
+// theta^(-2 i / dims) for i in [0, dims / 2), dims = rotary_dim / rope_heads, scaled as
+// rope_scaling says (Hugging Face's modeling_rope_utils.py, "linear" and "llama3"), the whole
+// repeated rope_heads times. Relative error below 1e-13.
 std::vector<double> RopeInverseFrequencies(const ModelConfig& config);
 
 }  // namespace reprise::worker

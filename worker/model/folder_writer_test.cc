@@ -1,0 +1,70 @@
+#include "worker/model/folder_writer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+
+namespace reprise::worker {
+namespace {
+
+using testing::HasSubstr;
+
+std::string FreshFolder() {
+  static int count = 0;
+  const std::string dir = testing::TempDir() + "/writer_" + std::to_string(count++);
+  std::filesystem::remove_all(dir);
+  return dir;
+}
+
+const std::vector<TensorEntry> kTwo = {{"a", TensorType::kBF16, {2, 3}},
+                                       {"b", TensorType::kF32, {4}}};
+
+TEST(FolderWriter, WhatItWritesReadsBack) {
+  const std::string dir = FreshFolder();
+  ASSERT_TRUE(PrepareModelFolder(dir).ok());
+  std::vector<uint8_t> bytes(12 + 16);
+  std::iota(bytes.begin(), bytes.end(), uint8_t{1});
+  TensorFileWriter out(dir + "/t.safetensors", kTwo);
+  out.Append(std::span(bytes).first(7));
+  out.Append(std::span(bytes).subspan(7));
+  const Status closed = out.Close();
+  ASSERT_TRUE(closed.ok()) << closed;
+  const auto file = SafetensorsFile::Open(dir + "/t.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  const TensorView& a = file->header().tensors.at("a");
+  EXPECT_EQ(a.type, TensorType::kBF16);
+  EXPECT_EQ(a.ShapeText(), "[2, 3]");
+  EXPECT_EQ(a.bytes[11], 12);
+  EXPECT_EQ(file->header().tensors.at("b").bytes[0], 13);
+}
+
+TEST(FolderWriter, BytesThatAreNotTheHeadersAreRefused) {
+  const std::string dir = FreshFolder();
+  ASSERT_TRUE(PrepareModelFolder(dir).ok());
+  const std::vector<uint8_t> bytes(29);
+  for (const size_t n : {size_t{27}, size_t{29}}) {
+    TensorFileWriter out(dir + "/t.safetensors", kTwo);
+    out.Append(std::span(bytes).first(n));
+    EXPECT_THAT(std::string(out.Close().message()), HasSubstr(n == 27 ? "fewer" : "more"));
+  }
+}
+
+TEST(FolderWriter, RefusesAFolderThatIsNotEmptyOrNotThere) {
+  EXPECT_THAT(std::string(PrepareModelFolder("").message()), HasSubstr("no name"));
+  const std::string dir = FreshFolder();
+  ASSERT_TRUE(PrepareModelFolder(dir).ok());
+  ASSERT_TRUE(PrepareModelFolder(dir).ok()) << "empty";
+  ASSERT_TRUE(WriteModelFile(dir, "x", "y").ok());
+  EXPECT_THAT(std::string(PrepareModelFolder(dir).message()), HasSubstr("not an empty folder"));
+  EXPECT_THAT(std::string(WriteModelFile(dir + "/none", "x", "y").message()),
+              HasSubstr("none/x cannot be written: No such file"));
+  TensorFileWriter out(dir + "/none/t.safetensors", kTwo);
+  EXPECT_FALSE(out.ok());
+  EXPECT_THAT(std::string(out.Close().message()), HasSubstr("cannot be written"));
+}
+
+}  // namespace
+}  // namespace reprise::worker
