@@ -58,6 +58,28 @@ TEST(ModelConfig, LatentAttentionAndExpertsAreCheckedByName) {
   EXPECT_THAT(DeepseekRefusal(R"("first_k_dense_replace": 6)"), HasSubstr("range is 0 to 5"));
 }
 
+// The two keys of converted models (docs/models.md).
+TEST(ModelConfig, ARotatedKeyMayBeSeveralHeadsAndTheScaleItsOwn) {
+  EXPECT_EQ(DeepseekRefusal(R"("qk_rope_heads": 4, "query_pre_attn_scalar": 24)"), "accepted");
+  EXPECT_THAT(DeepseekRefusal(R"("qk_rope_heads": 0)"), HasSubstr("\"qk_rope_heads\" is 0"));
+  EXPECT_THAT(DeepseekRefusal(R"("qk_rope_heads": "2")"), HasSubstr("qk_rope_heads"));
+  EXPECT_THAT(DeepseekRefusal(R"("qk_rope_heads": 3)"),
+              HasSubstr("is 16, not \"qk_rope_heads\", 3, times an even number"));
+  EXPECT_THAT(DeepseekRefusal(R"("qk_rope_heads": 16)"), HasSubstr("16, times an even number"));
+  EXPECT_THAT(DeepseekRefusal(R"("query_pre_attn_scalar": 0)"),
+              HasSubstr("\"query_pre_attn_scalar\" is 0, the range is 1"));
+  ModelConfig c;
+  c.head_dim = 48;
+  c.latent = LatentAttention{.rope_dim = 32};
+  const std::string plain = c.CanonicalText();
+  c.latent->rope_heads = 2;
+  const std::string heads = c.CanonicalText();
+  c.latent->scale_dims = 16;
+  EXPECT_NE(heads, plain);
+  EXPECT_NE(c.CanonicalText(), heads);
+  EXPECT_DOUBLE_EQ(c.attention_scale(), 0.25);
+}
+
 TEST(ModelConfig, YarnIsReadAsItsFamiliesMeanIt) {
   const auto both = Parse(
       R"("rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0})");

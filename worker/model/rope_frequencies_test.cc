@@ -66,5 +66,17 @@ TEST(RopeFrequencies, FollowLlama3Scaling) {
   EXPECT_EQ(RopeInverseFrequencies(c)[5], plain[5] / 4);
 }
 
+TEST(RopeFrequencies, SeveralHeadsSideBySideHaveThemEach) {
+  ModelConfig one;
+  one.head_dim = 16;
+  ModelConfig three;
+  three.latent = LatentAttention{.rope_dim = 48, .rope_heads = 3};
+  std::vector<double> want;
+  for (int i = 0; i < 3; ++i) {
+    for (const double f : RopeInverseFrequencies(one)) want.push_back(f);
+  }
+  EXPECT_EQ(RopeInverseFrequencies(three), want);
+}
+
 }  // namespace
 }  // namespace reprise::worker
