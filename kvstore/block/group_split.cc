@@ -8,10 +8,7 @@ namespace reprise::kv {
 namespace {
 
 Range LayersOf(const KvFormat& format, const GroupSplit& split, uint32_t stage) {
-  const uint32_t base = format.layers / split.pipeline;
-  const uint32_t longer = format.layers % split.pipeline;  // stages with one layer more
-  const uint32_t begin = stage * base + std::min(stage, longer);
-  return {begin, begin + base + (stage < longer ? 1 : 0)};
+  return {format.layers * stage / split.pipeline, format.layers * (stage + 1) / split.pipeline};
 }
 
 bool Fits(uint32_t ranks) { return ranks >= 1 && ranks <= limits::kGroupRanksMax; }

@@ -1,5 +1,6 @@
 // How a group of ranks shares the KV of one model: pipeline stages own ranges of layers, tensor
-// ranks ranges of heads, context ranks whole blocks by where they stand in their sequence. Pure;
+// ranks ranges of heads, context ranks whole blocks by where they stand in their sequence. The same
+// rules as those by which the ranks compute (worker/parallel, worker/model/model_share.h). Pure;
 // any thread.
 //
 // Invariants:
@@ -24,7 +25,7 @@ namespace reprise::kv {
 inline constexpr int64_t kLeafPositions = 512;  // of attention (docs/determinism.md)
 
 struct GroupSplit {
-  uint32_t pipeline = 1;       // at most the layers; earlier stages take the remainder
+  uint32_t pipeline = 1;       // at most the layers; stage s has [layers s / P, layers (s+1) / P)
   uint32_t tensor = 1;         // divides the heads, or is a multiple of them (heads are replicated)
   uint32_t context = 1;        // each block belongs to one of them
   uint32_t stripe_leaves = 1;  // leaves in a row of one context rank

@@ -92,6 +92,15 @@ TEST(GroupSplitTest, StripesGoToTheContextRanksThereAndBack) {
   EXPECT_EQ(ContextOwner(1, 1, 12345), 0u);
 }
 
+TEST(GroupSplitTest, LaterStagesTakeTheRemainder) {
+  const KvFormat format = Format({{"k", 1, 8}}, 7);
+  std::vector<uint32_t> begins;
+  for (uint32_t rank = 0; rank < 4; ++rank) {
+    begins.push_back(PartOfRank(format, {.pipeline = 4}, rank).layers.begin);
+  }
+  EXPECT_THAT(begins, ElementsAre(0, 1, 3, 5));
+}
+
 TEST(GroupSplitTest, EveryLayerAndHeadBelongsToAsManyRanks) {
   const KvFormat format = Format({{"k", 2, 8}, {"v", 2, 8}}, 7);
   for (const uint32_t tensor : {1u, 2u, 4u}) {

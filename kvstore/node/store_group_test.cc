@@ -117,6 +117,34 @@ TEST_F(StoreGroupTest, ABlockThatChangedInItsMemoryIsReadByNobody) {
   }
 }
 
+// Rows that one worker appended, whole, are read by ranks as parts of the open tail.
+TEST_F(StoreGroupTest, RanksReadTheirPartsOfAnOpenTail) {
+  constexpr size_t kRows = 5;
+  Peer worker("worker");
+  worker.Listen();
+  worker.Append(store_->kv_address(), Tokens(8), 0, kRows);
+  ASSERT_TRUE(worker.AwaitHeld(kRows));
+  const std::vector<uint8_t> rows = Peer::RowsBlock(0);
+  const RankGroup store{.split = {}, .ranks = {store_->kv_address()}};
+  for (uint32_t rank = 0; rank < 2; ++rank) {
+    StreamInSpec spec = to_.SpecOf(rank, store);
+    spec.items.resize(1);
+    spec.items[0].id = ReplicaTailId("r", 0, 0);
+    spec.subscribe = true;
+    const auto outcome = std::make_shared<FetchOutcome>();
+    ASSERT_TRUE(StreamIn::Start(&to_.stream(rank), TestFormat(), spec, outcome).ok());
+    EXPECT_THAT(outcome->Wait(), Each(IsOk()));
+    // One of two heads, of k and of v, in four layers.
+    const size_t head = size_t{8} * 16 * 2, row = size_t{16} * 2;
+    for (size_t strip = 0; strip < 8; ++strip) {
+      EXPECT_EQ(std::memcmp(spec.items[0].destination + strip * head,
+                            &rows[(2 * strip + rank) * head], kRows * row),
+                0)
+          << "rank " << rank << " strip " << strip;
+    }
+  }
+}
+
 // A rank whose parts never come: nothing is listed, and nothing stays behind.
 TEST_F(StoreGroupTest, ABlockOfWhichAPartIsMissingIsNotHeld) {
   BlockOffer offer = Offer();

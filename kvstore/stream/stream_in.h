@@ -1,7 +1,8 @@
 // One rank's reading of blocks from a group of ranks that may hold them in other parts: which of
 // its blocks it fetches from which rank, and one listener for all of it. A store that keeps whole
 // blocks is a group of one rank, on either side. Owned by its fetches: what Start returns is only
-// for Cancel. Any thread; the listener's calls never overlap and come on the stream's threads.
+// for Cancel. Any thread; the listener's calls never overlap. They come on the stream's threads, or
+// on that of Start or Cancel when something came meanwhile: hold no lock that the listener takes.
 //
 // Invariants:
 // 1. OnLayer comes once a (block, layer) when all heads of it that this rank holds have arrived and
