@@ -14,6 +14,7 @@ struct ConvertOptions {
   std::string to;
   int64_t kv_heads = 0;
   convert::LatentSizes sizes;
+  bool live_norm = false;
   std::string calibration;
   std::string eval;
   int64_t tokens_max = 65'536;
@@ -28,6 +29,8 @@ void Declare(FlagSet& flags, ConvertOptions& o) {
   flags.Add("rank", &o.sizes.rank, "mla: of the latent; 0: all that is not rotated");
   flags.Add("fold", &o.sizes.fold,
             "mla: neighbouring frequencies taken as one; 0: as few as rope-dims allows");
+  flags.Add("live-norm", &o.live_norm,
+            "mla: norm the latent by its size on the calibration text, for training on");
   flags.Add("calibration", &o.calibration,
             "mla: a text that decides what is left out below full size");
   flags.Add("eval", &o.eval, "a text both models are scored on");
@@ -40,11 +43,11 @@ Status CheckFlags(const ConvertOptions& o, size_t folders) {
   if (o.to.empty()) return absl::InvalidArgumentError("say --to mla, gqa or mqa");
   if (folders != 2)
     return absl::InvalidArgumentError("name the model's folder and the one to write");
-  const bool latent =
-      o.sizes.rope_dims != 0 || o.sizes.rank != 0 || o.sizes.fold != 0 || !o.calibration.empty();
+  const bool latent = o.sizes.rope_dims != 0 || o.sizes.rank != 0 || o.sizes.fold != 0 ||
+                      o.live_norm || !o.calibration.empty();
   if (latent && o.to != "mla") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--rope-dims, --rank, --fold and --calibration are of --to mla, not ", o.to));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--rope-dims, --rank, --fold, --live-norm and --calibration are of --to mla, not ", o.to));
   }
   if (o.kv_heads != 0 && o.to != "gqa") {
     return absl::InvalidArgumentError(absl::StrCat("--kv-heads is of --to gqa, not ", o.to));
@@ -60,7 +63,7 @@ Status Convert(const ConvertOptions& o, const std::string& from, const std::stri
   if (!o.calibration.empty()) {
     ASSIGN_OR_RETURN(calibration, ReadTextInput(o.calibration, from, o.tokens_max));
   }
-  return convert::ConvertToLatent(from, to, {o.sizes, calibration.ids, o.text});
+  return convert::ConvertToLatent(from, to, {o.sizes, o.live_norm, calibration.ids, o.text});
 }
 
 Status PrintScores(const ConvertOptions& o, const std::vector<std::string>& folders) {

@@ -69,9 +69,11 @@ ModelConfig LatentConfig(const ModelConfig& source, const LatentShape& shape) {
 
 class ToLatent final : public Conversion {
  public:
-  ToLatent(const ModelFolder& source, const LatentShape& shape, std::vector<LatentPlan> plans)
+  ToLatent(const ModelFolder& source, const LatentShape& shape, bool live_norm,
+           std::vector<LatentPlan> plans)
       : source_(source),
         shape_(shape),
+        live_norm_(live_norm),
         config_(LatentConfig(source.config(), shape)),
         plans_(std::move(plans)),
         query_scale_(config_.latent->scale_dims != 0
@@ -85,8 +87,9 @@ class ToLatent final : public Conversion {
     // The projections of a layer are of one type.
     const TensorType type = source_.tensor(LayerPrefix(layer) + kKey).type;
     if (name == kQuery || name == kUp) return type;
-    if (name == kDownNorm) return TensorType::kF32;
+    if (name == kDownNorm) return live_norm_ ? type : TensorType::kF32;
     if (name != kDown) return std::nullopt;
+    if (live_norm_) return type;
     // f16 has no numbers as small as the norm wants them.
     return type == TensorType::kF16 ? TensorType::kF32 : type;
   }
@@ -99,7 +102,9 @@ class ToLatent final : public Conversion {
     made[kDown] =
         Down(ReadMatrix(source_, prefix + kKey), ReadMatrix(source_, prefix + kValue), plan);
     Matrix norm(1, shape_.rank);
-    for (double& x : norm.values()) x = std::sqrt(static_cast<double>(kNormEps)) / kQuiet;
+    for (double& x : norm.values()) {
+      x = live_norm_ ? plan.latent_rms : std::sqrt(static_cast<double>(kNormEps)) / kQuiet;
+    }
     made[kDownNorm] = std::move(norm);
     made[kUp] = Up(plan);
     return made;
@@ -134,7 +139,7 @@ class ToLatent final : public Conversion {
   Matrix Down(const Matrix& keys, const Matrix& values, const LatentPlan& plan) const {
     Matrix latent = Product(plan.down_keys, keys);
     AddScaled(latent, 1, Product(plan.down_values, values));
-    Scale(latent, kQuiet);
+    if (!live_norm_) Scale(latent, kQuiet);
     Matrix down(shape_.rank + shape_.rope_dims, keys.cols());
     Copy(latent, 0, &down);
     Copy(Product(plan.rotated, keys), shape_.rank, &down);
@@ -156,6 +161,7 @@ class ToLatent final : public Conversion {
 
   const ModelFolder& source_;
   const LatentShape shape_;
+  const bool live_norm_;
   const ModelConfig config_;
   const std::vector<LatentPlan> plans_;  // one a layer
   const double query_scale_;
@@ -213,16 +219,19 @@ StatusOr<std::vector<LatentPlan>> PlanLayers(const ModelFolder& source, const La
                                              const ToLatentOptions& options) {
   const auto layers = static_cast<size_t>(source.config().layers);
   std::vector<Matrix> moments(layers);
-  if (shape.needs_moments()) {
-    if (options.calibration.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "rope dims ", shape.rope_dims, " of ", shape.keys(), " and rank ", shape.rank, " of ",
-          shape.rank_max(), " leave something out: a calibration text decides what"));
-    }
-    ASSIGN_OR_RETURN(moments, KeyValueMoments(source.dir(), options.calibration, options.text));
-  } else if (!options.calibration.empty()) {
+  const bool needed = shape.needs_moments() || options.live_norm;
+  if (needed && options.calibration.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rope dims ", shape.rope_dims, " of ", shape.keys(), ", rank ", shape.rank,
+                     " of ", shape.rank_max(), options.live_norm ? " and a norm" : "",
+                     " need a calibration text that decides what is left out"));
+  }
+  if (!needed && !options.calibration.empty()) {
     return absl::InvalidArgumentError(
         "at full size nothing is left out: a calibration text decides nothing");
+  }
+  if (needed) {
+    ASSIGN_OR_RETURN(moments, KeyValueMoments(source.dir(), options.calibration, options.text));
   }
   std::vector<LatentPlan> plans;
   for (size_t layer = 0; layer < layers; ++layer) {
@@ -249,7 +258,7 @@ Status ConvertToLatent(const std::string& from, const std::string& to,
   }
   ASSIGN_OR_RETURN(const LatentShape shape, FitLatent(source.config(), options.sizes));
   ASSIGN_OR_RETURN(std::vector<LatentPlan> plans, PlanLayers(source, shape, options));
-  return WriteConverted(source, ToLatent(source, shape, std::move(plans)), to);
+  return WriteConverted(source, ToLatent(source, shape, options.live_norm, std::move(plans)), to);
 }
 
 Status ConvertToGrouped(const std::string& from, const std::string& to, int64_t kv_heads) {

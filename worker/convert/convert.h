@@ -22,6 +22,9 @@ namespace reprise::convert {
 // biases in its attention, with YaRN, or of another family.
 struct ToLatentOptions {
   LatentSizes sizes;
+  // The latent is normed as DeepSeek's own is, by the size it has on the calibration text: another
+  // function, whose numbers are of a size to train on.
+  bool live_norm = false;
   std::span<const int32_t> calibration;
   TextOptions text;
 };

@@ -236,6 +236,27 @@ TEST(ToLatent, ASmallerModelIsWorseAndTheSameEveryTime) {
   EXPECT_EQ(config->latent->rope_heads, 1);
 }
 
+// Latents of one size pass a norm that has just that size: a text of one token alone.
+TEST(ToLatent, ALiveNormHasTheSizeOfTheLatents) {
+  const std::string from = Model(Tiny(4, 2));
+  const std::vector<int32_t> one(200, 5);
+  const std::string to = ToLatent(from, {.live_norm = true, .calibration = one});
+  const auto logits = [&](const std::string& dir) {
+    auto model = worker::OfflineModel::Open({.model_dir = dir});
+    EXPECT_TRUE(model.ok()) << model.status();
+    return *(*model)->ForwardAll(std::span(one).first(30));
+  };
+  EXPECT_LT(Distance(logits(to), logits(from)), kF32Error);
+  EXPECT_GT(Distance(Logits(to), Logits(from)), 1e-3) << "of other tokens it is another function";
+  const auto folder = ModelFolder::Open(to);
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const auto& norm = folder->tensor("model.layers.0.self_attn.kv_a_layernorm.weight");
+  float weight = 0;
+  std::memcpy(&weight, norm.bytes.data(), sizeof(weight));
+  EXPECT_GT(weight, 1e-3);
+  EXPECT_LT(weight, 1e3);
+}
+
 TEST(ToLatent, RefusesByName) {
   const std::vector<int32_t> few = {1, 2, 3};
   const std::string tiny = Model(Tiny(4, 2));
@@ -250,8 +271,9 @@ TEST(ToLatent, RefusesByName) {
   yarn.rope_scaling.factor = 4;
   EXPECT_THAT(LatentRefusal(Model(yarn)), HasSubstr("YaRN"));
   EXPECT_THAT(LatentRefusal(tiny, {.sizes = {.rope_dims = 16}}),
-              HasSubstr("rope dims 16 of 32 and rank 48 of 48 leave something out"));
+              HasSubstr("rope dims 16 of 32, rank 48 of 48 need a calibration text"));
   EXPECT_THAT(LatentRefusal(tiny, {.sizes = {.rank = 7}}), HasSubstr("rank 7 of 32"));
+  EXPECT_THAT(LatentRefusal(tiny, {.live_norm = true}), HasSubstr("32 and a norm need a"));
   EXPECT_THAT(LatentRefusal(tiny, {.sizes = {.rank = 7}, .calibration = few}),
               HasSubstr("has 3 tokens, this model's 64 keys and values"));
   EXPECT_THAT(LatentRefusal(tiny, {.calibration = few}), HasSubstr("nothing is left out"));

@@ -191,6 +191,18 @@ Matrix JointMoments(const LatentShape& s, const Matrix& still, const Matrix& mom
   return joint;
 }
 
+// Of D z, D = (down_keys, down_values): the mean square of its rank numbers is the trace of
+// D M D^T over the rank.
+double LatentRms(const LatentShape& s, const LatentPlan& plan, const Matrix& moments) {
+  Matrix down(s.rank, 2 * s.keys());
+  for (int64_t r = 0; r < s.rank; ++r) {
+    std::copy_n(plan.down_keys.row(r), s.keys(), down.row(r));
+    std::copy_n(plan.down_values.row(r), s.keys(), down.row(r) + s.keys());
+  }
+  const Matrix square = Product(Product(down, moments), Transposed(down));
+  return std::sqrt(Trace(square) / static_cast<double>(s.rank));
+}
+
 }  // namespace
 
 StatusOr<LatentShape> FitLatent(const worker::ModelConfig& config, const LatentSizes& sizes) {
@@ -230,6 +242,7 @@ StatusOr<LatentPlan> PlanLatent(const LatentShape& shape, const Matrix& moments)
   plan.down_values = of_values;
   plan.up_values = Transposed(of_values);
   plan.rotated = std::move(split.rotated);
+  if (moments.rows() > 0) plan.latent_rms = LatentRms(shape, plan, moments);
   return plan;
 }
 

@@ -57,15 +57,16 @@ struct LatentShape {
 StatusOr<LatentShape> FitLatent(const worker::ModelConfig& config, const LatentSizes& sizes);
 
 struct LatentPlan {
-  Matrix rotated;      // [rope_dims, g d], k to the rotated key; pairs are neighbours
-  Matrix down_keys;    // [rank, g d], k's share in the latent
-  Matrix down_values;  // [rank, g d], v's
-  Matrix up_keys;      // [g d, rank], the latent to what of k stands still
-  Matrix up_values;    // [g d, rank], the latent to v
+  Matrix rotated;         // [rope_dims, g d], k to the rotated key; pairs are neighbours
+  Matrix down_keys;       // [rank, g d], k's share in the latent
+  Matrix down_values;     // [rank, g d], v's
+  Matrix up_keys;         // [g d, rank], the latent to what of k stands still
+  Matrix up_values;       // [g d, rank], the latent to v
+  double latent_rms = 0;  // of the latent's numbers over the moments' tokens; 0 without moments
 };
 
 // `moments` [2 g d, 2 g d]: the mean of z z^T, z = (k, v), over the tokens of a calibration text;
-// not looked at unless shape.needs_moments().
+// empty when !shape.needs_moments() and latent_rms is not wanted.
 StatusOr<LatentPlan> PlanLatent(const LatentShape& shape, const Matrix& moments);
 
 }  // namespace reprise::convert
