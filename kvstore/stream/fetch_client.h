@@ -32,6 +32,7 @@ class FetchClient final : private PeerLinks::User {
   explicit FetchClient(const LaneContext& context)
       : context_(context), links_(context, this, PeerLinks::Formats::kConvertible) {}
 
+  // The spec is valid and names its part.
   void Start(FetchHandle handle, FetchSpec spec, std::shared_ptr<FetchListener> listener,
              TimeNs deadline_ns);
   void Cancel(FetchHandle handle);
@@ -57,9 +58,7 @@ class FetchClient final : private PeerLinks::User {
   };
   struct Fetch {
     Fetch(FetchSpec s, const KvFormat& format)
-        : spec(std::move(s)),
-          view(format, spec.into.value_or(spec.part.value_or(WholePart(format))),
-               spec.part.value_or(WholePart(format))) {}
+        : spec(std::move(s)), view(format, spec.into.value_or(*spec.part), *spec.part) {}
     FetchHandle handle = 0;
     const FetchSpec spec;
     const PartView view;                // of the destinations

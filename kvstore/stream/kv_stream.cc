@@ -88,6 +88,7 @@ class KvStreamImpl final : public KvStream {
     std::unique_ptr<StreamLane> logic;
   };
 
+  // Of a spec that names its part.
   Status Validate(const FetchSpec& spec) const;
   size_t BlockBytes(const FetchSpec& spec) const;  // that are fetched of each
   void StartPart(size_t lane, FetchHandle handle, FetchSpec spec,
@@ -157,13 +158,13 @@ Status KvStreamImpl::Validate(const FetchSpec& spec) const {
   }
   const KvFormat& format = spec.format != nullptr ? *spec.format : format_;
   RETURN_IF_ERROR(ValidateFormat(format));
-  for (const std::optional<KvPart>& part : {spec.part, spec.into}) {
-    if (part.has_value()) RETURN_IF_ERROR(CheckPart(format, *part));
-  }
-  if (spec.into.has_value() && !spec.into->Contains(spec.part.value_or(WholePart(format)))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("destinations of ", spec.into->ToString(), " have no room for ",
-                     spec.part.value_or(WholePart(format)).ToString()));
+  RETURN_IF_ERROR(CheckPart(format, *spec.part));
+  if (spec.into.has_value()) {
+    RETURN_IF_ERROR(CheckPart(format, *spec.into));
+    if (!spec.into->Contains(*spec.part)) {
+      return absl::InvalidArgumentError(absl::StrCat("destinations of ", spec.into->ToString(),
+                                                     " have no room for ", spec.part->ToString()));
+    }
   }
   for (const FetchItem& item : spec.items) {
     if (item.destination == nullptr || item.first_position < 0) {
@@ -175,8 +176,7 @@ Status KvStreamImpl::Validate(const FetchSpec& spec) const {
 
 size_t KvStreamImpl::BlockBytes(const FetchSpec& spec) const {
   const KvFormat& format = spec.format != nullptr ? *spec.format : format_;
-  return spec.part.has_value() ? FormatOfPart(format, *spec.part).block_bytes()
-                               : format.block_bytes();
+  return FormatOfPart(format, *spec.part).block_bytes();
 }
 
 void KvStreamImpl::StartPart(size_t index, FetchHandle handle, FetchSpec spec,
@@ -192,6 +192,7 @@ void KvStreamImpl::StartPart(size_t index, FetchHandle handle, FetchSpec spec,
 }
 
 StatusOr<FetchHandle> KvStreamImpl::Fetch(FetchSpec spec, std::shared_ptr<FetchListener> listener) {
+  if (!spec.part.has_value()) spec.part = part_;
   RETURN_IF_ERROR(Validate(spec));
   const FetchHandle handle = ++last_handle_;
   const size_t lanes = std::min(lanes_.size(), spec.items.size());

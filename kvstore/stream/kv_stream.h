@@ -117,7 +117,7 @@ struct FetchSpec {
   // The blocks' format at the source, when it is not this node's own: one that a registered
   // conversion leads from (kv_convert.h). Bytes arrive as they are there.
   std::shared_ptr<const KvFormat> format = nullptr;
-  // What of every block is fetched; absent: all of it. The source must hold it.
+  // What of every block is fetched; absent: what this node holds. The source must hold it.
   std::optional<KvPart> part = std::nullopt;
   // The part that the destinations are laid out as, around `part`; absent: `part` itself.
   std::optional<KvPart> into = std::nullopt;

@@ -176,6 +176,18 @@ TEST_P(StreamPartTest, PartsThatDoNotFitAreRefusedBeforeAnythingIsSent) {
               HasSubstr("have no room for"));
 }
 
+TEST_P(StreamPartTest, ARankAsksForWhatItHolds) {
+  sink_ = Make("rank", 33, nullptr, KvPart{{2, 4}, {3, 4}});
+  memory_.assign(2 * 2 * kHead + 1, 0xEE);
+  ASSERT_TRUE(Fetch(std::nullopt).ok());
+  for (uint32_t layer = 0; layer < 2; ++layer) {
+    const uint8_t* const got = &memory_[layer * 2 * kHead];
+    EXPECT_EQ(std::memcmp(got, block_.At(layer + 2, 3), kHead), 0);
+    EXPECT_EQ(std::memcmp(got + kHead, block_.At(layer + 2, 4 + 3), kHead), 0);
+  }
+  EXPECT_EQ(memory_.back(), 0xEE);
+}
+
 TEST_P(StreamPartTest, ARankProbesItself) {
   source_ = Make("half", 33, nullptr, KvPart{{2, 4}, {2, 4}});
   Status probed = absl::UnknownError("not ended");
