@@ -22,8 +22,7 @@ struct ConvertOptions {
 };
 
 void Declare(FlagSet& flags, ConvertOptions& o) {
-  flags.AddChoice("to", &o.to, {"", "mla", "gqa", "mqa"},
-                  "latent attention, or fewer KV heads (means of the model's); must be given");
+  flags.Add("to", &o.to, "mla: latent attention; gqa, mqa: fewer KV heads, means of the model's");
   flags.Add("kv-heads", &o.kv_heads, "gqa: how many; a divisor of the model's");
   flags.Add("rope-dims", &o.sizes.rope_dims, "mla: of the rotated key; 0: all, nothing is lost");
   flags.Add("rank", &o.sizes.rank, "mla: of the latent; 0: all that is not rotated");
@@ -40,7 +39,9 @@ void Declare(FlagSet& flags, ConvertOptions& o) {
 
 // Flags of another --to would be read by nothing.
 Status CheckFlags(const ConvertOptions& o, size_t folders) {
-  if (o.to.empty()) return absl::InvalidArgumentError("say --to mla, gqa or mqa");
+  if (o.to != "mla" && o.to != "gqa" && o.to != "mqa") {
+    return absl::InvalidArgumentError(absl::StrCat("--to is \"", o.to, "\", not mla, gqa or mqa"));
+  }
   if (folders != 2)
     return absl::InvalidArgumentError("name the model's folder and the one to write");
   const bool latent = o.sizes.rope_dims != 0 || o.sizes.rank != 0 || o.sizes.fold != 0 ||

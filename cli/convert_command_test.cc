@@ -75,7 +75,7 @@ TEST_F(ConvertCommand, CheckScoresAText) {
 }
 
 TEST_F(ConvertCommand, RefusesFlagsThatNothingReads) {
-  EXPECT_THAT(Run({from_, to_}), HasSubstr("say --to mla, gqa or mqa"));
+  EXPECT_THAT(Run({from_, to_}), HasSubstr("--to is \"\", not mla, gqa or mqa"));
   EXPECT_THAT(Run({"--to=mla", from_}), HasSubstr("the one to write"));
   EXPECT_THAT(Run({"--to=mqa", "--rank=4", from_, to_}), HasSubstr("are of --to mla, not mqa"));
   EXPECT_THAT(Run({"--to=mla", "--kv-heads=2", from_, to_}), HasSubstr("of --to gqa, not mla"));
