@@ -24,7 +24,7 @@ namespace {
 constexpr int kRanks = 4;
 constexpr int64_t kLeaves = 2;  // of a stripe: a round is 8,192 tokens
 // Blocked for transfers, or for ranks that have no processor just then.
-constexpr double kBlockedMax = 0.5;
+constexpr double kBlockedMax = 0.25;
 
 struct Setting {
   std::string name;
@@ -85,8 +85,12 @@ void Add(const Setting& setting, const RingAnswer& alone, const std::vector<Ring
   int64_t different = 0;
   std::map<int64_t, RingLeaf> leaves;
   double blocked = 0;
+  double sent_otherwise = 0;
+  // Every rank's shard of every layer goes to the other three.
+  const double formula = (kRanks - 1) * tokens / kRanks * row_bytes * layers;
   for (const RingAnswer& rank : ranks) {
     leaves.insert(rank.leaves.begin(), rank.leaves.end());
+    if (rank.counts.at("sent_bytes") != formula) ++sent_otherwise;
     blocked = std::max(blocked, rank.counts.at("wait_ns") / rank.counts.at("attention_ns"));
   }
   for (const auto& [index, leaf] : alone.leaves) {
@@ -94,17 +98,12 @@ void Add(const Setting& setting, const RingAnswer& alone, const std::vector<Ring
   }
   const std::string at = "_" + setting.name;
   const auto leaf_count = static_cast<int64_t>(alone.leaves.size());
-  // Every rank's shard of every layer goes to the other three.
-  const double formula = (kRanks - 1) * tokens / kRanks * row_bytes * layers;
   report.Bar("leaves_with_other_bits" + at, static_cast<double>(different), "==", 0, leaf_count);
   report.Bar("cache_over_share" + at,
              Most(ranks, "cache_bytes") / (tokens / kRanks * row_bytes * layers), "==", 1, kRanks);
   report.Bar("ring_buffers_over_three_shards" + at,
              Most(ranks, "shard_bytes") / (3 * tokens / kRanks * row_bytes), "<=", 1, kRanks);
-  for (const RingAnswer& rank : ranks) {
-    report.Bar("sent_over_formula" + at, rank.counts.at("sent_bytes") / formula, "==", 1,
-               setting.layers);
-  }
+  report.Bar("ranks_that_sent_other_bytes" + at, sent_otherwise, "==", 0, kRanks);
   report.Bar("blocked_over_attention" + at, blocked, "<=", kBlockedMax, kRanks);
   report.Figure("overlap" + at, 1 - blocked, "of attention, not blocked");
   report.Figure("transfer_alone" + at, Most(ranks, "transfer_alone_ns") / 1e9, "s");

@@ -66,9 +66,8 @@ class Rank {
     std::fflush(stdout);
     MakePool(stripes);
     const TimeNs start = RealClock().NowNs();
-    Forward();
+    RETURN_IF_ERROR(Forward());
     std::printf("prefill_ns %" PRId64 "\n", RealClock().NowNs() - start);
-    if (context_ != nullptr) RETURN_IF_ERROR(context_->status());
     PrintLeaves(stripes);
     return PrintCounts(stripes);
   }
@@ -91,7 +90,7 @@ class Rank {
     options.layer_timeout_ns = kLayerPatience;
     context_ =
         std::make_unique<worker::ContextParallel>(*communicator_, model_.ops(), stripes, options);
-    model_.SetContext(context_.get());
+    model_.SetRanks({.context = context_.get()});
     return absl::OkStatus();
   }
 
@@ -103,14 +102,14 @@ class Rank {
     model_.AttachPool(pool_.data());
   }
 
-  void Forward() {
+  Status Forward() {
     SplitMix64 random(17);
     std::vector<int32_t> tokens(static_cast<size_t>(options_.tokens));
     for (int32_t& token : tokens) {
       token = static_cast<int32_t>(random.Below(static_cast<uint64_t>(model_.config().vocab)));
     }
     const worker::StepItem item{.tokens = tokens, .first_position = 0, .pages = pages_};
-    model_.Forward({&item, 1}, worker::Transformer::Outputs::kAll, nullptr);
+    return model_.Forward({&item, 1}, worker::Transformer::Outputs::kAll, nullptr);
   }
 
   void PrintLeaves(const parallel::Stripes& stripes) const {

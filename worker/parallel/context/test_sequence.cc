@@ -45,6 +45,21 @@ KernelAttender AttenderOf(const TestShape& shape, int64_t positions) {
           {.heads = shape.heads, .scale = scale, .positions_max = positions, .pool = nullptr}};
 }
 
+// The kernel, and who is told before.
+class ToldAttender final : public Attender {
+ public:
+  ToldAttender(KernelAttender kernel, std::function<void()> told)
+      : kernel_(std::move(kernel)), told_(std::move(told)) {}
+  void Attend(const kernels::PagedKv& kv, std::span<const kernels::AttentionItem> items) override {
+    told_();
+    kernel_.Attend(kv, items);
+  }
+
+ private:
+  KernelAttender kernel_;
+  const std::function<void()> told_;
+};
+
 // A rank's side of a call.
 class Rank {
  public:
@@ -70,7 +85,9 @@ class Rank {
     for (const TestQuery& query : queries_) {
       longest = std::max(longest, query.sequence->positions());
     }
-    KernelAttender attender = AttenderOf(shape, longest);
+    ToldAttender attender(AttenderOf(shape, longest), [this] {
+      if (group_.before_compute != nullptr) group_.before_compute(rank_);
+    });
     const ContextPlan plan = PlanOf(stripes_, rank_, items_, shape.cost(), group_.rules);
     const int64_t q_cols = shape.heads * shape.key_dim;
     out_.assign(static_cast<size_t>(rows_ * out_cols()), std::nanf(""));
@@ -239,7 +256,9 @@ TestRun TestGroup::Attend(const std::vector<TestQuery>& queries) const {
   for (size_t r = 0; r < size; ++r) {
     threads.emplace_back([&, r] {
       if (before != nullptr) before(static_cast<int>(r), group);
-      run.statuses[r] = sides[r]->Attend(*communicators[r], &run.stats[r]);
+      const auto other = between != nullptr ? between(*communicators[r]) : nullptr;
+      run.statuses[r] =
+          sides[r]->Attend(other != nullptr ? *other : *communicators[r], &run.stats[r]);
       run.transport[r] = communicators[r]->stats();
     });
   }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <ostream>
 #include <span>
@@ -91,6 +92,10 @@ struct TestGroup {
   TimeNs patience_ns = 60 * kSecond;
   // Called on a rank's thread before its call.
   std::function<void(int rank, InProcessGroup& group)> before = nullptr;
+  // Stands between a rank and its communicator.
+  std::function<std::unique_ptr<Communicator>(Communicator&)> between = nullptr;
+  // Called on a rank's thread before it computes anything.
+  std::function<void(int rank)> before_compute = nullptr;
 
   // All ranks attend to all queries in one call.
   TestRun Attend(const std::vector<TestQuery>& queries) const;
