@@ -188,7 +188,9 @@ Status FetchServer::Admit(const Connection& connection, const wire::Fetch& messa
     return absl::UnavailableError(absl::StrCat("one peer may have ", limits::kFetchesPerPeerMax,
                                                " fetches, it has ", connection.fetches));
   }
-  if (!context_.part.Contains(message.part)) {
+  // Whoever probes asks for what it holds itself, and gets as much.
+  if (IsProbe(message)) RETURN_IF_ERROR(CheckPart(context_.format, message.part));
+  if (!IsProbe(message) && !context_.part.Contains(message.part)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "asked for ", message.part.ToString(), ", this node holds ", context_.part.ToString()));
   }
@@ -214,7 +216,8 @@ void FetchServer::Handle(Connection& connection, const wire::Fetch& message) {
         wire::FetchDone{message.fetch_id, admitted.code(), std::string(admitted.message())});
     return;
   }
-  auto fetch = std::make_unique<Fetch>(&connection, message, context_);
+  const KvPart& held = IsProbe(message) ? message.part : context_.part;
+  auto fetch = std::make_unique<Fetch>(&connection, message, context_.format, held);
   if (!fetch->view.direct()) fetch->gather.emplace(fetch->view);
   ++connection.fetches;
   Fetch& opened = *(fetches_[key] = std::move(fetch));
@@ -230,7 +233,7 @@ void FetchServer::Handle(Connection& connection, const wire::Fetch& message) {
 SegmentSource::Block FetchServer::FindBlock(const BlockId& id) {
   if (id != probe_id_) return source_ != nullptr ? source_->Find(id) : SegmentSource::Block();
   if (probe_block_.empty()) {
-    probe_block_.resize(context_.segment_bytes * context_.layers);
+    probe_block_.resize(context_.format.block_bytes());
     SplitMix64 random(context_.self.incarnation);
     for (uint8_t& byte : probe_block_) byte = static_cast<uint8_t>(random.Next());
   }
@@ -241,7 +244,7 @@ SegmentSource::Block FetchServer::FindBlock(const BlockId& id) {
 }
 
 uint32_t FetchServer::Ready(const Fetch& fetch, const SegmentSource::Block& block) const {
-  const uint32_t before = fetch.view.inner().layers.begin - context_.part.layers.begin;
+  const uint32_t before = fetch.view.inner().layers.begin - fetch.view.outer().layers.begin;
   if (block.layers_ready <= before) return 0;
   return std::min(block.layers_ready - before, fetch.view.layers());
 }
@@ -256,9 +259,9 @@ void FetchServer::Open(Fetch& fetch) {
     item.id = fetch.message.items[i].id;
     item.block = FindBlock(item.id);
     using State = SegmentSource::State;
-    if (item.block.state == State::kReady) item.block.layers_ready = context_.layers;
-    item.block.layers_ready =
-        Sendable(item.block, std::min(item.block.layers_ready, context_.layers));
+    const uint32_t held_layers = fetch.view.outer().layers.size();
+    if (item.block.state == State::kReady) item.block.layers_ready = held_layers;
+    item.block.layers_ready = Sendable(item.block, std::min(item.block.layers_ready, held_layers));
     const bool complete = Ready(fetch, item.block) == fetch.view.layers();
     const bool usable = item.block.state != State::kMissing &&
                         item.block.first_position == fetch.message.items[i].first_position &&

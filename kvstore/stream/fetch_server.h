@@ -83,8 +83,9 @@ class FetchServer {
     bool waiting_turn = false;
   };
   struct Fetch {
-    Fetch(Connection* c, const wire::Fetch& m, const LaneContext& context)
-        : connection(c), message(m), view(context.format, context.part, m.part) {}
+    // `held`: what the blocks are laid out as.
+    Fetch(Connection* c, const wire::Fetch& m, const KvFormat& format, const KvPart& held)
+        : connection(c), message(m), view(format, held, m.part) {}
     Connection* const connection;
     const wire::Fetch message;
     const PartView view;               // of what is held
@@ -123,6 +124,9 @@ class FetchServer {
 
   // Remembers the attempt; a raised one ends the fetches of lower ones.
   Fences::Verdict NoteAttempt(const RequestKey& request);
+  bool IsProbe(const wire::Fetch& message) const {
+    return message.items.size() == 1 && message.items[0].id == probe_id_;
+  }
   SegmentSource::Block FindBlock(const BlockId& id);
   Status Admit(const Connection& connection, const wire::Fetch& message);
   void Open(Fetch& fetch);
@@ -137,7 +141,7 @@ class FetchServer {
   void Post(const Run& run);
   StatusOr<Load> Prepare(const Fetch& fetch, const Run& run);
   StatusOr<Load> Collect(const Fetch& fetch, const Run& run);
-  uint32_t ChecksumOf(const Item& item, uint32_t layer) const;
+  uint32_t ChecksumOf(const Fetch& fetch, const Item& item, uint32_t layer) const;
   // Tells the peer that the item will not come.
   void WithdrawItem(Fetch& fetch, uint32_t item);
   void OnPosted(const Run& run, const Status& status);
@@ -162,7 +166,7 @@ class FetchServer {
   Pacer pacer_;
   ReplicaServer replicas_;
   const BlockId probe_id_;
-  std::vector<uint8_t> probe_block_;  // made at the first probe
+  std::vector<uint8_t> probe_block_;  // made at the first probe; serves as a block of any part
   HeadSums head_sums_;
   const std::shared_ptr<RowsPool> gathered_;
   bool crossing_ = false;  // a run is on the throttled link

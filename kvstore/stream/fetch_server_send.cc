@@ -92,11 +92,11 @@ void FetchServer::Pump() {
   }
 }
 
-uint32_t FetchServer::ChecksumOf(const Item& item, uint32_t layer) const {
-  const uint32_t held = layer - context_.part.layers.begin;
-  if (item.block.summed) return item.block.checksums[held];
+uint32_t FetchServer::ChecksumOf(const Fetch& fetch, const Item& item, uint32_t layer) const {
+  const PartView& view = fetch.view;
+  if (item.block.summed) return item.block.checksums[layer - view.outer().layers.begin];
   return SegmentChecksum(item.id, layer, item.block.first_position,
-                         item.block.data + held * context_.segment_bytes, context_.segment_bytes);
+                         item.block.data + view.SegmentAt(layer), view.outer_segment_bytes());
 }
 
 StatusOr<FetchServer::Load> FetchServer::Prepare(const Fetch& fetch, const Run& run) {
@@ -107,7 +107,7 @@ StatusOr<FetchServer::Load> FetchServer::Prepare(const Fetch& fetch, const Run& 
             .gathered = nullptr,
             .checksums = {}};
   for (uint32_t i = 0; i < run.layers; ++i) {
-    load.checksums.push_back(ChecksumOf(item, run.first_layer + i));
+    load.checksums.push_back(ChecksumOf(fetch, item, run.first_layer + i));
   }
   return load;
 }
@@ -118,7 +118,7 @@ StatusOr<FetchServer::Load> FetchServer::Collect(const Fetch& fetch, const Run& 
   Load load;
   ASSIGN_OR_RETURN(load.gathered, gathered_->Take(run.layers * segment_bytes));
   load.bytes = load.gathered->bytes();
-  const Range& held = context_.part.heads;
+  const Range& held = fetch.view.outer().heads;
   const Range& wanted = fetch.view.inner().heads;
   for (uint32_t i = 0; i < run.layers; ++i) {
     const uint32_t layer = run.first_layer + i;
@@ -135,7 +135,7 @@ StatusOr<FetchServer::Load> FetchServer::Collect(const Fetch& fetch, const Run& 
                                             .layer = layer,
                                             .first_position = item.block.first_position,
                                             .data = segment,
-                                            .checksum = ChecksumOf(item, layer)},
+                                            .checksum = ChecksumOf(fetch, item, layer)},
                                            {wanted.begin - held.begin, wanted.end - held.begin}));
     load.checksums.push_back(known);
   }

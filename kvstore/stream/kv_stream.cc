@@ -316,11 +316,9 @@ class ProbeListener : public FetchListener {
 
 void KvStreamImpl::Probe(const PeerAddress& peer, TimeNs timeout_ns,
                          std::function<void(const Status&)> done) {
-  // Of itself a stream serves what it holds of a block; of a peer it expects the whole.
-  const KvPart part = peer.key == address_.key ? part_ : WholePart(format_);
   auto listener =
-      std::make_shared<ProbeListener>(FormatOfPart(format_, part).block_bytes(), std::move(done));
-  FetchSpec spec{.source = peer, .timeout_ns = timeout_ns, .part = part};
+      std::make_shared<ProbeListener>(FormatOfPart(format_, part_).block_bytes(), std::move(done));
+  FetchSpec spec{.source = peer, .timeout_ns = timeout_ns};
   spec.items.push_back({ProbeId(peer.key.incarnation), 0, listener->memory.data()});
   const auto started = Fetch(std::move(spec), listener);
   if (started.ok()) return;

@@ -10,8 +10,8 @@
 // 2. OnDone comes once, when nothing writes to a destination any more. A block is OK when all of it
 //    came.
 // 3. What several ranks of the own group need leaves the sending group once: all but the first of
-//    them read it from the first, which must know the blocks as pending by then (its own Start is
-//    past) and publish their layers as they arrive.
+//    them read it from the first, which must know the blocks as pending by then, publish their
+//    layers as they arrive and withdraw those that will not come.
 #ifndef REPRISE_KVSTORE_STREAM_STREAM_IN_H_
 #define REPRISE_KVSTORE_STREAM_STREAM_IN_H_
 

@@ -188,12 +188,17 @@ TEST_P(StreamPartTest, ARankAsksForWhatItHolds) {
   EXPECT_EQ(memory_.back(), 0xEE);
 }
 
-TEST_P(StreamPartTest, ARankProbesItself) {
+TEST_P(StreamPartTest, ARankProbesItselfAndWhoeverHoldsSomethingElse) {
   source_ = Make("half", 33, nullptr, KvPart{{2, 4}, {2, 4}});
-  Status probed = absl::UnknownError("not ended");
-  source_->Probe(source_->address(), kSecond, [&](const Status& status) { probed = status; });
-  network_.RunUntilIdle();
-  EXPECT_TRUE(probed.ok()) << probed;
+  const auto other = Make("other", 44, nullptr, KvPart{{0, 2}, {0, 4}});
+  for (KvStream* prober : {source_.get(), other.get(), sink_.get()}) {
+    for (KvStream* probed : {source_.get(), other.get(), sink_.get()}) {
+      Status answer = absl::UnknownError("not ended");
+      prober->Probe(probed->address(), kSecond, [&](const Status& status) { answer = status; });
+      network_.RunUntilIdle();
+      EXPECT_TRUE(answer.ok()) << answer;
+    }
+  }
 }
 
 class StoreMemoryTest : public StreamPartTest {};
