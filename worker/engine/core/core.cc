@@ -55,6 +55,8 @@ void WorkerCore::Handle(Event event, TimeNs now) {
     const Stopwatch watch(counts ? settings_.stopwatch : nullptr, &stats_.replication_ns);
     const Stopwatch cpu_watch(counts ? settings_.cpu_stopwatch : nullptr,
                               &stats_.replication_cpu_ns);
+    replicate_ |=
+        !std::holds_alternative<RowsHeld>(event) && !std::holds_alternative<RowsPacked>(event);
     std::visit([this, now](auto& typed) { On(typed, now); }, event);
   }
   Settle(now);
@@ -65,7 +67,7 @@ void WorkerCore::Handle(Event event, TimeNs now) {
 // What follows from any event.
 void WorkerCore::Settle(TimeNs now) {
   if (draining_) DrainRequests(now);
-  {
+  if (std::exchange(replicate_, false)) {
     const Stopwatch watch(settings_.stopwatch, &stats_.replication_ns);
     const Stopwatch cpu_watch(settings_.cpu_stopwatch, &stats_.replication_cpu_ns);
     Replicate(now);

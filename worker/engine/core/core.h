@@ -112,6 +112,7 @@ class WorkerCore {
   // Towards one store, all requests together.
   struct StoreLink {
     bool packing = false;         // one append is being packed
+    bool behind = false;          // rows wait for that, or for room
     TimeNs waiting_since_ns = 0;  // rows that wait for company; 0: none do
     uint64_t last_arrival = 0;    // of the last request in the latest append
     TimeNs avoid_until_ns = 0;
@@ -368,6 +369,7 @@ class WorkerCore {
   std::map<QueryId, Query> queries_;
   std::vector<int32_t> reads_;  // by page: appends being packed from it
   std::map<NodeKey, StoreLink> links_;
+  bool replicate_ = false;  // something changed that Replicate looks at
   std::map<NodeKey, StoreNode> live_stores_;
   std::map<std::string, Kept> kept_;    // by request id
   std::deque<std::string> kept_order_;  // oldest first; may name what is gone

@@ -9,6 +9,8 @@ namespace reprise::worker {
 
 void WorkerCore::On(RowsHeld& event, TimeNs now) {
   for (const HeldRows& held : event.rows) TakeHeld(event.store, held, now);
+  const auto link = links_.find(event.store);
+  replicate_ |= link != links_.end() && link->second.behind;
 }
 
 void WorkerCore::TakeHeld(const NodeKey& store, const HeldRows& held, TimeNs now) {
@@ -23,19 +25,23 @@ void WorkerCore::TakeHeld(const NodeKey& store, const HeldRows& held, TimeNs now
     const int64_t before = rows.held;
     rows.held = std::max(rows.held, std::min(held.rows, rows.sent));
     if (rows.held > before) rows.silent_ns = rows.held < rows.sent ? now : 0;
+    NoteLag(*request, now);
   } else if (absl::IsAborted(held.status)) {
     ++stats_.fenced;
+    replicate_ = true;
     return End(*request,
                absl::AbortedError(absl::StrCat("store ", store.name, " knows a higher attempt")),
                EndReason::kError);
   } else {
     TakeRefusal(*replica, rows, held, now);
+    replicate_ = true;
   }
   if (replica->rebuild_rows == 0) return;
   for (size_t b = 0; b < request->branches.size(); ++b) {
     if (request->branches[b].live && replica->branches[b].held < replica->rebuild_rows) return;
   }
   replica->rebuild_rows = 0;
+  replicate_ = true;  // another may begin
 }
 
 // A moment later it is told again what it lacks: from where it is, or all of it.
@@ -57,7 +63,9 @@ void WorkerCore::On(const ReplicaLost& event, TimeNs now) { LoseStore(event.stor
 void WorkerCore::On(const RowsPacked& event, TimeNs) {
   auto node = appends_.extract(event.append);
   if (node.empty()) return;
-  links_[node.mapped().store].packing = false;
+  StoreLink& link = links_[node.mapped().store];
+  link.packing = false;
+  replicate_ |= link.behind;
   for (const PageId page : node.mapped().pages) {
     --reads_[static_cast<size_t>(page)];
     if (pool_.state(page) == PagePool::State::kQuarantined) pool_.Quiet(page);
@@ -115,10 +123,13 @@ void WorkerCore::Replicate(TimeNs now) {
     }
   }
   for (auto& [key, link] : links_) {
-    if (!wanting.contains(key)) link.waiting_since_ns = 0;
+    if (wanting.contains(key)) continue;
+    link.waiting_since_ns = 0;
+    link.behind = false;
   }
   for (const auto& [key, want] : wanting) {
     StoreLink& link = links_[key];
+    link.behind = link.packing;
     if (link.packing) continue;
     if (link.waiting_since_ns == 0) link.waiting_since_ns = now;
     const bool waits = want.rows < settings_.append_rows && !draining_ &&
@@ -233,6 +244,7 @@ void WorkerCore::AppendTo(const NodeRef& store, TimeNs now) {
       }
     }
   }
+  link.behind = rows_max <= 0 || append.entries.size() >= limits::kAppendEntriesMax;
   if (append.entries.empty()) return;
   append.append = next_append_++;
   Append& open = appends_[append.append];
