@@ -41,25 +41,44 @@ TimeNs FaultPlan::NextNs() const {
   return next;
 }
 
-std::vector<std::string> FaultPlan::Candidates() const {
+std::map<std::string, std::vector<std::string>> FaultPlan::Candidates() const {
   std::map<std::string, std::vector<std::string>> whole;
   for (const std::string& name : cluster_.names()) {
     if (!due_.contains(name)) whole[RoleOf(name)].push_back(name);
   }
-  std::vector<std::string> candidates;
-  for (const auto& [role, names] : whole) {
-    if (names.size() > 1) candidates.insert(candidates.end(), names.begin(), names.end());
+  std::erase_if(whole, [](const auto& role) { return role.second.size() < 2; });
+  return whole;
+}
+
+std::optional<FaultPlan::Card> FaultPlan::Draw(
+    const std::map<std::string, std::vector<std::string>>& candidates) {
+  std::vector<size_t> fitting;
+  for (size_t i = 0; i < deck_.size(); ++i) {
+    if (candidates.contains(deck_[i].role)) fitting.push_back(i);
   }
-  return candidates;
+  if (fitting.empty()) return std::nullopt;
+  const size_t at = fitting[random_.Below(fitting.size())];
+  Card card = std::move(deck_[at]);
+  deck_.erase(deck_.begin() + static_cast<std::ptrdiff_t>(at));
+  return card;
 }
 
 Status FaultPlan::Strike(const std::function<void(const std::string&)>& before_kill) {
-  const std::vector<std::string> candidates = Candidates();
+  const auto candidates = Candidates();
   const TimeNs now = RealClock().NowNs();
-  if (candidates.empty()) return absl::OkStatus();
-  const std::string name = candidates[random_.Below(candidates.size())];
+  std::optional<Card> card = Draw(candidates);
+  if (!card) {
+    for (const auto& [role, names] : candidates) {
+      deck_.push_back({role, false});
+      if (!options_.kills_only) deck_.push_back({role, true});
+    }
+    card = Draw(candidates);
+    if (!card) return absl::OkStatus();
+  }
+  const std::vector<std::string>& names = candidates.at(card->role);
+  const std::string name = names[random_.Below(names.size())];
   ++faults_;
-  if (options_.kills_only || random_.Below(2) == 0) {
+  if (!card->freeze) {
     before_kill(name);
     Tell(name + " is killed");
     due_[name] = {now + options_.restart_after_ns, true};

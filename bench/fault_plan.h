@@ -1,13 +1,18 @@
 // Faults drawn from a seed and done to a cluster at their times: SIGKILL and a restart, or SIGSTOP
 // and a SIGCONT. Owned by the benchmark; the thread that owns the cluster.
 //
-// Invariant: of each role at least one process is whole (running, ready, not frozen) or, when a
-// process died unordered, being restarted.
+// Invariants:
+// 1. Of each role at least one process is whole (running, ready, not frozen) or, when a process
+// died
+//    unordered, being restarted.
+// 2. Role and kind come from a shuffled deck with every pair once, so that no run lacks one; the
+//    process is any whole one of the role.
 #ifndef REPRISE_BENCH_FAULT_PLAN_H_
 #define REPRISE_BENCH_FAULT_PLAN_H_
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,7 +53,14 @@ class FaultPlan {
     TimeNs at_ns;
     bool restart;  // else a thaw
   };
-  std::vector<std::string> Candidates() const;
+  struct Card {
+    std::string role;
+    bool freeze = false;
+  };
+  // Whole processes by role, of roles that have one to spare.
+  std::map<std::string, std::vector<std::string>> Candidates() const;
+  // One of the cards whose role is among these; nothing when there is none.
+  std::optional<Card> Draw(const std::map<std::string, std::vector<std::string>>& candidates);
   Status Strike(const std::function<void(const std::string&)>& before_kill);
   Status RepairDue(TimeNs now);
   void Tell(const std::string& what);
@@ -58,6 +70,7 @@ class FaultPlan {
   const TimeNs start_ns_;
   SplitMix64 random_;
   TimeNs next_fault_ns_;
+  std::vector<Card> deck_;
   std::map<std::string, Repair> due_;  // by process
   int faults_ = 0;
   int unordered_deaths_ = 0;
