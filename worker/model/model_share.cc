@@ -8,21 +8,20 @@
 namespace reprise::worker {
 namespace {
 
-using parallel::GroupPlace;
-using parallel::GroupShape;
+using kv::GroupSplit;
 
-Status DoesNotDivide(const GroupShape& shape, absl::string_view what) {
+Status DoesNotDivide(const GroupSplit& split, absl::string_view what) {
   return absl::InvalidArgumentError(
-      absl::StrCat("tensor degree ", shape.tensor, " does not divide ", what));
+      absl::StrCat("tensor degree ", split.tensor, " does not divide ", what));
 }
 
 // Heads whose columns of the output projection are exactly the rank's slices.
-Status ShareHeads(const ModelConfig& config, const GroupShape& shape, ModelShare* share) {
+Status ShareHeads(const ModelConfig& config, const GroupSplit& split, ModelShare* share) {
   const int64_t dim = config.value_dim();
   const Span columns = share->Columns(config.heads * dim);
   if (columns.begin % dim != 0 || columns.end % dim != 0 || columns.size() == 0) {
     return DoesNotDivide(
-        shape, absl::StrCat(config.heads, " heads of ", dim, ": a slice of their output has ",
+        split, absl::StrCat(config.heads, " heads of ", dim, ": a slice of their output has ",
                             kernels::SliceK(config.heads * dim), " columns"));
   }
   share->heads = {columns.begin / dim, columns.end / dim};
@@ -31,20 +30,20 @@ Status ShareHeads(const ModelConfig& config, const GroupShape& shape, ModelShare
   // Every query head of the rank must find its key head by the rank's own group size.
   const bool whole = share->heads.begin % group == 0 && share->heads.end % group == 0;
   if (config.latent || whole || share->kv_heads.size() == 1) return absl::OkStatus();
-  return DoesNotDivide(shape,
+  return DoesNotDivide(split,
                        absl::StrCat(config.kv_heads, " key heads of ", group, " query heads each"));
 }
 
-Status ShareColumns(const ModelConfig& config, const GroupShape& shape, const ModelShare& share) {
+Status ShareColumns(const ModelConfig& config, const GroupSplit& split, const ModelShare& share) {
   const auto check = [&](absl::string_view what, int64_t columns) {
     if (columns == 0 || share.Columns(columns).size() > 0) return absl::OkStatus();
     return DoesNotDivide(
-        shape, absl::StrCat(what, " of ", columns, " in slices of ", kernels::SliceK(columns)));
+        split, absl::StrCat(what, " of ", columns, " in slices of ", kernels::SliceK(columns)));
   };
   RETURN_IF_ERROR(check("intermediate_size", config.intermediate));
   if (!config.mixture) return absl::OkStatus();
-  if (config.mixture->experts < shape.tensor) {
-    return DoesNotDivide(shape, absl::StrCat(config.mixture->experts, " experts"));
+  if (config.mixture->experts < split.tensor) {
+    return DoesNotDivide(split, absl::StrCat(config.mixture->experts, " experts"));
   }
   return check("the shared expert", config.mixture->shared_intermediate);
 }
@@ -72,23 +71,23 @@ ModelShare WholeModel(const ModelConfig& config) {
   return share;
 }
 
-StatusOr<ModelShare> ShareOf(const ModelConfig& config, const GroupShape& shape,
-                             const GroupPlace& place) {
-  if (shape.pipeline > config.layers) {
-    return absl::InvalidArgumentError(absl::StrCat("pipeline degree ", shape.pipeline,
+StatusOr<ModelShare> ShareOf(const ModelConfig& config, const GroupSplit& split, uint32_t rank) {
+  const kv::RankPlace place = kv::PlaceOf(split, rank);
+  if (split.pipeline > config.layers) {
+    return absl::InvalidArgumentError(absl::StrCat("pipeline degree ", split.pipeline,
                                                    " is more than the ", config.layers, " layers"));
   }
   ModelShare share = WholeModel(config);
   share.first_stage = place.stage == 0;
-  share.last_stage = place.stage + 1 == shape.pipeline;
-  share.layers = PartOf(config.layers, place.stage, shape.pipeline);
-  if (shape.tensor == 1) return share;
+  share.last_stage = place.stage + 1 == split.pipeline;
+  share.layers = PartOf(config.layers, place.stage, split.pipeline);
+  if (split.tensor == 1) return share;
   share.split = true;
-  share.slices = PartOf(kernels::kRowParallelSlices, place.tensor, shape.tensor);
-  share.experts = PartOf(share.experts.end, place.tensor, shape.tensor);
-  share.vocab = PartOf(config.vocab, place.tensor, shape.tensor);
-  RETURN_IF_ERROR(ShareHeads(config, shape, &share));
-  RETURN_IF_ERROR(ShareColumns(config, shape, share));
+  share.slices = PartOf(kernels::kRowParallelSlices, place.tensor, split.tensor);
+  share.experts = PartOf(share.experts.end, place.tensor, split.tensor);
+  share.vocab = PartOf(config.vocab, place.tensor, split.tensor);
+  RETURN_IF_ERROR(ShareHeads(config, split, &share));
+  RETURN_IF_ERROR(ShareColumns(config, split, share));
   return share;
 }
 

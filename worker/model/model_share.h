@@ -11,8 +11,8 @@
 #include <cstdint>
 
 #include "common/status.h"
+#include "kvstore/block/group_split.h"
 #include "worker/model/model_config.h"
-#include "worker/parallel/group_shape.h"
 
 namespace reprise::worker {
 
@@ -45,9 +45,8 @@ Span PartOf(int64_t n, int64_t rank, int64_t ranks);
 // Everything.
 ModelShare WholeModel(const ModelConfig& config);
 
-// INVALID_ARGUMENT names the dimension that this shape does not divide.
-StatusOr<ModelShare> ShareOf(const ModelConfig& config, const parallel::GroupShape& shape,
-                             const parallel::GroupPlace& place);
+// INVALID_ARGUMENT names the dimension that this split does not divide.
+StatusOr<ModelShare> ShareOf(const ModelConfig& config, const kv::GroupSplit& split, uint32_t rank);
 
 // The configuration of a model that is no more than the share: its layers, heads and columns. For
 // whoever computes; what is not split (hidden, vocab, experts to choose from) stays.

@@ -19,8 +19,7 @@
 namespace reprise::worker {
 namespace {
 
-using parallel::GroupPlace;
-using parallel::GroupShape;
+using kv::GroupSplit;
 
 constexpr int64_t kBlock = 16;
 constexpr int32_t kPages = 12;
@@ -117,25 +116,26 @@ struct Script {
 };
 
 struct Group {
-  Group(const ModelFolder& folder, const GroupShape& shape) : shape(shape) {
-    for (int i = 0; i < shape.ranks(); ++i) {
-      groups.push_back(std::make_unique<parallel::InProcessGroup>(shape.tensor));
-      groups.push_back(std::make_unique<parallel::InProcessGroup>(shape.pipeline));
+  Group(const ModelFolder& folder, const GroupSplit& split) : split(split) {
+    for (uint32_t i = 0; i < split.ranks(); ++i) {
+      groups.push_back(std::make_unique<parallel::InProcessGroup>(static_cast<int>(split.tensor)));
+      groups.push_back(
+          std::make_unique<parallel::InProcessGroup>(static_cast<int>(split.pipeline)));
     }
-    for (int rank = 0; rank < shape.ranks(); ++rank) {
-      const GroupPlace place = parallel::PlaceOf(shape, rank);
-      auto share = ShareOf(folder.config(), shape, place);
+    for (uint32_t rank = 0; rank < split.ranks(); ++rank) {
+      const kv::RankPlace place = kv::PlaceOf(split, rank);
+      auto share = ShareOf(folder.config(), split, rank);
       EXPECT_TRUE(share.ok()) << share.status();
       shares.push_back(*share);
       ranks.push_back(std::make_unique<Rank>(folder, *share));
       ModelRanks others;
-      const auto join = [&](int group, int as) {
-        communicators.push_back(groups[static_cast<size_t>(group)]->MakeCommunicator(as));
+      const auto join = [&](uint32_t group, uint32_t as) {
+        communicators.push_back(groups[group]->MakeCommunicator(static_cast<int>(as)));
         return communicators.back().get();
       };
       // The groups are numbered by their first rank.
-      if (shape.tensor > 1) others.tensor = join(2 * (rank - place.tensor), place.tensor);
-      if (shape.pipeline > 1) others.pipeline = join(2 * place.tensor + 1, place.stage);
+      if (split.tensor > 1) others.tensor = join(2 * (rank - place.tensor), place.tensor);
+      if (split.pipeline > 1) others.pipeline = join(2 * place.tensor + 1, place.stage);
       ranks.back()->SetRanks(others);
     }
   }
@@ -158,7 +158,7 @@ struct Group {
     return logits;
   }
 
-  const GroupShape shape;
+  const GroupSplit split;
   std::vector<std::unique_ptr<parallel::InProcessGroup>> groups;
   std::vector<std::unique_ptr<parallel::Communicator>> communicators;
   std::vector<ModelShare> shares;
@@ -197,14 +197,14 @@ TEST_P(TransformerRanksTest, BitsDoNotDependOnTheSplit) {
   for (const auto& step : script.steps) ASSERT_TRUE(whole.Run(step, &want).ok());
   for (const char* text : {"tp2", "tp4", "tp8", "pp2", "pp2,tp2"}) {
     SCOPED_TRACE(text);
-    const GroupShape shape = *parallel::ParseGroupShape(text);
-    Group group(*folder, shape);
+    const GroupSplit split = *parallel::ParseGroupShape(text);
+    Group group(*folder, split);
     const auto logits = group.Run(script);
-    const int last = (shape.pipeline - 1) * shape.tensor;
+    const uint32_t last = (split.pipeline - 1) * split.tensor;
     for (size_t i = 0; i < want.size(); ++i) {
       std::vector<float> found;
-      for (int t = 0; t < shape.tensor; ++t) {
-        const auto& part = logits[static_cast<size_t>(last + t)][i];
+      for (uint32_t t = 0; t < split.tensor; ++t) {
+        const auto& part = logits[last + t][i];
         found.insert(found.end(), part.begin(), part.end());
       }
       ASSERT_EQ(found.size(), want[i].size());
@@ -228,7 +228,7 @@ TEST(TransformerRanks, ADeadRankEndsTheStepOfAllOthers) {
   auto folder = ModelFolder::Open(TestModel(Widened("tiny")));
   ASSERT_TRUE(folder.ok()) << folder.status();
   const Script script(folder->config().vocab);
-  Group group(*folder, {.pipeline = 1, .context = 1, .tensor = 2});
+  Group group(*folder, {.tensor = 2});
   group.groups[0]->KillAfter(1, 3);
   std::vector<std::vector<float>> logits[2];
   Status statuses[2];
@@ -244,9 +244,9 @@ TEST(TransformerRanks, ADeadRankEndsTheStepOfAllOthers) {
 
 TEST(ModelShare, RefusesWhatASplitWouldTear) {
   const auto refusal = [](const ModelConfig& config, const char* shape) {
-    for (int rank = 0; rank < parallel::ParseGroupShape(shape)->ranks(); ++rank) {
-      const GroupShape parsed = *parallel::ParseGroupShape(shape);
-      const auto share = ShareOf(config, parsed, parallel::PlaceOf(parsed, rank));
+    const GroupSplit split = *parallel::ParseGroupShape(shape);
+    for (uint32_t rank = 0; rank < split.ranks(); ++rank) {
+      const auto share = ShareOf(config, split, rank);
       if (!share.ok()) return std::string(share.status().message());
     }
     return std::string();

@@ -9,71 +9,59 @@
 namespace reprise::parallel {
 namespace {
 
-constexpr int kRanksMax = static_cast<int>(limits::kGroupRanksMax);
-
-Status Check(const GroupShape& shape) {
-  if (shape.tensor > kSlices || (shape.tensor & (shape.tensor - 1)) != 0) {
+Status Check(const kv::GroupSplit& split) {
+  if (split.tensor > kSlices || (split.tensor & (split.tensor - 1)) != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("tensor degree ", shape.tensor, " is not one of 1, 2, 4, 8"));
+        absl::StrCat("tensor degree ", split.tensor, " is not one of 1, 2, 4, 8"));
   }
-  if (shape.ranks() > kRanksMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a group of ", shape.ranks(), " ranks, the limit is ", kRanksMax));
+  if (split.ranks() > limits::kGroupRanksMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a group of ", split.ranks(), " ranks, the limit is ", limits::kGroupRanksMax));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-GroupPlace PlaceOf(const GroupShape& shape, int rank) {
-  return {.stage = rank / (shape.context * shape.tensor),
-          .context = rank / shape.tensor % shape.context,
-          .tensor = rank % shape.tensor};
-}
-
-int RankOf(const GroupShape& shape, const GroupPlace& place) {
-  return (place.stage * shape.context + place.context) * shape.tensor + place.tensor;
-}
-
-std::vector<int> TensorRanksOf(const GroupShape& shape, int rank) {
-  GroupPlace place = PlaceOf(shape, rank);
-  std::vector<int> ranks;
-  for (place.tensor = 0; place.tensor < shape.tensor; ++place.tensor) {
-    ranks.push_back(RankOf(shape, place));
+std::vector<uint32_t> TensorRanksOf(const kv::GroupSplit& split, uint32_t rank) {
+  kv::RankPlace place = kv::PlaceOf(split, rank);
+  std::vector<uint32_t> ranks;
+  for (place.tensor = 0; place.tensor < split.tensor; ++place.tensor) {
+    ranks.push_back(kv::RankAt(split, place));
   }
   return ranks;
 }
 
-std::vector<int> ContextRanksOf(const GroupShape& shape, int rank) {
-  GroupPlace place = PlaceOf(shape, rank);
-  std::vector<int> ranks;
-  for (place.context = 0; place.context < shape.context; ++place.context) {
-    ranks.push_back(RankOf(shape, place));
+std::vector<uint32_t> ContextRanksOf(const kv::GroupSplit& split, uint32_t rank) {
+  kv::RankPlace place = kv::PlaceOf(split, rank);
+  std::vector<uint32_t> ranks;
+  for (place.context = 0; place.context < split.context; ++place.context) {
+    ranks.push_back(kv::RankAt(split, place));
   }
   return ranks;
 }
 
-StatusOr<GroupShape> ParseGroupShape(absl::string_view text) {
-  GroupShape shape;
+StatusOr<kv::GroupSplit> ParseGroupShape(absl::string_view text) {
+  kv::GroupSplit split;
   for (const absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
     const absl::string_view kind = part.substr(0, 2);
-    int* const degree = kind == "pp"   ? &shape.pipeline
-                        : kind == "cp" ? &shape.context
-                        : kind == "tp" ? &shape.tensor
-                                       : nullptr;
+    uint32_t* const degree = kind == "pp"   ? &split.pipeline
+                             : kind == "cp" ? &split.context
+                             : kind == "tp" ? &split.tensor
+                                            : nullptr;
     if (degree == nullptr || !absl::SimpleAtoi(part.substr(2), degree) || *degree < 1 ||
-        *degree > kRanksMax) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("group shape \"", text, "\": \"", part,
-                       "\" is not one of pp, cp, tp with a degree of 1 to ", kRanksMax));
+        *degree > limits::kGroupRanksMax) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "group shape \"", text, "\": \"", part,
+          "\" is not one of pp, cp, tp with a degree of 1 to ", limits::kGroupRanksMax));
     }
   }
-  RETURN_IF_ERROR(Check(shape));
-  return shape;
+  RETURN_IF_ERROR(Check(split));
+  return split;
 }
 
-std::string ToString(const GroupShape& shape) {
-  return absl::StrCat("pp", shape.pipeline, ",cp", shape.context, ",tp", shape.tensor);
+std::string GroupShapeText(const kv::GroupSplit& split) {
+  return absl::StrCat("pp", split.pipeline, ",cp", split.context, ",tp", split.tensor);
 }
 
 }  // namespace reprise::parallel

@@ -1,8 +1,5 @@
-// How a group of ranks divides a model: pipeline stages of layers, context ranks of positions,
-// tensor ranks of heads and columns. Values; any thread.
-//
-// Rank r = (stage * context + context rank) * tensor + tensor rank: tensor ranks, which talk most,
-// are neighbours.
+// The shape of a group as people write it, and the ranks that share one kind of work in it. Who
+// holds what is kvstore/block/group_split.h. Pure; any thread.
 #ifndef REPRISE_WORKER_PARALLEL_GROUP_SHAPE_H_
 #define REPRISE_WORKER_PARALLEL_GROUP_SHAPE_H_
 
@@ -11,35 +8,19 @@
 
 #include "absl/strings/string_view.h"
 #include "common/status.h"
+#include "kvstore/block/group_split.h"
 
 namespace reprise::parallel {
 
-struct GroupShape {
-  int pipeline = 1;
-  int context = 1;
-  int tensor = 1;  // 1, 2, 4 or 8
-  int ranks() const { return pipeline * context * tensor; }
-  bool operator==(const GroupShape&) const = default;
-};
-
-struct GroupPlace {
-  int stage = 0;
-  int context = 0;
-  int tensor = 0;
-  bool operator==(const GroupPlace&) const = default;
-};
-
-GroupPlace PlaceOf(const GroupShape& shape, int rank);
-int RankOf(const GroupShape& shape, const GroupPlace& place);
 // The ranks that differ from `rank` in their tensor (context) place alone, itself included, in
 // order.
-std::vector<int> TensorRanksOf(const GroupShape& shape, int rank);
-std::vector<int> ContextRanksOf(const GroupShape& shape, int rank);
+std::vector<uint32_t> TensorRanksOf(const kv::GroupSplit& split, uint32_t rank);
+std::vector<uint32_t> ContextRanksOf(const kv::GroupSplit& split, uint32_t rank);
 
 // "pp2,cp1,tp4"; what is left out is 1, "" is one rank. INVALID_ARGUMENT names what is wrong;
 // tensor degrees are powers of two up to 8, all ranks together at most limits::kGroupRanksMax.
-StatusOr<GroupShape> ParseGroupShape(absl::string_view text);
-std::string ToString(const GroupShape& shape);
+StatusOr<kv::GroupSplit> ParseGroupShape(absl::string_view text);
+std::string GroupShapeText(const kv::GroupSplit& split);
 
 }  // namespace reprise::parallel
 
