@@ -152,10 +152,11 @@ Status Run(const BenchFlags&, Report& report) {
       Judge(cell, results[cell.number], &all);
     }
     for (const auto& [name, totals] : shapes) {
-      report.Figure(where + "_" + name + "_bytes_moved", totals.moved, "bytes");
-      report.Figure(where + "_" + name + "_bytes_least", totals.least, "bytes");
-      report.Figure(where + "_" + name + "_handed_on", totals.handed_on, "bytes");
-      report.Figure(where + "_" + name + "_cell_and_connecting", Median(totals.gb_per_s), "GB/s");
+      const std::string cell = absl::StrCat(where, "_", name);
+      report.Figure(cell + "_bytes_moved", totals.moved, "bytes");
+      report.Figure(cell + "_bytes_least", totals.least, "bytes");
+      report.Figure(cell + "_handed_on", totals.handed_on, "bytes");
+      report.Figure(cell + "_cell_and_connecting", Median(totals.gb_per_s), "GB/s");
     }
     report.Figure(where + "_cells", static_cast<double>(all.cells), "");
     report.Bar(where + "_cells_passed", static_cast<double>(all.passed),

@@ -152,6 +152,7 @@ class Rank {
                      meeting_.Addresses(cell_.number, "from", cell_.from));
     ASSIGN_OR_RETURN(const kv::RankGroup own, meeting_.Addresses(cell_.number, "to", cell_.to));
     std::vector<kv::BlockId> ids;
+    ids.reserve(items.size());
     for (const kv::FetchItem& item : items) ids.push_back(item.id);
     struct State {
       Mutex mu;

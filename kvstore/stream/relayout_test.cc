@@ -360,7 +360,7 @@ TEST(ConversionRefusedTest, PairsWithoutARegisteredConversionAreRefusedWithBothF
   const auto refused = [&](auto change, bool reader, bool source) {
     KvFormat other = own;
     change(other);
-    const std::string text = Refusal(other, own, reader, source);
+    std::string text = Refusal(other, own, reader, source);
     EXPECT_THAT(text, HasSubstr(own.CanonicalText()));
     EXPECT_THAT(text, HasSubstr(other.CanonicalText()));
     return text;

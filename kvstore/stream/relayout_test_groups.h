@@ -47,10 +47,9 @@ class TestGroup {
                      .block_tokens = static_cast<int>(format_.block_tokens),
                      .tenant_salt = {}},
                     tokens_);
+    ranks_.resize(split_.ranks());
     for (uint32_t rank = 0; rank < split_.ranks(); ++rank) {
-      ranks_.push_back({.blocks = std::make_unique<RankBlocks>(format_, PartOf(rank)),
-                        .stream = nullptr,
-                        .statuses = {}});
+      ranks_[rank].blocks = std::make_unique<RankBlocks>(format_, PartOf(rank));
     }
   }
 
