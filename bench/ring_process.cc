@@ -29,7 +29,8 @@ StatusOr<std::vector<std::unique_ptr<RingProcess>>> RingProcess::StartAll(const 
                     absl::StrCat("--rank=", rank),
                     absl::StrCat("--tokens=", run.tokens),
                     absl::StrCat("--leaves=", run.leaves),
-                    absl::StrCat("--threads=", run.threads)};
+                    absl::StrCat("--threads=", run.threads),
+                    absl::StrCat("--link-bytes-per-s=", run.link_bytes_per_s)};
     options.out = SubprocessOutput::Pipe();
     processes.push_back(std::make_unique<RingProcess>());
     ASSIGN_OR_RETURN(processes.back()->process_, Subprocess::Spawn(options));

@@ -15,11 +15,12 @@
 namespace reprise::bench {
 
 struct RingRun {
-  std::string program;  // ring_rank
-  std::string model;    // folder
-  int64_t tokens = 0;   // of the prompt
-  int64_t leaves = 1;   // of a stripe
-  int threads = 1;      // of a rank
+  std::string program;          // ring_rank
+  std::string model;            // folder
+  int64_t tokens = 0;           // of the prompt
+  int64_t leaves = 1;           // of a stripe
+  int threads = 1;              // of a rank
+  double link_bytes_per_s = 0;  // 0: as fast as it is
 };
 
 // Checksums of a leaf's logits and of its KV in all layers.

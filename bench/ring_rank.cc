@@ -14,6 +14,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "bench/slow_link.h"
 #include "common/crc32c.h"
 #include "common/flags.h"
 #include "common/random.h"
@@ -36,6 +37,7 @@ struct Options {
   int64_t tokens = 0;
   int64_t leaves = 1;
   int64_t threads = 1;
+  double link_bytes_per_s = 0;  // 0: as fast as it is
 };
 
 // Keys travel as in a call, and nobody computes.
@@ -84,7 +86,12 @@ class Rank {
     }
     ASSIGN_OR_RETURN(host_, parallel::MakeUcxGroupHost(
                                 {.port = spec.addresses[static_cast<size_t>(options_.rank)].port}));
-    ASSIGN_OR_RETURN(communicator_, host_->Join(spec, RealClock().NowNs() + kJoinPatience));
+    ASSIGN_OR_RETURN(joined_, host_->Join(spec, RealClock().NowNs() + kJoinPatience));
+    communicator_ = joined_.get();
+    if (options_.link_bytes_per_s > 0) {
+      slow_ = std::make_unique<SlowLink>(*joined_, options_.link_bytes_per_s);
+      communicator_ = slow_.get();
+    }
     worker::ContextParallelOptions options;
     options.rules.way = parallel::Way::kRing;
     options.layer_timeout_ns = kLayerPatience;
@@ -171,7 +178,9 @@ class Rank {
 
   const Options options_;
   std::unique_ptr<parallel::GroupHost> host_;
-  std::unique_ptr<parallel::Communicator> communicator_;
+  std::unique_ptr<parallel::Communicator> joined_;
+  std::unique_ptr<SlowLink> slow_;
+  parallel::Communicator* communicator_ = nullptr;  // one of the two
   std::unique_ptr<worker::ContextParallel> context_;
   worker::Transformer model_;
   kernels::PagedKv kv_;
@@ -198,6 +207,7 @@ int main(int argc, char** argv) {
   flags.Add("tokens", &o.tokens, "of the prompt");
   flags.Add("leaves", &o.leaves, "of a stripe");
   flags.Add("threads", &o.threads, "to compute with");
+  flags.Add("link-bytes-per-s", &o.link_bytes_per_s, "keys of others come so fast; 0: as they do");
   const auto parsed = flags.Parse(std::vector<std::string>(argv + 1, argv + argc));
   const auto status = parsed.ok() ? reprise::bench::Main(o) : parsed.status();
   if (!status.ok()) std::fprintf(stderr, "ring_rank: %s\n", status.ToString().c_str());
