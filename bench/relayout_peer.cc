@@ -80,6 +80,7 @@ class Meeting {
 struct Outcome {
   size_t blocks = 0;
   size_t wrong = 0;
+  uint64_t sent = 0;  // bytes
   TimeNs took_ns = 0;
 };
 
@@ -133,15 +134,24 @@ class Rank {
     for (uint32_t rank = 0; rank < cell_.to.ranks(); ++rank) {
       RETURN_IF_ERROR(meeting_.Hear(Meeting::Name(cell_.number, "done", rank)).status());
     }
+    // Whoever goes before a sender has heard that its bytes arrived makes it count them as lost.
+    outcome.sent = BytesSent();
+    meeting_.Tell(Meeting::Name(cell_.number, options_.reads ? "handed" : "sent", rank_), "");
+    for (uint32_t rank = 0; rank < cell_.from.ranks(); ++rank) {
+      RETURN_IF_ERROR(meeting_.Hear(Meeting::Name(cell_.number, "sent", rank)).status());
+    }
+    for (uint32_t rank = 0; rank < cell_.to.ranks(); ++rank) {
+      RETURN_IF_ERROR(meeting_.Hear(Meeting::Name(cell_.number, "handed", rank)).status());
+    }
     return outcome;
   }
+
+ private:
   // What left this rank, once no transfer is under way any more.
   uint64_t BytesSent() const {
     while (stream_->stats().posted_bytes > 0) std::this_thread::yield();
     return stream_->stats().bytes_sent;
   }
-
- private:
   int64_t PositionOf(size_t block) const {
     return static_cast<int64_t>(block * cell_.shape.format.block_tokens);
   }
@@ -216,8 +226,8 @@ Status RunAll(const Options& options) {
     if (options.rank >= split.ranks()) continue;
     Rank rank(options, meeting, cell);
     ASSIGN_OR_RETURN(const Outcome outcome, rank.Run());
-    std::printf("%zu %zu %zu %lu %ld\n", cell.number, outcome.blocks, outcome.wrong,
-                rank.BytesSent(), outcome.took_ns);
+    std::printf("%zu %zu %zu %lu %ld\n", cell.number, outcome.blocks, outcome.wrong, outcome.sent,
+                outcome.took_ns);
     std::fflush(stdout);
   }
   return absl::OkStatus();
