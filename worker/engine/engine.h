@@ -105,6 +105,7 @@ class Engine {
   // How long ago a block went through this node's own stream and was verified, and the peers whose
   // streams did not answer lately.
   int64_t probe_age_ms() const { return prober_->AgeMs(); }
+  bool stream_stuck() const { return prober_->Stuck(); }
   std::vector<std::string> unreachable() const { return prober_->Unreachable(); }
   bool busy() const { return busy_.load(std::memory_order_relaxed); }
 

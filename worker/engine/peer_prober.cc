@@ -11,7 +11,6 @@ namespace reprise::worker {
 namespace {
 
 // With a report's way all of it stays below two seconds, so that a node cut off is known by then.
-constexpr TimeNs kPeriod = 500 * kMillisecond;
 constexpr TimeNs kTimeout = 600 * kMillisecond;
 constexpr TimeNs kAlone = 1200 * kMillisecond;  // without an answer of any peer
 
@@ -50,7 +49,7 @@ void PeerProber::SetPeers(const std::vector<StoreNode>& peers) {
 }
 
 void PeerProber::Loop() {
-  TimeNs next = RealClock().NowNs() + kPeriod;
+  TimeNs next = RealClock().NowNs() + period_ns_;
   for (;;) {
     {
       MutexLock lock(mu_);
@@ -59,7 +58,7 @@ void PeerProber::Loop() {
       }
       if (stopping_) return;
     }
-    next = RealClock().NowNs() + kPeriod;
+    next = RealClock().NowNs() + period_ns_;
     ProbeSelf();
     ProbeNext();
   }
@@ -68,12 +67,15 @@ void PeerProber::Loop() {
 void PeerProber::ProbeSelf() {
   {
     MutexLock lock(mu_);
+    ++unverified_rounds_;
     if (std::exchange(self_open_, true)) return;
   }
   stream_->Probe(stream_->address(), kTimeout, [this](const Status& status) {
     MutexLock lock(mu_);
     self_open_ = false;
-    if (status.ok()) verified_ns_ = RealClock().NowNs();
+    if (!status.ok()) return;
+    verified_ns_ = RealClock().NowNs();
+    unverified_rounds_ = 0;
   });
 }
 
@@ -100,6 +102,11 @@ void PeerProber::ProbeNext() {
 int64_t PeerProber::AgeMs() const {
   MutexLock lock(mu_);
   return (RealClock().NowNs() - verified_ns_) / kMillisecond;
+}
+
+bool PeerProber::Stuck() const {
+  MutexLock lock(mu_);
+  return unverified_rounds_ > kStuckRounds;
 }
 
 std::vector<std::string> PeerProber::Unreachable() const {

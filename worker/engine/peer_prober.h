@@ -7,6 +7,8 @@
 //    any more.
 // 3. A node that no peer has answered for a while names itself: it, or all of them, are cut off,
 //    which the coordinator can tell apart.
+// 4. A stream that has not moved its own block in kStuckRounds rounds of probes that this process
+//    really made is stuck, and stays so: rounds in which the process was stopped do not count.
 #ifndef REPRISE_WORKER_ENGINE_PEER_PROBER_H_
 #define REPRISE_WORKER_ENGINE_PEER_PROBER_H_
 
@@ -25,8 +27,12 @@ namespace reprise::worker {
 
 class PeerProber {
  public:
+  static constexpr TimeNs kPeriod = 500 * kMillisecond;
+  static constexpr int kStuckRounds = 20;
+
   // `stream` outlives Stop and answers every probe before it is gone.
-  explicit PeerProber(kv::KvStream* stream) : stream_(stream) {}
+  explicit PeerProber(kv::KvStream* stream, TimeNs period_ns = kPeriod)
+      : stream_(stream), period_ns_(period_ns) {}
   ~PeerProber() { Stop(); }
 
   // A block has just gone through the own stream.
@@ -35,6 +41,8 @@ class PeerProber {
   void SetPeers(const std::vector<StoreNode>& peers);
 
   int64_t AgeMs() const;
+  // The stream will not carry anything any more: only a new process helps.
+  bool Stuck() const;
   // Peers, and the node itself by invariant 3.
   std::vector<std::string> Unreachable() const;
 
@@ -44,6 +52,7 @@ class PeerProber {
   void ProbeNext();
 
   kv::KvStream* const stream_;
+  const TimeNs period_ns_;
   mutable Mutex mu_;
   CondVar wake_;
   std::map<NodeKey, kv::PeerAddress> peers_ GUARDED_BY(mu_);
@@ -53,6 +62,7 @@ class PeerProber {
   TimeNs verified_ns_ GUARDED_BY(mu_) = 0;          // of the own stream
   TimeNs reached_ns_ GUARDED_BY(mu_) = 0;           // some peer, or when they became peers
   bool self_open_ GUARDED_BY(mu_) = false;
+  int unverified_rounds_ GUARDED_BY(mu_) = 0;
   bool stopping_ GUARDED_BY(mu_) = false;
   Thread thread_;
 };

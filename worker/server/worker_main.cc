@@ -270,22 +270,32 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
                            {"pages", engine->stats().pages.total},
                            {"incarnation", self.incarnation}});
   if (control.ready) control.ready(addresses);
-  control.stop->Wait();
-  LogInfo("worker_stopping");
+  // A stream may be stuck for good: a peer that is killed while it writes into this process's
+  // shared memory leaves it so. To others that is a crash.
+  while (!control.stop->WaitFor(kSecond) && !engine->stream_stuck()) {
+  }
+  const bool stuck = !control.stop->stopped();
+  LogInfo("worker_stopping", {{"stream_stuck", stuck}});
   door->SetServing(false);
   const TimeNs deadline = RealClock().NowNs() + NsFromMs(options.drain_deadline_ms);
-  if (!engine->stats().draining) static_cast<void>(engine->Post(Drain{deadline}));
-  if (reporter != nullptr) reporter->Wake();
-  // The engine ends what is left at its deadline.
+  // The engine ends what is left at its deadline. Nothing can be moved over a stuck stream.
   constexpr TimeNs kLastWords = kSecond;
-  if (!engine->AwaitDrained(deadline + kLastWords)) LogWarning("drain_incomplete");
+  if (!stuck) {
+    if (!engine->stats().draining) static_cast<void>(engine->Post(Drain{deadline}));
+    if (reporter != nullptr) reporter->Wake();
+    if (!engine->AwaitDrained(deadline + kLastWords)) LogWarning("drain_incomplete");
+  }
   if (reporter != nullptr) reporter->Stop();
   service.CloseStreams(absl::UnavailableError("the worker stops"));
   door->Shutdown(static_cast<int>(options.stop_grace_ms));
   service.Detach();
   metrics_door = nullptr;  // it reads the engine and its stream
   engine->Stop();
-  return absl::OkStatus();
+  if (!stuck) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the KV stream has not carried a block of this node's "
+                   "own for ",
+                   PeerProber::kStuckRounds, " probes"));
 }
 
 }  // namespace reprise::worker
