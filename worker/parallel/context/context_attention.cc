@@ -94,7 +94,7 @@ Status ContextAttention::Attend(const ContextCall& call, TimeNs deadline_ns) {
   PartialPool partials(ops_, call.heads, call.out.cols / call.heads);
   const PassFrame frame{communicator_, stripes_, call,   clock_,
                         partials,      memory_,  stats_, deadline_ns};
-  const Status status = Passes(frame, *call.plan);
+  Status status = Passes(frame, *call.plan);
   stats_.partial_bytes_peak = std::max(stats_.partial_bytes_peak, partials.peak_bytes());
   stats_.total_ns += clock_.NowNs() - start;
   return status;

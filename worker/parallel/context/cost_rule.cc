@@ -124,6 +124,7 @@ Way ChooseWay(const Stripes& stripes, const ContextItem& item, const CostShape& 
 Merge ChooseMerge(const Stripes& stripes, const std::vector<ContextItem>& items,
                   const CostShape& shape, const Machine& machine) {
   std::vector<std::vector<QueryRun>> runs;
+  runs.reserve(static_cast<size_t>(stripes.ranks()));
   for (int rank = 0; rank < stripes.ranks(); ++rank) {
     runs.push_back(RunsOf(stripes, items, rank));
   }

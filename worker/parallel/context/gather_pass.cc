@@ -34,7 +34,7 @@ class Gather {
                 all().data() + FirstPage(rank, i) * frame_.page_bytes());
     }
     const TimeNs start = frame_.clock.NowNs();
-    const Status status = frame_.communicator.AllGather(
+    Status status = frame_.communicator.AllGather(
         std::span<const uint8_t>(mine, sizes_[static_cast<size_t>(rank)]), sizes_,
         std::span(all()).first(bytes_), frame_.deadline_ns);
     frame_.stats.wait_ns += frame_.clock.NowNs() - start;

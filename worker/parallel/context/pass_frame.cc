@@ -7,7 +7,7 @@ namespace reprise::parallel {
 
 Status PassFrame::Wait(ExchangeId exchange) const {
   const TimeNs start = clock.NowNs();
-  const Status status = communicator.Wait(exchange, deadline_ns);
+  Status status = communicator.Wait(exchange, deadline_ns);
   stats.wait_ns += clock.NowNs() - start;
   return status;
 }
