@@ -65,7 +65,7 @@ StoreServer::~StoreServer() {
     stop_.NotifyAll();
   }
   reaper_.Join();
-  stream_ = nullptr;  // ends all fetches, appends and reads first
+  owned_stream_ = nullptr;  // ends all fetches, appends and reads first
   if (disk_jobs_ != nullptr) disk_jobs_->Close();
   disk_thread_.Join();
 }
@@ -132,7 +132,8 @@ Status StoreServer::OpenStream(const StoreOptions& options, const NodeKey& self)
                        .format = format_,
                        .devices = options.devices,
                        .shared_memory = options.shared_memory};
-  ASSIGN_OR_RETURN(stream_, KvStream::Create(stream, this, this));
+  ASSIGN_OR_RETURN(owned_stream_, KvStream::Create(stream, this, this));
+  stream_ = owned_stream_.get();
   RETURN_IF_ERROR(stream_->Register(arena_.data(), arena_.bytes()));
   stream_->OnOffer([this](BlockOffer offer) { OnOffer(std::move(offer)); });
   return absl::OkStatus();
@@ -272,7 +273,7 @@ void StoreServer::StartFetch(const StartStoreFetch& fetch) {
     spec.items.push_back({item.id, item.first_position, SlotData(item.slot)});
   }
   const auto started =
-      StreamIn::Start(stream_.get(), format_, spec, std::make_shared<Listener>(this, fetch.fetch));
+      StreamIn::Start(stream_, format_, spec, std::make_shared<Listener>(this, fetch.fetch));
   if (!started.ok()) {
     OnFetchDone(fetch.fetch, std::vector<Status>(fetch.items.size(), started.status()));
     return;
@@ -377,7 +378,7 @@ bool StoreServer::OnReportAnswer(const v1::ReportResponse& response, size_t inde
 }
 
 void StoreServer::AddMetrics(MetricsRegistry* metrics) {
-  AddStreamMetrics(metrics, stream_.get());
+  AddStreamMetrics(metrics, stream_);
   AddReplicaMetrics(metrics);
   const auto gauge = [&](const char* tier, const char* state, Slot TierCounts::*field,
                          TierCounts (StoreCore::*tier_of)() const) {

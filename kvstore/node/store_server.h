@@ -151,7 +151,8 @@ class StoreServer : public SegmentSource, public TailSink {
 
   std::atomic<TimeNs> disk_busy_since_ns_{0};  // 0: no operation runs
   std::unique_ptr<BoundedQueue<DiskJob>> disk_jobs_;
-  std::unique_ptr<KvStream> stream_;  // destroyed before the core and arena it uses
+  std::unique_ptr<KvStream> owned_stream_;  // destroyed before the core and arena it uses
+  KvStream* stream_ = nullptr;  // the same: its last calls back still use it while it ends
   Thread disk_thread_;
   Thread reaper_;
 };

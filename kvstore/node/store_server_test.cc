@@ -98,6 +98,28 @@ TEST_F(StoreServerTest, TakesOffersServesThemAndKeepsThemOverARestart) {
   for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(bytes[i], Peer::BytesOf(ids[i])) << i;
 }
 
+// The stream's last words about a fetch come while it ends, and have the store tell readers through
+// that same stream.
+TEST_F(StoreServerTest, StopsWhileABlockArrivesAndAReaderWaitsForIt) {
+  const std::vector<int32_t> tokens = Tokens(16);
+  MetricsRegistry metrics;
+  auto store = StartStore(&metrics);
+  Peer worker("w1");
+  worker.Stall();
+  worker.Offer(store->kv_address(), tokens, std::nullopt);
+  ASSERT_TRUE(AwaitMetric(metrics, "reprise_store_offers_total 1"));
+  Peer reader("w2");
+  FetchSpec spec{.source = store->kv_address(), .subscribe = true, .timeout_ns = kPatience};
+  const BlockId id = TestIds(tokens)[0];
+  std::vector<uint8_t> bytes(TestFormat().block_bytes());
+  spec.items.push_back({id, 0, bytes.data()});
+  const auto outcome = std::make_shared<FetchOutcome>();
+  ASSERT_TRUE(reader.stream().Fetch(std::move(spec), outcome).ok());
+  ASSERT_TRUE(AwaitMetric(metrics, "reprise_store_hits_total 1"));
+  store = nullptr;
+  EXPECT_THAT(outcome->Wait(), Each(testing::Not(IsOk())));
+}
+
 // What replication is for: a worker appends, dies, and another restores every row.
 TEST_F(StoreServerTest, AnotherWorkerRestoresWhatOneAppended) {
   MetricsRegistry metrics;

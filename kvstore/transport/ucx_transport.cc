@@ -248,6 +248,10 @@ void UcxTransport::Run() {
 
 void UcxTransport::End() {
   ending_ = true;
+  // First, while the worker is still progressed: UCX takes connections in on a thread of its own,
+  // and one that comes while everything is taken down finds freed memory there.
+  RunDeferred();  // refuses those that have come
+  if (listener_ != nullptr) ucp_listener_destroy(std::exchange(listener_, nullptr));
   std::vector<EndpointId> open;
   for (const auto& [id, endpoint] : endpoints_) open.push_back(id);
   for (const EndpointId id : open) Close(id);

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-
 #include "common/mutex.h"
 #include "kvstore/stream/kv_stream.h"
 
