@@ -99,6 +99,7 @@ class StoreGroupTest : public testing::Test {
 TEST_F(StoreGroupTest, PutsWholeBlocksTogetherAndServesAnotherGroupsParts) {
   from_.stream(0).Offer(store_->kv_address(), Offer());
   ASSERT_TRUE(AwaitMetric("reprise_store_blocks_stored_total 6"));
+  from_.AwaitSent();
   EXPECT_EQ(from_.bytes_sent(), from_.canonical_bytes());
   Read();
   for (uint32_t rank = 0; rank < 2; ++rank) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -66,6 +67,12 @@ class TestGroup {
     uint64_t bytes = 0;
     for (const Rank& rank : ranks_) bytes += rank.stream->stats().bytes_sent;
     return bytes;
+  }
+  // A receiver may have the last bytes before their sender knows that they went: until it does.
+  void AwaitSent() const {
+    for (const Rank& rank : ranks_) {
+      while (rank.stream->stats().posted_bytes > 0) std::this_thread::yield();
+    }
   }
   // What leaves the group when each of its ranks gets what it holds: the first of those that hold
   // the same hands it on to the others.
