@@ -260,6 +260,9 @@ class Detect {
     RETURN_IF_ERROR(load.Stop(kPatienceNs));
     report_.Figure("saturated_cores", cpu / SecondsFromNs(RealClock().NowNs() - start), "");
     report_.Figure("saturated_streams", static_cast<double>(load.results().size()), "");
+    report_.Figure("saturated_looks_at_a_suspect", static_cast<double>(false_verdicts), "");
+    report_.Figure("saturated_links_lost", links, "");
+    report_.Figure("saturated_replicas_lost", replicas, "");
     report_.Bar("false_verdicts", static_cast<double>(false_verdicts) + links + replicas, "==", 0,
                 looks);
     report_.Bar("saturated_streams_hit", static_cast<double>(harness::Sum(load.results()).hit),
