@@ -5,7 +5,6 @@
 // The least that must leave the holding group is every byte of the sequence once, whoever needs it
 // how often. What several ranks of the reading group need, one of them hands on, which is counted
 // apart, against the least of that: once more for every further rank.
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -19,6 +18,7 @@
 #include "bench/relayout_cells.h"
 #include "common/percentile.h"
 #include "common/subprocess.h"
+#include "tests/cluster/scratch_dir.h"
 
 namespace reprise::bench {
 namespace {
@@ -39,24 +39,6 @@ std::string PeerPath() {
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   return (self.parent_path() / "relayout_peer").string();
 }
-
-class Folder {
- public:
-  static StatusOr<std::unique_ptr<Folder>> Make() {
-    std::string path = (std::filesystem::temp_directory_path() / "relayout.XXXXXX").string();
-    if (mkdtemp(path.data()) == nullptr) return absl::UnavailableError("no folder for addresses");
-    return std::unique_ptr<Folder>(new Folder(path));
-  }
-  ~Folder() {
-    std::error_code error;
-    std::filesystem::remove_all(path_, error);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  explicit Folder(std::string path) : path_(std::move(path)) {}
-  const std::string path_;
-};
 
 // What a rank's process printed, to its end.
 StatusOr<std::string> OutputOf(Subprocess& process) {
@@ -87,7 +69,7 @@ void Take(const std::string& text, bool reads, std::map<size_t, CellResult>* cel
 }
 
 StatusOr<std::map<size_t, CellResult>> RunRanks(bool shared_memory) {
-  ASSIGN_OR_RETURN(const auto folder, Folder::Make());
+  ASSIGN_OR_RETURN(const auto folder, harness::ScratchDir::Create());
   std::vector<std::pair<bool, std::unique_ptr<Subprocess>>> ranks;
   for (const bool reads : {false, true}) {
     for (uint32_t rank = 0; rank < kRelayoutRanks; ++rank) {

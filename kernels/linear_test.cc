@@ -177,7 +177,7 @@ std::vector<float> SplitOver(int ranks, const Problem& p, Isa isa) {
   }
   const F32 y{sums[0].data(), c.m, c.n, c.n};
   TestScratch scratch(0);
-  Select(isa).add(scratch.With(nullptr), {p.bias.data(), {p.residual.data(), c.m, c.n, c.n}, y});
+  Select(isa).add(scratch.With(nullptr), {y, p.bias.data(), {p.residual.data(), c.m, c.n, c.n}, y});
   return sums[0];
 }
 

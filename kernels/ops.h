@@ -19,7 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/inline.h"
+#include "common/inline.h"
 
 namespace reprise::kernels {
 
@@ -88,8 +88,9 @@ REPRISE_INLINE constexpr int64_t SliceK(int64_t k) {
 }
 int64_t LinearScratchBytes(int64_t m, const PackedWeights& weights);
 
-// y = (y + bias) + residual.
+// y = (x + bias) + residual; y may be x or residual.
 struct AddArgs {
+  ConstF32 x;
   const float* bias = nullptr;  // [cols] or null
   ConstF32 residual;            // data null: none
   F32 y;

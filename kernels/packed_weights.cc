@@ -5,7 +5,7 @@
 #include <cstring>
 #include <new>
 
-#include "kernels/half.h"
+#include "common/half.h"
 
 namespace reprise::kernels {
 namespace {

@@ -14,7 +14,7 @@
 #include <memory>
 #include <span>
 
-#include "kernels/inline.h"
+#include "common/inline.h"
 #include "kernels/ops.h"
 
 namespace reprise::kernels {

@@ -13,7 +13,7 @@
 #include <new>
 #include <vector>
 
-#include "kernels/half.h"
+#include "common/half.h"
 #include "kernels/ops.h"
 #include "kernels/philox.h"
 

@@ -55,6 +55,8 @@ StatusOr<ReportAnswer> CoordinatorCore::OnReport(const Report& report, TimeNs no
   ReportAnswer answer;
   answer.coordinator_incarnation = options_.incarnation;
   answer.report_interval_ms = ReportIntervalMs();
+  membership_.AllowSilence(key.name,
+                           NsFromMs(answer.report_interval_ms - options_.report_interval_ms));
   answer.leader_epoch = leader_epoch_;
   answer.standby = standby_;
   // A late report of a node meanwhile dead brings nothing back.

@@ -423,9 +423,9 @@ TEST_F(CoordinatorCoreTest, ElasticRolesAreOrderedAndGainedRolesUsedOnceTheWorke
 }
 
 TEST_F(CoordinatorCoreTest, AnIdleClusterReportsMoreRarelyUntilAnyNodeHasARequest) {
-  CoordinatorCore core(CoreOptions{.report_interval_ms = 300, .idle_report_interval_ms = 400},
+  CoordinatorCore core(CoreOptions{.report_interval_ms = 300, .idle_report_interval_ms = 600},
                        now_);
-  EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 400);
+  EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 600);
   a_.load.waiting = 1;
   EXPECT_EQ(core.OnReport(ReportOf(a_), now_)->report_interval_ms, 300);
   EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 300);
@@ -435,7 +435,14 @@ TEST_F(CoordinatorCoreTest, AnIdleClusterReportsMoreRarelyUntilAnyNodeHasAReques
   a_.load.busy = false;
   ASSERT_TRUE(core.OnReport(ReportOf(a_), now_).ok());
   core.OnTick(now_);
-  EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 400);
+  EXPECT_EQ(core.OnReport(ReportOf(store_), now_)->report_interval_ms, 600);
+  for (const TimeNs end = now_ + MembershipOptions{}.dead_after_ns; now_ < end;) {
+    core.OnTick(now_ += 50 * kMillisecond);
+  }
+  for (const NodeSummary& node : core.Nodes(now_)) {
+    const bool busy_before = node.node.ref.key.name == a_.name;
+    EXPECT_EQ(node.state, busy_before ? NodeState::kDead : NodeState::kSuspect);
+  }
 }
 
 TEST_F(CoordinatorCoreTest, AStandbyIsWarmAndGivesNoOrders) {

@@ -117,6 +117,11 @@ StatusOr<Slot> Membership::OnReport(const Report& report, TimeNs now) {
   return node->slot;
 }
 
+void Membership::AllowSilence(const std::string& name, TimeNs longer_ns) {
+  const auto it = nodes_.find(name);
+  if (it != nodes_.end()) it->second.allowed_ns = longer_ns;
+}
+
 bool Membership::IsProbing(const Node& node) const {
   return node.info.role != Role::kGateway && node.load.probe_age_ms >= 0 &&
          NsFromMs(node.load.probe_age_ms) < options_.unreachable_after_ns;
@@ -138,7 +143,7 @@ void Membership::Settle(Node& node, TimeNs now) {
 
 void Membership::Judge(Node& node, TimeNs now) {
   const TimeNs silent_ns = now - node.heard_ns;
-  if (silent_ns >= options_.dead_after_ns) {
+  if (silent_ns >= options_.dead_after_ns + node.allowed_ns) {
     node.dead_ns = now;
     SetState(node, NodeState::kDead, "silent");
   } else if (silent_ns < options_.suspect_after_ns) {

@@ -53,6 +53,7 @@ struct Node {
   Slot slot = 0;
   uint64_t sequence = 0;
   TimeNs heard_ns = 0;
+  TimeNs allowed_ns = 0;     // by which its silence may last longer before it is dead
   TimeNs progressed_ns = 0;  // last moment it was idle or its progress moved
   TimeNs joined_ns = 0;
   TimeNs dead_ns = 0;
@@ -82,6 +83,8 @@ class Membership {
   // The reporting node's slot. ABORTED (STALE_INCARNATION) for a replaced incarnation,
   // RESOURCE_EXHAUSTED beyond nodes_max, INVALID_ARGUMENT when an incarnation changes its role.
   StatusOr<Slot> OnReport(const Report& report, TimeNs now);
+  // A living node was asked to report that much more rarely than usual from now on.
+  void AllowSilence(const std::string& name, TimeNs longer_ns);
   void Tick(TimeNs now);
   // Takes a node out of placement until its incarnation ends. What it had to do at its last report;
   // NOT_FOUND for a name nobody living has.

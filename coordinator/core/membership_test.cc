@@ -54,6 +54,21 @@ TEST_F(MembershipTest, ASilentNodeIsSuspectedThenDeadThenForgotten) {
   EXPECT_EQ(members_.Find("w"), nullptr);
 }
 
+TEST_F(MembershipTest, OneThatWasAskedToReportMoreRarelyIsDeadLater) {
+  ASSERT_TRUE(Report("w", 1).ok());
+  members_.AllowSilence("w", 300 * kMillisecond);
+  RunFor(600);
+  EXPECT_EQ(StateOf("w"), NodeState::kSuspect);
+  RunFor(650);
+  EXPECT_EQ(StateOf("w"), NodeState::kSuspect);
+  RunFor(50);
+  EXPECT_EQ(StateOf("w"), NodeState::kDead);
+  ASSERT_TRUE(Report("w", 1).ok());
+  members_.AllowSilence("w", 0);
+  RunFor(1000);
+  EXPECT_EQ(StateOf("w"), NodeState::kDead);
+}
+
 TEST_F(MembershipTest, ASuspectOrDeadNodeThatReportsIsLiveAgain) {
   ASSERT_TRUE(Report("w", 1).ok());
   RunFor(700);

@@ -16,7 +16,7 @@ struct CoordinatorOptions {
   std::string listen = "127.0.0.1:0";  // loopback only
   std::string metrics_listen = "127.0.0.1:0";
   int32_t report_interval_ms = 300;       // what nodes are told
-  int32_t idle_report_interval_ms = 400;  // while no node has a request, if longer
+  int32_t idle_report_interval_ms = 600;  // while no node has a request, if longer
   int64_t suspect_after_ms = 900;
   int64_t dead_after_ms = 1000;
   int64_t forget_after_ms = 60'000;

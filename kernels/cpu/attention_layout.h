@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/inline.h"
+#include "common/inline.h"
 #include "kernels/ops.h"
 
 namespace reprise::kernels {

@@ -6,7 +6,7 @@
 
 #include <xmmintrin.h>
 
-#include "kernels/inline.h"
+#include "common/inline.h"
 
 namespace reprise::kernels {
 

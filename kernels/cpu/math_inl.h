@@ -9,9 +9,9 @@
 
 #include <cstring>
 
+#include "common/half.h"
 #include "kernels/cpu/denormals.h"
 #include "kernels/cpu/thread_pool.h"
-#include "kernels/half.h"
 #include "kernels/ops.h"
 
 namespace reprise::kernels::REPRISE_KERNEL_ISA {

@@ -45,7 +45,7 @@ static void AddRows(const Exec& exec, const AddArgs& args) {
   const F32 y = args.y;
   For(exec, y.rows, y.rows * y.cols, [&](int64_t r) {
     Chunks(y.cols, [&](int64_t i, int64_t n) {
-      V sum = LoadChunk(y.row(r) + i, n);
+      V sum = LoadChunk(args.x.row(r) + i, n);
       if (args.bias != nullptr) sum = Add(sum, LoadChunk(args.bias + i, n));
       if (args.residual.data != nullptr) sum = Add(sum, LoadChunk(args.residual.row(r) + i, n));
       StoreChunk(sum, y.row(r) + i, n);

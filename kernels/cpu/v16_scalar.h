@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/half.h"
+#include "common/half.h"
 
 namespace reprise::kernels::REPRISE_KERNEL_ISA {
 

@@ -48,11 +48,14 @@ inline uint32_t RankAt(const GroupSplit& split, const RankPlace& place) {
   return (place.stage * split.context + place.context) * split.tensor + place.tensor;
 }
 
-// Of `ranks` context ranks, the one whose stripe this position lies in.
-inline uint32_t ContextOwner(uint32_t ranks, uint32_t stripe_leaves, int64_t position) {
-  const auto stripe = static_cast<uint64_t>(position / (kLeafPositions * stripe_leaves));
-  const auto turn = static_cast<uint32_t>(stripe % (uint64_t{2} * ranks));
+// Of `ranks` context ranks, the one that has this stripe.
+inline uint32_t StripeOwner(uint32_t ranks, int64_t stripe) {
+  const auto turn = static_cast<uint32_t>(static_cast<uint64_t>(stripe) % (uint64_t{2} * ranks));
   return turn < ranks ? turn : 2 * ranks - 1 - turn;
+}
+// The one whose stripe this position lies in.
+inline uint32_t ContextOwner(uint32_t ranks, uint32_t stripe_leaves, int64_t position) {
+  return StripeOwner(ranks, position / (kLeafPositions * stripe_leaves));
 }
 inline uint32_t ContextOwner(const GroupSplit& split, int64_t position) {
   return ContextOwner(split.context, split.stripe_leaves, position);

@@ -1,7 +1,8 @@
 #include "kvstore/block/kv_convert.h"
 
-#include <bit>
 #include <cstring>
+
+#include "common/half.h"
 
 namespace reprise::kv {
 namespace {
@@ -18,7 +19,7 @@ float Load(ElementCodec codec, const uint8_t* from) {
   }
   uint16_t bits;
   std::memcpy(&bits, from, sizeof bits);
-  return codec == ElementCodec::kBF16 ? F32OfBf16(bits) : F32OfF16(bits);
+  return codec == ElementCodec::kBF16 ? Bf16ToF32(bits) : F16ToF32(bits);
 }
 
 void Store(ElementCodec codec, float value, uint8_t* to) {
@@ -26,7 +27,7 @@ void Store(ElementCodec codec, float value, uint8_t* to) {
     std::memcpy(to, &value, sizeof value);
     return;
   }
-  const uint16_t bits = codec == ElementCodec::kBF16 ? Bf16OfF32(value) : F16OfF32(value);
+  const uint16_t bits = codec == ElementCodec::kBF16 ? F32ToBf16(value) : F32ToF16(value);
   std::memcpy(to, &bits, sizeof bits);
 }
 
@@ -34,51 +35,6 @@ void Store(ElementCodec codec, float value, uint8_t* to) {
 
 bool Convertible(ElementCodec from, ElementCodec to) {
   return from == to || (IsFloat(from) && IsFloat(to));
-}
-
-float F32OfBf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
-
-uint16_t Bf16OfF32(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  if ((bits & 0x7F800000u) == 0) return static_cast<uint16_t>((bits >> 16) & 0x8000u);
-  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
-
-float F32OfF16(uint16_t bits) {
-  const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
-  const uint32_t exponent = (bits >> 10) & 0x1Fu;
-  const uint32_t mantissa = bits & 0x3FFu;
-  if (exponent == 31) {
-    return std::bit_cast<float>(sign | 0x7F800000u | mantissa << 13 |
-                                (mantissa != 0 ? 0x400000u : 0u));
-  }
-  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
-  // Zeros and denormals: whole multiples of 2^-24, exact in f32.
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
-  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
-}
-
-uint16_t F16OfF32(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7FFFFFFFu;
-  uint32_t half = 0;
-  if (magnitude > 0x7F800000u) {
-    half = 0x7E00u | ((magnitude >> 13) & 0x1FFu);
-  } else if (magnitude >= 0x477FF000u) {  // 65520, the midpoint above the largest f16
-    half = 0x7C00u;
-  } else if (magnitude >= 0x38800000u) {  // 2^-14
-    half = (magnitude + 0xFFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
-  } else if (magnitude >= 0x33000000u) {  // 2^-25: denormals, rounded to the nearest even
-    const uint32_t shift = 126 - (magnitude >> 23);
-    const uint32_t mantissa = (magnitude & 0x7FFFFFu) | 0x800000u;
-    const uint32_t low = mantissa & ((1u << shift) - 1);
-    const uint32_t tie = 1u << (shift - 1);
-    half = mantissa >> shift;
-    if (low > tie || (low == tie && (half & 1u) != 0)) ++half;
-  }
-  return static_cast<uint16_t>(sign | half);
 }
 
 void ConvertElements(ElementCodec from, const uint8_t* src, ElementCodec to, uint8_t* dst,

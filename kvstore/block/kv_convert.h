@@ -4,7 +4,7 @@
 // Invariants:
 // 1. Rows of another page size keep every bit. Rows of another codec keep their value only towards
 //    f32; otherwise they are rounded once, to the nearest even, with the bits the kernels' own
-//    conversion gives (kernels/half.h). So other pages are always allowed, other codecs only where
+//    conversion gives (common/half.h). So other pages are always allowed, other codecs only where
 //    the operator of both sides allows them: rows rounded after the fact are not always those that
 //    a model computes which keeps rounded rows all along.
 #ifndef REPRISE_KVSTORE_BLOCK_KV_CONVERT_H_
@@ -19,12 +19,6 @@
 namespace reprise::kv {
 
 bool Convertible(ElementCodec from, ElementCodec to);
-
-// The bits kernels/half.h gives.
-uint16_t Bf16OfF32(float value);
-uint16_t F16OfF32(float value);
-float F32OfBf16(uint16_t bits);
-float F32OfF16(uint16_t bits);
 
 // `n` elements; the pair is Convertible, the ranges do not overlap.
 void ConvertElements(ElementCodec from, const uint8_t* src, ElementCodec to, uint8_t* dst,

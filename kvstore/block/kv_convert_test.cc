@@ -7,6 +7,8 @@
 #include <cmath>
 #include <vector>
 
+#include "common/half.h"
+
 namespace reprise::kv {
 namespace {
 
@@ -15,38 +17,38 @@ using ::testing::HasSubstr;
 TEST(KvConvertTest, EveryBf16AndF16SurvivesTheWayThroughF32) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const auto half = static_cast<uint16_t>(bits);
-    const float b = F32OfBf16(half);
+    const float b = Bf16ToF32(half);
     const bool denormal = (half & 0x7F80) == 0;
     if (std::isnan(b)) {
-      EXPECT_TRUE(std::isnan(F32OfBf16(Bf16OfF32(b))));
+      EXPECT_TRUE(std::isnan(Bf16ToF32(F32ToBf16(b))));
     } else {
-      EXPECT_EQ(Bf16OfF32(b), denormal ? half & 0x8000 : half) << bits;
+      EXPECT_EQ(F32ToBf16(b), denormal ? half & 0x8000 : half) << bits;
     }
-    const float f = F32OfF16(half);
+    const float f = F16ToF32(half);
     if (std::isnan(f)) {
-      EXPECT_TRUE(std::isnan(F32OfF16(F16OfF32(f))));
+      EXPECT_TRUE(std::isnan(F16ToF32(F32ToF16(f))));
     } else {
-      EXPECT_EQ(F16OfF32(f), half) << bits;
+      EXPECT_EQ(F32ToF16(f), half) << bits;
     }
   }
 }
 
 TEST(KvConvertTest, WhatDoesNotFitIsRoundedToTheNearestEven) {
   const auto f32 = [](uint32_t bits) { return std::bit_cast<float>(bits); };
-  EXPECT_EQ(Bf16OfF32(f32(0x3F808000)), 0x3F80) << "tie, down to even";
-  EXPECT_EQ(Bf16OfF32(f32(0x3F818000)), 0x3F82) << "tie, up to even";
-  EXPECT_EQ(Bf16OfF32(f32(0x3F808001)), 0x3F81);
-  EXPECT_EQ(Bf16OfF32(f32(0x7F7FFFFF)), 0x7F80) << "to infinity";
-  EXPECT_EQ(Bf16OfF32(f32(0x7F800001)), 0x7FC0) << "NaN stays NaN, quiet";
-  EXPECT_EQ(Bf16OfF32(f32(0x807FFFFF)), 0x8000) << "denormals become zero";
-  EXPECT_EQ(F16OfF32(65519.0F), 0x7BFF);
-  EXPECT_EQ(F16OfF32(65520.0F), 0x7C00);
-  EXPECT_EQ(F16OfF32(0x1p-24F), 0x0001);
-  EXPECT_EQ(F16OfF32(0x1p-25F), 0x0000) << "tie, down to even";
-  EXPECT_EQ(F16OfF32(0x1.8p-24F), 0x0002) << "tie, up to even";
-  EXPECT_EQ(F16OfF32(-0x1p-14F), 0x8400);
-  EXPECT_EQ(F16OfF32(f32(0x3F801000)), 0x3C00) << "tie, down to even";
-  EXPECT_EQ(F16OfF32(f32(0x3F803000)), 0x3C02) << "tie, up to even";
+  EXPECT_EQ(F32ToBf16(f32(0x3F808000)), 0x3F80) << "tie, down to even";
+  EXPECT_EQ(F32ToBf16(f32(0x3F818000)), 0x3F82) << "tie, up to even";
+  EXPECT_EQ(F32ToBf16(f32(0x3F808001)), 0x3F81);
+  EXPECT_EQ(F32ToBf16(f32(0x7F7FFFFF)), 0x7F80) << "to infinity";
+  EXPECT_EQ(F32ToBf16(f32(0x7F800001)), 0x7FC0) << "NaN stays NaN, quiet";
+  EXPECT_EQ(F32ToBf16(f32(0x807FFFFF)), 0x8000) << "denormals become zero";
+  EXPECT_EQ(F32ToF16(65519.0F), 0x7BFF);
+  EXPECT_EQ(F32ToF16(65520.0F), 0x7C00);
+  EXPECT_EQ(F32ToF16(0x1p-24F), 0x0001);
+  EXPECT_EQ(F32ToF16(0x1p-25F), 0x0000) << "tie, down to even";
+  EXPECT_EQ(F32ToF16(0x1.8p-24F), 0x0002) << "tie, up to even";
+  EXPECT_EQ(F32ToF16(-0x1p-14F), 0x8400);
+  EXPECT_EQ(F32ToF16(f32(0x3F801000)), 0x3C00) << "tie, down to even";
+  EXPECT_EQ(F32ToF16(f32(0x3F803000)), 0x3C02) << "tie, up to even";
 }
 
 TEST(KvConvertTest, OpaqueElementsAreConvertedToNothing) {

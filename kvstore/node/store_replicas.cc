@@ -12,6 +12,7 @@ namespace reprise::kv {
 namespace {
 
 constexpr auto kReapInterval = std::chrono::milliseconds(250);
+constexpr auto kReapIntervalEmpty = std::chrono::seconds(1);  // while there are no sequences
 
 }  // namespace
 
@@ -144,7 +145,8 @@ void StoreServer::ReapLoop() {
     {
       MutexLock lock(mu_);
       if (stopping_) return;
-      stop_.WaitFor(mu_, kReapInterval);
+      const bool empty = core_->replicas().sequences == 0;
+      stop_.WaitFor(mu_, empty ? kReapIntervalEmpty : kReapInterval);
       if (stopping_) return;
       core_->OnTick(clock_.NowNs());
       effects = TakeEffects();

@@ -133,6 +133,8 @@ StatusOr<double> ProcessCpuSeconds(pid_t pid);
 // The same by thread name, to the nanosecond; threads of one name together. Those that have ended
 // are not in it.
 StatusOr<std::map<std::string, double>> ThreadCpuSeconds(pid_t pid);
+// How often its threads have gone to sleep of themselves; those that have ended are not in it.
+StatusOr<int64_t> ProcessSleeps(pid_t pid);
 
 }  // namespace reprise::harness
 

@@ -1,10 +1,12 @@
-// What a test sees of a process from outside besides its metrics page: its CPU time.
+// What a test sees of a process from outside besides its metrics page: its CPU time
+// and how often it sleeps.
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "tests/cluster/cluster.h"
@@ -42,6 +44,24 @@ StatusOr<std::map<std::string, double>> ThreadCpuSeconds(pid_t pid) {
   }
   if (error) return absl::NotFoundError(absl::StrCat(tasks, ": ", error.message()));
   return seconds;
+}
+
+StatusOr<int64_t> ProcessSleeps(pid_t pid) {
+  constexpr absl::string_view kField = "voluntary_ctxt_switches:";
+  int64_t sleeps = 0;
+  std::error_code error;
+  const std::string tasks = absl::StrCat("/proc/", pid, "/task");
+  for (const auto& task : std::filesystem::directory_iterator(tasks, error)) {
+    std::ifstream in(task.path() / "status");
+    for (std::string line; std::getline(in, line);) {
+      int64_t count = 0;
+      if (absl::StartsWith(line, kField) && absl::SimpleAtoi(line.substr(kField.size()), &count)) {
+        sleeps += count;
+      }
+    }
+  }
+  if (error) return absl::NotFoundError(absl::StrCat(tasks, ": ", error.message()));
+  return sleeps;
 }
 
 }  // namespace reprise::harness

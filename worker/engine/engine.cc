@@ -424,6 +424,7 @@ void Engine::Publish() {
   stats.idle = core_->idle() && !core_->step_in_flight();
   stats.swap = core_->swap_use();
   stats.violations = core_->violations();
+  prober_->SetIdle(stats.idle);
   MutexLock lock(mu_);
   if (stats.violations > stats_.violations) ReportBug("page_accounting");
   stats_ = stats;

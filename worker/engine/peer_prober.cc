@@ -12,6 +12,8 @@ namespace {
 
 // With a report's way all of it stays below two seconds, so that a node cut off is known by then.
 constexpr TimeNs kTimeout = 600 * kMillisecond;
+// Of the own block: a process that needs longer is short of a processor.
+constexpr TimeNs kInTime = 300 * kMillisecond;
 constexpr TimeNs kAlone = 1200 * kMillisecond;  // without an answer of any peer
 
 }  // namespace
@@ -48,19 +50,26 @@ void PeerProber::SetPeers(const std::vector<StoreNode>& peers) {
   }
 }
 
+void PeerProber::SetIdle(bool idle) {
+  MutexLock lock(mu_);
+  if (std::exchange(idle_, idle) && !idle) wake_.NotifyAll();
+}
+
 void PeerProber::Loop() {
-  TimeNs next = RealClock().NowNs() + period_ns_;
+  TimeNs round_ns = RealClock().NowNs();
   for (;;) {
     {
       MutexLock lock(mu_);
-      for (TimeNs now = RealClock().NowNs(); now < next && !stopping_; now = RealClock().NowNs()) {
-        wake_.WaitFor(mu_, std::chrono::nanoseconds(next - now));
+      while (!stopping_) {
+        const TimeNs left = round_ns + Period() - RealClock().NowNs();
+        if (left <= 0) break;
+        wake_.WaitFor(mu_, std::chrono::nanoseconds(left));
       }
       if (stopping_) return;
     }
-    next = RealClock().NowNs() + period_ns_;
+    round_ns = RealClock().NowNs();
     ProbeSelf();
-    ProbeNext();
+    ProbeNext(round_ns);
   }
 }
 
@@ -70,16 +79,18 @@ void PeerProber::ProbeSelf() {
     ++unverified_rounds_;
     if (std::exchange(self_open_, true)) return;
   }
-  stream_->Probe(stream_->address(), kTimeout, [this](const Status& status) {
+  const TimeNs begun_ns = RealClock().NowNs();
+  stream_->Probe(stream_->address(), kTimeout, [this, begun_ns](const Status& status) {
     MutexLock lock(mu_);
     self_open_ = false;
     if (!status.ok()) return;
     verified_ns_ = RealClock().NowNs();
+    own_took_ns_ = verified_ns_ - begun_ns;
     unverified_rounds_ = 0;
   });
 }
 
-void PeerProber::ProbeNext() {
+void PeerProber::ProbeNext(TimeNs round_ns) {
   kv::PeerAddress peer;
   {
     MutexLock lock(mu_);
@@ -90,10 +101,12 @@ void PeerProber::ProbeNext() {
     peer = next->second;
     if (!open_.insert(peer.key).second) return;
   }
-  stream_->Probe(peer, kTimeout, [this, key = peer.key](const Status& status) {
+  stream_->Probe(peer, kTimeout, [this, round_ns, key = peer.key](const Status& status) {
     MutexLock lock(mu_);
     open_.erase(key);
     if (!peers_.contains(key)) return;
+    const bool sound = verified_ns_ >= round_ns && own_took_ns_ <= kInTime;
+    if (!status.ok() && !sound) return;
     failed_[key] = !status.ok();
     if (status.ok()) reached_ns_ = RealClock().NowNs();
   });

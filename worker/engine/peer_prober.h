@@ -1,10 +1,12 @@
-// Whether this node's stream still moves blocks: twice a second it fetches and verifies a block
-// from itself and from one peer in turn. Owned by the engine; any thread.
+// Whether this node's stream still moves blocks: twice a second (once, while the node has nothing
+// to do) it fetches and verifies a block from itself and from one peer in turn. Owned by the
+// engine; any thread.
 //
 // Invariants:
 // 1. One probe of itself and one of each peer are under way at most.
 // 2. A peer is unreachable from the end of a probe that failed until one succeeds or it is no peer
-//    any more.
+//    any more. Only a probe beside which the own stream moved a block in time says anything against
+//    a peer.
 // 3. A node that no peer has answered for a while names itself: it, or all of them, are cut off,
 //    which the coordinator can tell apart.
 // 4. A stream that has not moved its own block in kStuckRounds rounds of probes that this process
@@ -39,6 +41,8 @@ class PeerProber {
   void Start();
   void Stop();
   void SetPeers(const std::vector<StoreNode>& peers);
+  // Whether the node has requests.
+  void SetIdle(bool idle);
 
   int64_t AgeMs() const;
   // The stream will not carry anything any more: only a new process helps.
@@ -48,8 +52,9 @@ class PeerProber {
 
  private:
   void Loop();
+  TimeNs Period() const REQUIRES(mu_) { return idle_ ? 2 * period_ns_ : period_ns_; }
   void ProbeSelf();
-  void ProbeNext();
+  void ProbeNext(TimeNs round_ns);
 
   kv::KvStream* const stream_;
   const TimeNs period_ns_;
@@ -60,9 +65,11 @@ class PeerProber {
   std::set<NodeKey> open_ GUARDED_BY(mu_);          // probes of peers under way
   NodeKey last_ GUARDED_BY(mu_);                    // probed
   TimeNs verified_ns_ GUARDED_BY(mu_) = 0;          // of the own stream
+  TimeNs own_took_ns_ GUARDED_BY(mu_) = 0;          // by the probe that verified it
   TimeNs reached_ns_ GUARDED_BY(mu_) = 0;           // some peer, or when they became peers
   bool self_open_ GUARDED_BY(mu_) = false;
   int unverified_rounds_ GUARDED_BY(mu_) = 0;
+  bool idle_ GUARDED_BY(mu_) = false;
   bool stopping_ GUARDED_BY(mu_) = false;
   Thread thread_;
 };

@@ -8,12 +8,21 @@
 namespace reprise::worker {
 namespace {
 
-// Answers probes of itself as told; nothing else is asked of it.
+// Answers the first `good` probes of itself and refuses those of peers; nothing else is asked of
+// it.
 class ProbedStream final : public kv::KvStream {
  public:
   explicit ProbedStream(int good) : good_(good) {}
   kv::PeerAddress address() const override { return {{"self", 1}, "127.0.0.1", 1}; }
-  void Probe(const kv::PeerAddress&, TimeNs, std::function<void(const Status&)> done) override {
+  void Probe(const kv::PeerAddress& peer, TimeNs,
+             std::function<void(const Status&)> done) override {
+    if (!(peer.key == address().key)) {
+      done(absl::DeadlineExceededError("no answer"));
+      MutexLock lock(mu_);
+      ++refused_;
+      changed_.NotifyAll();
+      return;
+    }
     const int probe = ++probes_;
     done(probe <= good_ ? absl::OkStatus() : absl::DeadlineExceededError("no answer"));
     MutexLock lock(mu_);
@@ -23,6 +32,11 @@ class ProbedStream final : public kv::KvStream {
   void AwaitProbes(int probes) {
     MutexLock lock(mu_);
     while (answered_ < probes) changed_.Wait(mu_);
+  }
+
+  void AwaitRefused(int probes) {
+    MutexLock lock(mu_);
+    while (refused_ < probes) changed_.Wait(mu_);
   }
 
   Status Register(void*, size_t) override { return absl::OkStatus(); }
@@ -53,6 +67,7 @@ class ProbedStream final : public kv::KvStream {
   Mutex mu_;
   CondVar changed_;
   int answered_ GUARDED_BY(mu_) = 0;
+  int refused_ GUARDED_BY(mu_) = 0;
 };
 
 TEST(PeerProber, AStreamIsStuckAfterRoundsOfProbesThatFailed) {
@@ -73,6 +88,26 @@ TEST(PeerProber, AStreamThatAnswersIsNot) {
   stream.AwaitProbes(10 * PeerProber::kStuckRounds);
   prober.Stop();
   EXPECT_FALSE(prober.Stuck());
+}
+
+TEST(PeerProber, APeerThatDoesNotAnswerIsUnreachable) {
+  ProbedStream stream(1'000'000'000);
+  PeerProber prober(&stream, kMicrosecond);
+  prober.SetPeers({{{{"peer", 1}, "127.0.0.1:1", "127.0.0.1:2"}, ""}});
+  prober.Start();
+  stream.AwaitRefused(1);
+  prober.Stop();
+  EXPECT_EQ(prober.Unreachable(), std::vector<std::string>{"peer"});
+}
+
+TEST(PeerProber, WhoseOwnStreamDoesNotAnswerEitherAccusesNobody) {
+  ProbedStream stream(0);
+  PeerProber prober(&stream, kMicrosecond);
+  prober.SetPeers({{{{"peer", 1}, "127.0.0.1:1", "127.0.0.1:2"}, ""}});
+  prober.Start();
+  stream.AwaitRefused(3);
+  prober.Stop();
+  EXPECT_EQ(prober.Unreachable(), std::vector<std::string>{});
 }
 
 }  // namespace

@@ -90,29 +90,26 @@ void FeedForward::RunExpert(StepContext& step, const MixtureWeights& w, int64_t 
 
 F32 FeedForward::RunExpertsOnRanks(StepContext& step, const MixtureWeights& w, F32 normed) {
   const int ranks = step.tensor.communicator->size();
-  const auto experts = static_cast<int64_t>(rows_of_.size());
-  const auto rows_before = [&](int64_t expert) {
-    int64_t rows = 0;
-    for (int64_t e = 0; e < expert; ++e) {
-      rows += static_cast<int64_t>(rows_of_[static_cast<size_t>(e)].size());
-    }
-    return rows;
-  };
+  const size_t experts = rows_of_.size();
+  first_row_.assign(1, 0);
+  for (const auto& rows : rows_of_) {
+    first_row_.push_back(first_row_.back() + static_cast<int64_t>(rows.size()));
+  }
+  const auto rows_at = [this](int64_t expert) { return first_row_[static_cast<size_t>(expert)]; };
   const auto row_bytes = static_cast<size_t>(config_.hidden) * sizeof(float);
   std::vector<size_t> sizes;
   for (int rank = 0; rank < ranks; ++rank) {
-    const Span theirs = PartOf(experts, rank, ranks);
-    sizes.push_back(static_cast<size_t>(rows_before(theirs.end) - rows_before(theirs.begin)) *
+    const parallel::Chunk theirs = parallel::ChunkOf(experts, rank, ranks);
+    sizes.push_back(static_cast<size_t>(first_row_[theirs.end] - first_row_[theirs.begin]) *
                     row_bytes);
   }
-  const int64_t first = rows_before(w.own.begin);
-  const F32 own = own_out_.Rows(rows_before(w.own.end) - first, config_.hidden);
+  const int64_t first = rows_at(w.own.begin);
+  const F32 own = own_out_.Rows(rows_at(w.own.end) - first, config_.hidden);
   for (int64_t expert = w.own.begin; expert < w.own.end; ++expert) {
-    const auto rows = static_cast<int64_t>(rows_of_[static_cast<size_t>(expert)].size());
-    if (rows > 0)
-      RunExpert(step, w, expert, normed, RowsAt(own, rows_before(expert) - first, rows));
+    const int64_t rows = rows_at(expert + 1) - rows_at(expert);
+    if (rows > 0) RunExpert(step, w, expert, normed, RowsAt(own, rows_at(expert) - first, rows));
   }
-  const F32 all = all_out_.Rows(rows_before(experts), config_.hidden);
+  const F32 all = all_out_.Rows(first_row_.back(), config_.hidden);
   if (step.status.ok()) {
     step.status = step.tensor.communicator->AllGather(
         {reinterpret_cast<const uint8_t*>(own.data), static_cast<size_t>(own.rows) * row_bytes},

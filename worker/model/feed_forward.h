@@ -43,6 +43,7 @@ class FeedForward {
   RowBuffer sum_;                              // [rows, hidden], what the experts gave so far
   RowBuffer taken_, out_;                      // [rows of an expert, hidden]: its input and output
   RowBuffer own_out_, all_out_;                // of experts on ranks
+  std::vector<int64_t> first_row_;             // of an expert's in all_out_, and their end
   std::vector<int32_t> ids_;                   // [rows, per_token]
   std::vector<float> weights_;                 // [rows, per_token]
   std::vector<std::vector<int32_t>> rows_of_;  // by expert

@@ -4,11 +4,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/ops.h"
+#include "worker/parallel/communicator.h"
 
 namespace reprise::worker {
 namespace {
 
 using kv::GroupSplit;
+
+// Consecutive parts of n, as a reduction's.
+Span PartOf(int64_t n, uint32_t rank, uint32_t ranks) {
+  const parallel::Chunk part =
+      parallel::ChunkOf(static_cast<size_t>(n), static_cast<int>(rank), static_cast<int>(ranks));
+  return {static_cast<int64_t>(part.begin), static_cast<int64_t>(part.end)};
+}
 
 Status DoesNotDivide(const GroupSplit& split, absl::string_view what) {
   return absl::InvalidArgumentError(
@@ -50,11 +58,6 @@ Status ShareColumns(const ModelConfig& config, const GroupSplit& split, const Mo
 
 }  // namespace
 
-// Sizes differ by one at most.
-Span PartOf(int64_t n, int64_t rank, int64_t ranks) {
-  return {n * rank / ranks, n * (rank + 1) / ranks};
-}
-
 Span ModelShare::Columns(int64_t k) const {
   const int64_t width = kernels::SliceK(k);
   return {std::min(slices.begin * width, k), std::min(slices.end * width, k)};
@@ -82,8 +85,7 @@ StatusOr<ModelShare> ShareOf(const ModelConfig& config, const GroupSplit& split,
   share.last_stage = place.stage + 1 == split.pipeline;
   share.layers = PartOf(config.layers, place.stage, split.pipeline);
   if (split.tensor == 1) return share;
-  share.split = true;
-  share.slices = PartOf(kernels::kRowParallelSlices, place.tensor, split.tensor);
+  share.slices = PartOf(share.slices.end, place.tensor, split.tensor);
   share.experts = PartOf(share.experts.end, place.tensor, split.tensor);
   share.vocab = PartOf(config.vocab, place.tensor, split.tensor);
   RETURN_IF_ERROR(ShareHeads(config, split, &share));

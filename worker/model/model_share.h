@@ -26,7 +26,6 @@ struct Span {
 struct ModelShare {
   bool first_stage = true;  // has the embedding
   bool last_stage = true;   // has the final norm and the output head
-  bool split = false;       // over tensor ranks
   Span layers;
   Span heads;
   Span kv_heads;
@@ -38,9 +37,6 @@ struct ModelShare {
   // in this rank's slices.
   Span Columns(int64_t k) const;
 };
-
-// Of n in order, what tensor rank `rank` of `ranks` has.
-Span PartOf(int64_t n, int64_t rank, int64_t ranks);
 
 // Everything.
 ModelShare WholeModel(const ModelConfig& config);

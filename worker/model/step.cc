@@ -1,7 +1,6 @@
 #include "worker/model/step.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace reprise::worker {
 namespace {
@@ -133,10 +132,7 @@ void LinearRowParallel(StepContext& step, const kernels::F32& x, const Projectio
   step.status = step.tensor.communicator->AllReduce(
       {args.y.data, static_cast<size_t>(y.rows * y.cols)}, step.tensor.deadline_ns);
   if (!step.status.ok()) return;
-  step.ops.add(step.scratch.None(), {BiasOrNull(weights.bias), residual, args.y});
-  for (int64_t row = 0; row < y.rows; ++row) {
-    std::memcpy(y.row(row), args.y.row(row), static_cast<size_t>(y.cols) * sizeof(float));
-  }
+  step.ops.add(step.scratch.None(), {args.y, BiasOrNull(weights.bias), residual, y});
 }
 
 void RunAttention::Attend(StepContext& step, std::span<const RowRun> runs, const kernels::F32& q,

@@ -23,24 +23,6 @@ Status Check(const kv::GroupSplit& split) {
 
 }  // namespace
 
-std::vector<uint32_t> TensorRanksOf(const kv::GroupSplit& split, uint32_t rank) {
-  kv::RankPlace place = kv::PlaceOf(split, rank);
-  std::vector<uint32_t> ranks;
-  for (place.tensor = 0; place.tensor < split.tensor; ++place.tensor) {
-    ranks.push_back(kv::RankAt(split, place));
-  }
-  return ranks;
-}
-
-std::vector<uint32_t> ContextRanksOf(const kv::GroupSplit& split, uint32_t rank) {
-  kv::RankPlace place = kv::PlaceOf(split, rank);
-  std::vector<uint32_t> ranks;
-  for (place.context = 0; place.context < split.context; ++place.context) {
-    ranks.push_back(kv::RankAt(split, place));
-  }
-  return ranks;
-}
-
 StatusOr<kv::GroupSplit> ParseGroupShape(absl::string_view text) {
   kv::GroupSplit split;
   for (const absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {

@@ -5,13 +5,6 @@
 namespace reprise::parallel {
 namespace {
 
-TEST(GroupShape, RanksOfOneKindOfWork) {
-  const kv::GroupSplit split{.pipeline = 3, .tensor = 4, .context = 2};
-  ASSERT_EQ(split.ranks(), 24u);
-  EXPECT_EQ(TensorRanksOf(split, 14), (std::vector<uint32_t>{12, 13, 14, 15}));
-  EXPECT_EQ(ContextRanksOf(split, 14), (std::vector<uint32_t>{10, 14}));
-}
-
 TEST(GroupShape, ReadsWhatItWrites) {
   for (const char* text : {"", "tp2", "pp2,tp2", "cp3", "pp2,cp3,tp4"}) {
     const auto shape = ParseGroupShape(text);

@@ -4,8 +4,11 @@
 
 #include "common/limits.h"
 #include "kernels/ops.h"
+#include "kvstore/block/group_split.h"
 
 namespace reprise::parallel {
+
+static_assert(kernels::kLeafTokens == kv::kLeafPositions);
 
 StatusOr<Stripes> Stripes::Make(int ranks, int64_t leaves) {
   if (ranks < 1) return absl::InvalidArgumentError(absl::StrCat("stripes over ", ranks, " ranks"));
@@ -17,8 +20,7 @@ StatusOr<Stripes> Stripes::Make(int ranks, int64_t leaves) {
 }
 
 int Stripes::OwnerOf(int64_t stripe) const {
-  const int64_t j = stripe % per_round();
-  return static_cast<int>(j < ranks_ ? j : per_round() - 1 - j);
+  return static_cast<int>(kv::StripeOwner(static_cast<uint32_t>(ranks_), stripe));
 }
 
 int64_t Stripes::StripeIn(int64_t round, int rank, int which) const {

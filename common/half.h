@@ -1,13 +1,13 @@
-// Scalar conversions between f32, bf16 and f16 with the bits the vector instructions give
-// (vcvtneps2bf16, vcvtps2ph, vcvtph2ps). Pure integer code; any thread.
-#ifndef REPRISE_KERNELS_HALF_H_
-#define REPRISE_KERNELS_HALF_H_
+// Scalar conversions between f32, bf16 and f16 with the bits the vector instructions of the kernels
+// give (vcvtneps2bf16, vcvtps2ph, vcvtph2ps). Pure integer code; any thread.
+#ifndef REPRISE_COMMON_HALF_H_
+#define REPRISE_COMMON_HALF_H_
 
 #include <cstdint>
 
-#include "kernels/inline.h"
+#include "common/inline.h"
 
-namespace reprise::kernels {
+namespace reprise {
 
 REPRISE_INLINE float Bf16ToF32(uint16_t h) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(h) << 16);
@@ -70,6 +70,6 @@ REPRISE_INLINE uint16_t F32ToF16(float f) {
   return static_cast<uint16_t>(sign | half);
 }
 
-}  // namespace reprise::kernels
+}  // namespace reprise
 
-#endif  // REPRISE_KERNELS_HALF_H_
+#endif  // REPRISE_COMMON_HALF_H_
