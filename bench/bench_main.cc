@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/flags.h"
+#include "common/process_tuning.h"
 #include "common/subprocess.h"
 
 namespace reprise::bench {
@@ -20,6 +21,7 @@ std::string DefaultCacheDir() {
 
 int BenchMain(absl::string_view name, int argc, char** argv,
               const std::function<Status(const BenchFlags&, Report&)>& run) {
+  TuneProcess();
   BenchFlags o;
   o.cache_dir = DefaultCacheDir();
   FlagSet flags(absl::StrCat(name, "_bench"),

@@ -11,6 +11,7 @@
 #include "cli/roles.h"
 #include "cli/status.h"
 #include "cli/up.h"
+#include "common/process_tuning.h"
 
 namespace reprise::cli {
 namespace {
@@ -30,6 +31,7 @@ constexpr Command kCommands[] = {
     {"coordinator", "run the coordinator role", RunCoordinatorCommand},
     {"gateway", "run the gateway role", RunGatewayCommand},
     {"worker", "run the worker role", RunWorkerCommand},
+    {"rank", "run a further rank of a worker's group", RunRankCommand},
     {"kvstore", "run the KV store role", RunStoreCommand},
 };
 
@@ -66,4 +68,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace reprise::cli
 
-int main(int argc, char** argv) { return reprise::cli::Main(argc, argv); }
+int main(int argc, char** argv) {
+  reprise::TuneProcess();
+  return reprise::cli::Main(argc, argv);
+}

@@ -1,4 +1,5 @@
-// The subcommands that run one role each: coordinator, gateway, worker, kvstore.
+// The subcommands that run one role each: coordinator, gateway, worker, rank,
+// kvstore.
 #ifndef REPRISE_CLI_ROLES_H_
 #define REPRISE_CLI_ROLES_H_
 
@@ -24,6 +25,7 @@ int RunCoordinatorCommand(const Args& args);
 int RunGatewayCommand(const Args& args);
 int RunStoreCommand(const Args& args);
 int RunWorkerCommand(const Args& args);
+int RunRankCommand(const Args& args);
 
 }  // namespace reprise::cli
 

@@ -13,6 +13,7 @@
 #include "cli/supervisor.h"
 #include "common/free_ports.h"
 #include "common/limits.h"
+#include "worker/parallel/group_shape.h"
 
 namespace reprise::cli {
 namespace {
@@ -34,6 +35,8 @@ struct UpOptions {
   int32_t remote_prefill_min_tokens = 256;
   std::string kv_dtype = "auto";
   int64_t pool_bytes = int64_t{256} << 20;
+  std::string group;  // of every worker
+  int32_t group_spares = 0;
   int64_t store_memory_bytes = int64_t{256} << 20;
   int64_t store_disk_bytes = int64_t{256} << 20;
   std::vector<std::string> worker_flags;
@@ -60,6 +63,10 @@ void Declare(FlagSet& flags, UpOptions& o) {
                  "uncached prompt tokens from which a prefill worker is used");
   flags.Add("kv-dtype", &o.kv_dtype, "KV element type: auto, f32, bf16, f16");
   flags.AddBytes("pool-bytes", &o.pool_bytes, 1 << 16, int64_t{1} << 42, "KV pool of a worker");
+  flags.Add("group", &o.group,
+            "shape of the group of ranks that every worker is, e.g. tp2 or pp2,tp2 or cp4");
+  flags.AddRange("group-spares", &o.group_spares, 0, 64,
+                 "processes that wait to take a dead rank's place, whichever worker's");
   flags.AddBytes("store-memory-bytes", &o.store_memory_bytes, 1 << 16, int64_t{1} << 42,
                  "memory of a store node");
   flags.AddBytes("store-disk-bytes", &o.store_disk_bytes, 0, int64_t{1} << 44,
@@ -90,16 +97,59 @@ std::string SelfPath() {
   return std::filesystem::read_symlink("/proc/self/exe", error).string();
 }
 
+// What workers and ranks of a group must agree on.
+std::vector<std::string> ModelArgs(const UpOptions& o) {
+  return {"--model=" + o.model, absl::StrCat("--threads=", o.threads),
+          absl::StrCat("--block-tokens=", o.block_tokens), "--kv-dtype=" + o.kv_dtype};
+}
+
+// The processes of a worker's further ranks (of rank -1: a spare of all workers).
+Status StartRank(const UpOptions& o, const std::string& name, int64_t rank, Supervisor& cluster) {
+  std::vector<std::string> args = {"rank", "--name=" + name, "--group=" + o.group,
+                                   absl::StrCat("--rank=", rank)};
+  const std::vector<std::string> model = ModelArgs(o);
+  args.insert(args.end(), model.begin(), model.end());
+  return cluster.Start({name, args});
+}
+
+std::string RankName(const std::string& worker, uint32_t rank) {
+  return absl::StrCat(worker, "-rank-", rank);
+}
+std::string SpareName(int spare) { return absl::StrCat("spare-", spare); }
+
+// Of all workers: they must be there before those begin.
+Status StartRanks(const UpOptions& o, const std::vector<std::string>& workers, uint32_t ranks,
+                  Supervisor& cluster, StopSignal* stop) {
+  for (const std::string& worker : workers) {
+    for (uint32_t rank = 1; rank < ranks; ++rank) {
+      RETURN_IF_ERROR(StartRank(o, RankName(worker, rank), rank, cluster));
+    }
+  }
+  for (int spare = 0; spare < o.group_spares; ++spare) {
+    RETURN_IF_ERROR(StartRank(o, SpareName(spare), -1, cluster));
+  }
+  return cluster.WaitReady(stop);
+}
+
+std::vector<std::string> GroupArgs(const UpOptions& o, const std::string& worker, uint32_t ranks,
+                                   const Supervisor& cluster) {
+  if (ranks == 1) return {};
+  std::vector<std::string> addresses;
+  for (uint32_t rank = 1; rank < ranks; ++rank) {
+    addresses.push_back(cluster.addresses(RankName(worker, rank)).grpc);
+  }
+  for (int spare = 0; spare < o.group_spares; ++spare) {
+    addresses.push_back(cluster.addresses(SpareName(spare)).grpc);
+  }
+  return {"--group=" + o.group, "--ranks=" + absl::StrJoin(addresses, ",")};
+}
+
 std::vector<std::string> WorkerArgs(const UpOptions& o, const std::string& name,
                                     const std::string& coordinator, bool prefill_only) {
-  std::vector<std::string> args = {"worker",
-                                   "--name=" + name,
-                                   "--coordinator=" + coordinator,
-                                   "--model=" + o.model,
-                                   absl::StrCat("--threads=", o.threads),
-                                   absl::StrCat("--block-tokens=", o.block_tokens),
-                                   absl::StrCat("--pool-bytes=", o.pool_bytes),
-                                   "--kv-dtype=" + o.kv_dtype};
+  std::vector<std::string> args = {"worker", "--name=" + name, "--coordinator=" + coordinator,
+                                   absl::StrCat("--pool-bytes=", o.pool_bytes)};
+  const std::vector<std::string> model = ModelArgs(o);
+  args.insert(args.end(), model.begin(), model.end());
   if (prefill_only) args.push_back("--no-decode");
   args.insert(args.end(), o.worker_flags.begin(), o.worker_flags.end());
   return args;
@@ -147,16 +197,26 @@ StatusOr<std::string> StartCoordinators(const UpOptions& o, Supervisor& cluster,
   return AddressesOf(cluster, "coordinator", o.coordinators);
 }
 
+Status StartWorkers(const UpOptions& o, const std::string& coordinator, Supervisor& cluster,
+                    StopSignal* stop) {
+  ASSIGN_OR_RETURN(const kv::GroupSplit split, parallel::ParseGroupShape(o.group));
+  std::vector<std::string> names;
+  for (int i = 0; i < o.prefill_workers; ++i) names.push_back(absl::StrCat("prefill-", i));
+  for (int i = 0; i < o.decode_workers; ++i) names.push_back(absl::StrCat("decode-", i));
+  if (split.ranks() > 1) RETURN_IF_ERROR(StartRanks(o, names, split.ranks(), cluster, stop));
+  for (size_t i = 0; i < names.size(); ++i) {
+    const bool prefill_only = i < static_cast<size_t>(o.prefill_workers);
+    std::vector<std::string> args = WorkerArgs(o, names[i], coordinator, prefill_only);
+    const std::vector<std::string> group = GroupArgs(o, names[i], split.ranks(), cluster);
+    args.insert(args.end(), group.begin(), group.end());
+    RETURN_IF_ERROR(cluster.Start({names[i], args}));
+  }
+  return absl::OkStatus();
+}
+
 Status StartAll(const UpOptions& o, Supervisor& cluster, StopSignal* stop) {
   ASSIGN_OR_RETURN(const std::string coordinator, StartCoordinators(o, cluster, stop));
-  for (int i = 0; i < o.prefill_workers; ++i) {
-    const std::string name = absl::StrCat("prefill-", i);
-    RETURN_IF_ERROR(cluster.Start({name, WorkerArgs(o, name, coordinator, true)}));
-  }
-  for (int i = 0; i < o.decode_workers; ++i) {
-    const std::string name = absl::StrCat("decode-", i);
-    RETURN_IF_ERROR(cluster.Start({name, WorkerArgs(o, name, coordinator, false)}));
-  }
+  RETURN_IF_ERROR(StartWorkers(o, coordinator, cluster, stop));
   for (int i = 0; i < o.stores; ++i) {
     const std::string name = absl::StrCat("store-", i);
     std::vector<std::string> args = {"kvstore", "--name=" + name, "--coordinator=" + coordinator,

@@ -51,6 +51,16 @@ void DeclareKv(FlagSet& flags, worker::WorkerOptions& o) {
                       "how long a finished leg keeps its pages unless released");
 }
 
+void DeclareGroup(FlagSet& flags, worker::WorkerOptions& o) {
+  flags.Add("group", &o.group,
+            "shape of the group of ranks that this worker drives, e.g. tp2 or pp2,tp2 or cp4; "
+            "empty: it computes alone");
+  flags.Add("ranks", &o.ranks,
+            "gRPC addresses of the processes (reprise rank) that are its other ranks, comma "
+            "between; more than needed are spares");
+  flags.Add("group-listen", &o.group_listen, "address for the other ranks, loopback only");
+}
+
 void Declare(FlagSet& flags, worker::WorkerOptions& o) {
   flags.Add("name", &o.name, "name in logs and status; unique in the cluster");
   flags.Add("coordinator", &o.coordinator,
@@ -81,6 +91,7 @@ void Declare(FlagSet& flags, worker::WorkerOptions& o) {
                       "for live streams to go elsewhere when stopping");
   DeclareKv(flags, o);
   DeclareTimed(flags, o);
+  DeclareGroup(flags, o);
 }
 
 }  // namespace

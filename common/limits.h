@@ -33,6 +33,9 @@ inline constexpr size_t kStreamBufferBytesMax = size_t{256} << 10;  // unread ou
 
 // Messages.
 inline constexpr int kGrpcMessageBytesMax = 16 << 20;
+// Unread, of one call. gRPC would measure what it needs by pings, one for nearly every message:
+// half of what an idle cluster's processors did.
+inline constexpr int kGrpcWindowBytes = 1 << 20;
 inline constexpr size_t kReportEventsMax = 4096;        // KV events in one report
 inline constexpr size_t kSnapshotChunkBlocks = 16'384;  // block ids in one snapshot chunk
 inline constexpr size_t kEventWindow = 65'536;          // KV events a node can send again
@@ -137,7 +140,9 @@ inline constexpr uint32_t kGroupRanksMax = 64;                   // INVALID_ARGU
 inline constexpr size_t kGroupInlineBytesMax = size_t{8} << 10;  // larger ones travel apart
 inline constexpr uint64_t kGroupWindow = 64;       // messages of a pair kept for the receiver
 inline constexpr size_t kGroupStrangersMax = 256;  // connections whose group has not begun here
-inline constexpr int64_t kStripeLeavesMax = 2048;  // of a stripe, INVALID_ARGUMENT
+inline constexpr size_t kGroupOrderBytesMax = size_t{64} << 20;  // of one step
+inline constexpr uint32_t kGroupLoadsMax = 1 << 20;              // pages given anew before one step
+inline constexpr int64_t kStripeLeavesMax = 2048;                // of a stripe, INVALID_ARGUMENT
 
 }  // namespace reprise::limits
 

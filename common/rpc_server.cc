@@ -12,13 +12,6 @@
 #include "common/limits.h"
 
 namespace reprise {
-namespace {
-
-// gRPC would measure the window it needs by pings, one for nearly every message: half of what an
-// idle cluster's processors did. Messages here are small; a fixed window does.
-constexpr int kWindowBytes = 1 << 20;
-
-}  // namespace
 
 StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(absl::string_view address,
                                                       const std::vector<grpc::Service*>& services) {
@@ -39,7 +32,7 @@ StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(absl::string_view address,
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kWindowBytes);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, limits::kGrpcWindowBytes);
   builder.SetMaxReceiveMessageSize(limits::kGrpcMessageBytesMax);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
@@ -74,7 +67,7 @@ std::shared_ptr<grpc::Channel> ClusterChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(limits::kGrpcMessageBytesMax);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kWindowBytes);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, limits::kGrpcWindowBytes);
   // A peer that came back must be found within a heartbeat or two.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(limits::kConnectMs));

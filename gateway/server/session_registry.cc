@@ -33,6 +33,7 @@ StatusOr<std::shared_ptr<RequestSink>> SessionRegistry::TakeOver(
   Running& running = shard.running.try_emplace(id, Running{handle, nullptr}).first->second;
   if (!SameSecret(running.handle, handle)) return NoSuchRequest();
   std::swap(running.sink, sink);
+  version_.fetch_add(1, std::memory_order_acq_rel);
   return sink;
 }
 

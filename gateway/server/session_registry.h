@@ -10,6 +10,8 @@
 #define REPRISE_GATEWAY_SERVER_SESSION_REGISTRY_H_
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -41,6 +43,9 @@ class SessionRegistry {
   StatusOr<std::shared_ptr<RequestSink>> FindByHandle(const std::string& id,
                                                       absl::string_view handle);
 
+  // Changes whenever a request has got another sink.
+  uint64_t version() const { return version_.load(std::memory_order_acquire); }
+
   void ForEach(const std::function<void(const std::string&, RequestSink&)>& visit);
   size_t size() const;
 
@@ -62,6 +67,7 @@ class SessionRegistry {
   Shard& ShardOf(const std::string& id) { return shards_[std::hash<std::string>()(id) % kShards]; }
 
   std::array<Shard, kShards> shards_;
+  std::atomic<uint64_t> version_{0};
 };
 
 }  // namespace reprise::gateway

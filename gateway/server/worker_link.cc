@@ -113,14 +113,37 @@ void WorkerLink::OnReadDone(bool ok) {
       if (event.has_done()) Forget(event.request_id(), event.attempt());
     }
   }
-  for (const v1::RequestEvent& event : response_.events()) {
-    if (const auto sink = links_.registry_.Find(event.request_id())) {
-      sink->OnWorkerEvent(event, now);
-    } else {
-      links_.metrics_.unknown_requests.Increment();
-    }
-  }
+  if (!response_.events().empty()) Deliver(now);
   StartRead(&response_);
+}
+
+void WorkerLink::Deliver(TimeNs now) {
+  // Read before any sink is found: one that is replaced meanwhile is not kept.
+  const uint64_t version = links_.registry_.version();
+  if (version != routed_version_) routed_.clear();
+  routing_.clear();
+  size_t next = 0;
+  for (const v1::RequestEvent& event : response_.events()) {
+    Routed routed;
+    const auto expected = [&](size_t at) {
+      return at < routed_.size() && routed_[at].request_id == event.request_id();
+    };
+    if (!expected(next) && expected(next + 1)) ++next;  // one has nothing to say this time
+    if (expected(next)) {
+      routed = std::move(routed_[next++]);
+    } else {
+      routed = {event.request_id(), links_.registry_.Find(event.request_id())};
+    }
+    if (routed.sink == nullptr) {
+      links_.metrics_.unknown_requests.Increment();
+      continue;
+    }
+    routed.sink->OnWorkerEvent(event, now);
+    if (!event.has_done()) routing_.push_back(std::move(routed));
+  }
+  routed_.swap(routing_);
+  routing_.clear();
+  routed_version_ = version;
 }
 
 void WorkerLink::Cancel(const Status& why, Loss loss) {

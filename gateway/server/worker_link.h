@@ -8,10 +8,12 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <cstdint>
 #include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "gateway/server/link_watch.h"
 #include "gateway/server/worker_links.h"
@@ -42,6 +44,7 @@ class WorkerLink final : public grpc::ClientBidiReactor<v1::ServeRequest, v1::Se
 
  private:
   void WriteNext();
+  void Deliver(TimeNs now);
   void Track(const v1::ServeRequest& message, TimeNs now) REQUIRES(mu_);
   void Forget(const std::string& request_id, const v1::Attempt& attempt) REQUIRES(mu_);
 
@@ -53,6 +56,16 @@ class WorkerLink final : public grpc::ClientBidiReactor<v1::ServeRequest, v1::Se
   grpc::ClientContext context_;
   std::shared_ptr<WorkerLink> self_;  // from Open to OnDone
   v1::ServeResponse response_;        // reused by every read
+
+  // Of the reading thread: to whom the last message with events went, in order. A worker's steps
+  // name its requests in the same order, so this finds nearly all of the next one's.
+  struct Routed {
+    std::string request_id;
+    std::shared_ptr<RequestSink> sink;
+  };
+  std::vector<Routed> routed_;
+  std::vector<Routed> routing_;  // of the message at hand
+  uint64_t routed_version_ = 0;  // of the registry
 
   Mutex mu_;
   std::deque<v1::ServeRequest> queue_ GUARDED_BY(mu_);  // the front is being written

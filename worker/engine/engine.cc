@@ -172,6 +172,16 @@ EngineStats Engine::stats() const {
   return stats_;
 }
 
+Status Engine::health() const {
+  if (prober_->Stuck()) {
+    return absl::UnavailableError(
+        absl::StrCat("the KV stream has not carried a block of this node's own for ",
+                     PeerProber::kStuckRounds, " probes"));
+  }
+  MutexLock lock(mu_);
+  return executor_status_;
+}
+
 kv::EventReporter::Part Engine::PrepareEvents(size_t index) {
   MutexLock lock(events_mu_);
   return event_reporters_[index].Prepare();
@@ -266,6 +276,7 @@ void Engine::RunStep(const StepPlan& plan) {
   CarryOut();
   for (const StepPlan::PageCopy& copy : plan.copies) {
     std::memcpy(PageData(copy.to), PageData(copy.from), PageBytes());
+    executor_->OnPagesReplaced({&copy.to, 1});
   }
   StepDone done;
   done.status = executor_->Run(plan.items, [&](uint32_t layer) { OnLayer(plan, layer); });
@@ -274,6 +285,8 @@ void Engine::RunStep(const StepPlan& plan) {
     for (const StepPlan::Sample& sample : plan.samples) {
       done.samples.push_back(executor_->Sample(sample.item, sample.input));
     }
+  } else if (absl::IsUnavailable(done.status) || absl::IsFailedPrecondition(done.status)) {
+    return LoseExecutor(done.status);
   } else {
     LogError("step_failed", {{"status", done.status}});
   }
@@ -284,6 +297,15 @@ void Engine::RunStep(const StepPlan& plan) {
   if (step_seconds_ != nullptr) step_seconds_->Observe(SecondsFromNs(end - start));
   core_->Handle(std::move(done), end);
   busy_.store(false, std::memory_order_relaxed);
+}
+
+// No request is told: to them this is a crash, after which others go on. The step thread stays
+// where it is, busy and without progress, until the process ends.
+void Engine::LoseExecutor(const Status& why) {
+  LogError("executor_lost", {{"status", why}});
+  MutexLock lock(mu_);
+  executor_status_ = absl::UnavailableError(absl::StrCat("the executor is lost: ", why.message()));
+  while (!stopping_) wake_.Wait(mu_);
 }
 
 void Engine::OnLayer(const StepPlan& plan, uint32_t layer) {
@@ -335,6 +357,11 @@ void Engine::CarryOut() {
               replicas_ns_ += RealClock().NowNs() - start;
               replicas_cpu_ns_ += ThreadCpuClock().NowNs() - cpu_start;
             } else if constexpr (std::is_constructible_v<SwapTier::Order, T>) {
+              if constexpr (std::is_same_v<T, SwapIn>) {
+                for (const SwapItem& item : order.items) {
+                  executor_->OnPagesReplaced({&item.page, 1});
+                }
+              }
               swap_->Send(std::move(order));
             } else {
               Do(order);
@@ -372,6 +399,7 @@ void Engine::Do(StartFetch& command) {
   spec.timeout_ns = command.timeout_ns;
   for (const StartFetch::Item& item : command.items) {
     spec.items.push_back({item.id, item.first_position, PageData(item.page)});
+    executor_->OnPagesReplaced({&item.page, 1});
   }
   const StatusOr<kv::FetchHandle> handle =
       stream_->Fetch(std::move(spec), std::make_shared<Listener>(this, command.fetch));

@@ -105,7 +105,9 @@ class Engine {
   // How long ago a block went through this node's own stream and was verified, and the peers whose
   // streams did not answer lately.
   int64_t probe_age_ms() const { return prober_->AgeMs(); }
-  bool stream_stuck() const { return prober_->Stuck(); }
+  // OK while this process is of use to anybody. UNAVAILABLE: its stream carries nothing any more,
+  // or its executor is lost; only a new process helps.
+  Status health() const;
   std::vector<std::string> unreachable() const { return prober_->Unreachable(); }
   bool busy() const { return busy_.load(std::memory_order_relaxed); }
 
@@ -125,6 +127,7 @@ class Engine {
   void AddMetrics(MetricsRegistry* metrics);
 
   void Loop();
+  void LoseExecutor(const Status& why);
   // Waits for events, at most until the next tick; false when stopping.
   bool WaitForWork(bool may_block);
   void HandleEvents();
@@ -179,6 +182,7 @@ class Engine {
   std::vector<Event> mailbox_ GUARDED_BY(mu_);
   bool stopping_ GUARDED_BY(mu_) = false;
   EngineStats stats_ GUARDED_BY(mu_);
+  Status executor_status_ GUARDED_BY(mu_);
 
   mutable Mutex events_mu_;  // never held with mu_
   kv::EventLog event_log_ GUARDED_BY(events_mu_);

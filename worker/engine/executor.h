@@ -64,8 +64,14 @@ class Executor {
   using Tick = std::function<void()>;
   virtual void SetTick(Tick) {}
 
+  // Somebody else writes these pages, or has: fetches, copies. Called on the step thread before a
+  // Run reads them; executors that compute in the pool itself need not know.
+  virtual void OnPagesReplaced(std::span<const int32_t>) {}
+
   // Called on the step thread after layer `layer` of the whole batch is written.
   using LayerDone = std::function<void(uint32_t layer)>;
+  // UNAVAILABLE or FAILED_PRECONDITION: nothing can be computed any more, by no fault of the step.
+  // Any other error is the step's.
   virtual Status Run(std::span<const StepItem> items, const LayerDone& layer_done) = 0;
 
   // Samples from the last Run's output of items[item]; may be called several times per item (n

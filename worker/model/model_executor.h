@@ -1,8 +1,8 @@
 // The CPU model executor: a model folder behind the engine's Executor interface. Checks every step
 // before it computes, so a wrong page or position is a named error of one step, never a stray
 // write. Owned by the engine, called from its step thread only.
-#ifndef REPRISE_WORKER_MODEL_LLAMA_EXECUTOR_H_
-#define REPRISE_WORKER_MODEL_LLAMA_EXECUTOR_H_
+#ifndef REPRISE_WORKER_MODEL_MODEL_EXECUTOR_H_
+#define REPRISE_WORKER_MODEL_MODEL_EXECUTOR_H_
 
 #include <cstdint>
 #include <memory>
@@ -13,19 +13,10 @@
 #include "common/status.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/sampling.h"
+#include "worker/model/model_setup.h"
 #include "worker/model/transformer.h"
 
 namespace reprise::worker {
-
-struct ModelExecutorOptions {
-  std::string model_dir;
-  std::string kv_dtype = "auto";  // auto (f32 for f32 models, else bf16), f32, bf16, f16
-  int threads = 1;
-  std::string isa = "auto";  // auto (the widest this machine has), avx512, avx2, scalar
-  int block_tokens = 64;
-  int chunk_tokens = 0;    // prompt tokens a step may hold; 0: AutoChunk
-  int64_t piece_macs = 0;  // multiply-adds between two ticks; 0: 125 ms of them
-};
 
 class ModelExecutor final : public Executor {
  public:
@@ -52,8 +43,6 @@ class ModelExecutor final : public Executor {
  private:
   ModelExecutor(ExecutorInfo info, const ModelConfig& config, ModelWeights weights,
                 const TransformerOptions& options);
-  Status CheckStep(std::span<const StepItem> items) const;
-  Status CheckItem(const StepItem& item) const;
 
   const ExecutorInfo info_;
   Transformer model_;
@@ -65,16 +54,6 @@ class ModelExecutor final : public Executor {
 
 StatusOr<std::unique_ptr<Executor>> MakeModelExecutor(const ModelExecutorOptions& options);
 
-struct ChunkBound {
-  int32_t tokens = 0;
-  ChunkCost cost;
-};
-// Rows of prompt that keep one layer of the model below 250 ms on a slow, shared machine. Latent
-// models take at least 256 wherever they are: each of their chunks expands all keys before it,
-// which is dearer than attending in the latents' space below some 170 rows (docs/models.md), and
-// ticks come within a layer.
-ChunkBound AutoChunk(const ModelConfig& config, kernels::Isa isa, int threads);
-
 }  // namespace reprise::worker
 
-#endif  // REPRISE_WORKER_MODEL_LLAMA_EXECUTOR_H_
+#endif  // REPRISE_WORKER_MODEL_MODEL_EXECUTOR_H_

@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/str_split.h"
 #include "common/bind_address.h"
 #include "common/limits.h"
 #include "common/log.h"
@@ -13,7 +14,9 @@
 #include "coordinator/client/reporter_group.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/timed_executor.h"
+#include "worker/group/group_executor.h"
 #include "worker/model/model_executor.h"
+#include "worker/parallel/group_shape.h"
 #include "worker/server/convert.h"
 #include "worker/server/worker_service.h"
 
@@ -29,17 +32,40 @@ Status CheckAtLeast(absl::string_view name, int64_t value, int64_t min) {
       absl::StrCat(name, " is ", value, ", at least ", min, " is needed"));
 }
 
-StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options) {
-  if (!options.timed) {
-    ModelExecutorOptions llama;
-    llama.model_dir = options.model;
-    llama.kv_dtype = options.kv_dtype;
-    llama.threads = options.threads;
-    llama.isa = options.isa;
-    llama.block_tokens = options.block_tokens;
-    llama.chunk_tokens = options.chunk_tokens;
-    return MakeModelExecutor(llama);
-  }
+ModelExecutorOptions ModelOptionsOf(const WorkerOptions& options) {
+  ModelExecutorOptions model;
+  model.model_dir = options.model;
+  model.kv_dtype = options.kv_dtype;
+  model.threads = options.threads;
+  model.isa = options.isa;
+  model.block_tokens = options.block_tokens;
+  model.chunk_tokens = options.chunk_tokens;
+  return model;
+}
+
+StatusOr<std::unique_ptr<Executor>> MakeGroup(const WorkerOptions& options,
+                                              const kv::GroupSplit& split,
+                                              MetricsRegistry* metrics) {
+  GroupOptions group;
+  group.owner = options.name;
+  group.split = split;
+  group.ranks = absl::StrSplit(options.ranks, ',', absl::SkipEmpty());
+  ASSIGN_OR_RETURN(const HostPort listen, ParseHostPort(options.group_listen));
+  RETURN_IF_ERROR(CheckLoopback(listen.host));
+  group.transport = {.devices = options.devices,
+                     .shared_memory = options.shared_memory,
+                     .host = listen.host,
+                     .port = listen.port};
+  group.model = ModelOptionsOf(options);
+  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, GroupExecutor::Create(group, metrics));
+  return executor;
+}
+
+StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options,
+                                                 MetricsRegistry* metrics) {
+  ASSIGN_OR_RETURN(const kv::GroupSplit split, parallel::ParseGroupShape(options.group));
+  if (split.ranks() > 1) return MakeGroup(options, split, metrics);
+  if (!options.timed) return MakeModelExecutor(ModelOptionsOf(options));
   TimedOptions timed;
   timed.model.key = static_cast<uint64_t>(options.timed_settings.key);
   timed.model.vocab_size = options.timed_settings.vocab_size;
@@ -236,7 +262,17 @@ Status ValidateOptions(const WorkerOptions& options) {
   RETURN_IF_ERROR(CheckAtLeast("report_interval_ms", options.report_interval_ms, 1));
   RETURN_IF_ERROR(CheckAtLeast("drain_deadline_ms", options.drain_deadline_ms, 0));
   RETURN_IF_ERROR(CheckAtLeast("layers", options.timed_settings.layers, 1));
-  return CheckAtLeast("row_bytes", options.timed_settings.row_bytes, 1);
+  RETURN_IF_ERROR(CheckAtLeast("row_bytes", options.timed_settings.row_bytes, 1));
+  ASSIGN_OR_RETURN(const kv::GroupSplit split, parallel::ParseGroupShape(options.group));
+  if (split.ranks() > 1 && options.timed) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the timed engine has no ranks, the group is ", options.group));
+  }
+  if (split.ranks() == 1 && !options.ranks.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("ranks are named (", options.ranks, ") and no group that they form"));
+  }
+  return absl::OkStatus();
 }
 
 Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
@@ -244,9 +280,9 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
   SetLogRole("worker", options.name);
   const NodeKey self{options.name, RandomU64() | 1};
   ASSIGN_OR_RETURN(EngineOptions engine_options, MakeEngineOptions(options, self));
-  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, MakeExecutor(options));
   // Destroyed in the reverse order: the doors first, then the engine, then what it calls.
   MetricsRegistry metrics("worker");
+  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, MakeExecutor(options, &metrics));
   LeaderEpoch leader_epoch;
   AddLeaderEpochMetrics(&leader_epoch, &metrics);
   WorkerService service(self, leader_epoch);
@@ -271,16 +307,16 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
                            {"incarnation", self.incarnation}});
   if (control.ready) control.ready(addresses);
   // A stream may be stuck for good: a peer that is killed while it writes into this process's
-  // shared memory leaves it so. To others that is a crash.
-  while (!control.stop->WaitFor(kSecond) && !engine->stream_stuck()) {
+  // shared memory leaves it so. A group's ranks may be lost. To others that is a crash.
+  while (!control.stop->WaitFor(kSecond) && engine->health().ok()) {
   }
-  const bool stuck = !control.stop->stopped();
-  LogInfo("worker_stopping", {{"stream_stuck", stuck}});
+  const Status health = engine->health();
+  LogInfo("worker_stopping", {{"health", health}});
   door->SetServing(false);
   const TimeNs deadline = RealClock().NowNs() + NsFromMs(options.drain_deadline_ms);
-  // The engine ends what is left at its deadline. Nothing can be moved over a stuck stream.
+  // The engine ends what is left at its deadline. Who is of no use can move nothing.
   constexpr TimeNs kLastWords = kSecond;
-  if (!stuck) {
+  if (health.ok()) {
     if (!engine->stats().draining) static_cast<void>(engine->Post(Drain{deadline}));
     if (reporter != nullptr) reporter->Wake();
     if (!engine->AwaitDrained(deadline + kLastWords)) LogWarning("drain_incomplete");
@@ -291,11 +327,7 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
   service.Detach();
   metrics_door = nullptr;  // it reads the engine and its stream
   engine->Stop();
-  if (!stuck) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("the KV stream has not carried a block of this node's "
-                   "own for ",
-                   PeerProber::kStuckRounds, " probes"));
+  return health;
 }
 
 }  // namespace reprise::worker

@@ -57,6 +57,12 @@ struct WorkerOptions {
   int64_t leg_linger_ms = 10'000;
   std::string recovery = "planned";  // or always one of restore, recompute, wait (benchmarks)
 
+  // A group of ranks: its shape ("pp2,tp2"; empty: this process alone), the gRPC addresses of the
+  // other ranks' processes, spares included, and where this one listens for them.
+  std::string group;
+  std::string ranks;
+  std::string group_listen = "127.0.0.1:0";
+
   std::string devices = "lo";
   bool shared_memory = true;
   int64_t throttle_bytes_per_s = 0;  // of outgoing KV; 0: none

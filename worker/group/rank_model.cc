@@ -1,0 +1,96 @@
+#include "worker/group/rank_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "worker/model/weights.h"
+#include "worker/parallel/context/stripes.h"
+
+namespace reprise::worker {
+
+StatusOr<std::unique_ptr<RankModel>> RankModel::Load(const ModelExecutorOptions& options,
+                                                     const kv::GroupSplit& split, uint32_t rank) {
+  RETURN_IF_ERROR(CheckModelOptions(options));
+  ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(options.model_dir));
+  ASSIGN_OR_RETURN(const ModelShare share, ShareOf(folder.config(), split, rank));
+  ASSIGN_OR_RETURN(ModelWeights weights, LoadModelWeights(folder, share));
+  ASSIGN_OR_RETURN(ModelSetup setup, SetUpModel(folder, weights, options));
+  RETURN_IF_ERROR(kv::CheckSplit(setup.info.kv_format, split));
+  const TransformerOptions model_options{.isa = setup.isa,
+                                         .threads = options.threads,
+                                         .kv_dtype = setup.kv_dtype,
+                                         .block_tokens = options.block_tokens,
+                                         .piece_macs = options.piece_macs,
+                                         .first_stage = share.first_stage,
+                                         .last_stage = share.last_stage};
+  auto model = std::make_unique<Transformer>(ConfigOfShare(folder.config(), share),
+                                             std::move(weights), model_options);
+  return std::unique_ptr<RankModel>(
+      new RankModel(std::move(setup), share, split, rank, std::move(model)));
+}
+
+RankModel::RankModel(ModelSetup setup, const ModelShare& share, const kv::GroupSplit& split,
+                     uint32_t rank, std::unique_ptr<Transformer> model)
+    : setup_(std::move(setup)),
+      share_(share),
+      split_(split),
+      rows_(setup_.info.kv_format, kv::PartOfRank(setup_.info.kv_format, split, rank)),
+      sends_rows_(
+          kv::PlaceOf(split, rank).tensor % kv::HeadReplicas(setup_.info.kv_format, split) == 0),
+      model_(std::move(model)) {}
+
+Status RankModel::AttachPool(int32_t pages) {
+  if (pages == pages_) return absl::OkStatus();
+  ASSIGN_OR_RETURN(pool_, MappedMemory::Map(static_cast<size_t>(pages) * rows_.page_bytes(),
+                                            "a rank's part of the KV pool"));
+  pages_ = pages;
+  model_->AttachPool(reinterpret_cast<std::byte*>(pool_.data()));
+  return absl::OkStatus();
+}
+
+Status RankModel::SetLinks(const GroupLinks& links) {
+  context_ = links.place.context;
+  context_parallel_.reset();
+  ModelRanks ranks{.tensor = links.tensor.get(), .pipeline = links.pipeline.get()};
+  if (links.context != nullptr) {
+    ASSIGN_OR_RETURN(const parallel::Stripes stripes,
+                     parallel::Stripes::Make(static_cast<int>(split_.context),
+                                             static_cast<int64_t>(split_.stripe_leaves)));
+    context_parallel_.emplace(*links.context, model_->ops(), stripes, ContextParallelOptions{});
+    ranks.context = &*context_parallel_;
+  }
+  model_->SetRanks(ranks);
+  return absl::OkStatus();
+}
+
+Status RankModel::Forward(std::span<const StepItem> items, const Executor::LayerDone& layer_done,
+                          TimeNs deadline_ns) {
+  if (context_parallel_) {
+    own_items_.assign(items.begin(), items.end());
+    own_pages_.resize(items.size());
+    for (size_t i = 0; i < items.size(); ++i) {
+      own_pages_[i] =
+          OwnPages(items[i].pages, setup_.info.kv_format.block_tokens, split_, context_);
+      own_items_[i].pages = own_pages_[i];
+    }
+    items = own_items_;
+  }
+  const Executor::LayerDone done = [&](uint32_t layer) {
+    layer_done(static_cast<uint32_t>(share_.layers.begin) + layer);
+  };
+  return model_->Forward(items, Transformer::Outputs::kWanted, done, deadline_ns);
+}
+
+std::vector<size_t> OutputsOf(std::span<const StepItem> items, const kv::GroupSplit& split,
+                              uint32_t context) {
+  std::vector<size_t> outputs;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const StepItem& item = items[i];
+    if (!item.wants_output) continue;
+    const int64_t last = item.first_position + static_cast<int64_t>(item.tokens.size()) - 1;
+    if (kv::ContextOwner(split, last) == context) outputs.push_back(i);
+  }
+  return outputs;
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,87 @@
+// One rank's share of a model and its pages: what computes in the driver of a group and in every
+// other rank. The share is the place's among stages and tensor ranks; which positions it computes,
+// and with whom, comes with each epoch of the group. Owned by whoever runs the rank; one thread.
+//
+// Invariants:
+// 1. The pool has the whole group's page numbers; page p holds this rank's part of it. Memory is
+//    used by pages that were written.
+// 2. Between SetLinks and a failure all ranks of the group make the same calls.
+// 3. After a failure nothing computed since is of use until the next SetLinks; the pages are.
+#ifndef REPRISE_WORKER_GROUP_RANK_MODEL_H_
+#define REPRISE_WORKER_GROUP_RANK_MODEL_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/mapped_memory.h"
+#include "common/status.h"
+#include "worker/group/group_links.h"
+#include "worker/group/part_rows.h"
+#include "worker/model/context_parallel.h"
+#include "worker/model/model_setup.h"
+#include "worker/model/model_share.h"
+#include "worker/model/transformer.h"
+
+namespace reprise::worker {
+
+class RankModel {
+ public:
+  // Loads the share of rank `rank` of the split. INVALID_ARGUMENT names what the split would tear.
+  static StatusOr<std::unique_ptr<RankModel>> Load(const ModelExecutorOptions& options,
+                                                   const kv::GroupSplit& split, uint32_t rank);
+
+  // Of the whole model, as one process would serve it.
+  const ModelSetup& setup() const { return setup_; }
+  const ModelShare& share() const { return share_; }
+  const PartRows& rows() const { return rows_; }
+  const kernels::CpuOps& ops() const { return model_->ops(); }
+  bool sends_rows() const { return sends_rows_; }
+
+  Status AttachPool(int32_t pages);
+  int32_t pages() const { return pages_; }
+  std::span<uint8_t> Page(int32_t page) {
+    return {pool_.data() + static_cast<size_t>(page) * rows_.page_bytes(), rows_.page_bytes()};
+  }
+
+  void SetTick(std::function<void()> tick) { model_->SetTick(std::move(tick)); }
+  // `links` outlives their use.
+  Status SetLinks(const GroupLinks& links);
+
+  // `layer_done` gets layers of the model. Items name the group's pages.
+  Status Forward(std::span<const StepItem> items, const Executor::LayerDone& layer_done,
+                 TimeNs deadline_ns);
+  Status Settle(TimeNs deadline_ns) { return model_->Settle(deadline_ns); }
+  // Of the last Forward, by output that this rank has: the share's part of the vocabulary.
+  std::span<const float> logits(int64_t output) const { return model_->logits(output); }
+
+ private:
+  RankModel(ModelSetup setup, const ModelShare& share, const kv::GroupSplit& split, uint32_t rank,
+            std::unique_ptr<Transformer> model);
+
+  const ModelSetup setup_;
+  const ModelShare share_;
+  const kv::GroupSplit split_;
+  const PartRows rows_;
+  // Of ranks that hold the same heads, the first answers for them.
+  const bool sends_rows_;
+  std::unique_ptr<Transformer> model_;
+  MappedMemory pool_;
+  int32_t pages_ = 0;
+  uint32_t context_ = 0;
+  std::optional<ContextParallel> context_parallel_;
+  std::vector<std::vector<int32_t>> own_pages_;
+  std::vector<StepItem> own_items_;
+};
+
+// For whom a rank has values of the items' outputs, in order: those whose position its context
+// place owns.
+std::vector<size_t> OutputsOf(std::span<const StepItem> items, const kv::GroupSplit& split,
+                              uint32_t context);
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_GROUP_RANK_MODEL_H_
