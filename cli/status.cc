@@ -9,6 +9,7 @@
 #include "cli/coordinators.h"
 #include "common/scrape.h"
 #include "reprise/v1/cluster.grpc.pb.h"
+#include "worker/parallel/group_shape.h"
 
 namespace reprise::cli {
 namespace {
@@ -24,6 +25,14 @@ const char* RoleName(v1::Role role) {
     default:
       return "?";
   }
+}
+
+// "pp1,cp4,tp1"; of one process "-".
+std::string GroupText(const v1::NodeInfo& node) {
+  if (!node.has_group()) return "-";
+  const v1::GroupShape& group = node.group();
+  return parallel::GroupShapeText(
+      {.pipeline = group.pipeline(), .tensor = group.tensor(), .context = group.context()});
 }
 
 // Summed over every process that can be reached; negative when none can.
@@ -51,18 +60,19 @@ void Print(const v1::ClusterStatus& cluster) {
               static_cast<unsigned long>(cluster.coordinator_incarnation()),
               static_cast<long>(cluster.indexed_blocks()), static_cast<long>(cluster.placements()),
               static_cast<long>(cluster.refusals()));
-  std::printf("%-14s %-8s %-8s %8s %8s %8s %8s %8s %8s %9s %9s  %s\n", "node", "role", "state",
-              "running", "waiting", "blocks", "free", "cached", "quarant.", "stranded", "heard ms",
-              "why");
+  std::printf("%-14s %-8s %-13s %-8s %8s %8s %8s %8s %8s %8s %9s %9s  %s\n", "node", "role",
+              "group", "state", "running", "waiting", "blocks", "free", "cached", "quarant.",
+              "stranded", "heard ms", "why");
   for (const v1::NodeStatus& node : cluster.nodes()) {
     const v1::Load& load = node.load();
-    std::printf(
-        "%-14s %-8s %-8s %8d %8d %8ld %8ld %8ld %8ld %9ld %9ld  %s\n",
-        node.node().ref().name().c_str(), RoleName(node.node().role()), node.state().c_str(),
-        load.running(), load.waiting(), static_cast<long>(load.blocks_total()),
-        static_cast<long>(load.blocks_free()), static_cast<long>(load.blocks_cached()),
-        static_cast<long>(load.blocks_quarantined()), static_cast<long>(load.stranded_bytes()),
-        static_cast<long>(node.last_report_ms_ago()), node.reason().c_str());
+    std::printf("%-14s %-8s %-13s %-8s %8d %8d %8ld %8ld %8ld %8ld %9ld %9ld  %s\n",
+                node.node().ref().name().c_str(), RoleName(node.node().role()),
+                GroupText(node.node()).c_str(), node.state().c_str(), load.running(),
+                load.waiting(), static_cast<long>(load.blocks_total()),
+                static_cast<long>(load.blocks_free()), static_cast<long>(load.blocks_cached()),
+                static_cast<long>(load.blocks_quarantined()),
+                static_cast<long>(load.stranded_bytes()),
+                static_cast<long>(node.last_report_ms_ago()), node.reason().c_str());
   }
   if (const double bytes = KvBytesMoved(cluster); bytes >= 0) {
     std::printf("KV moved between processes: %.0f bytes\n", bytes);

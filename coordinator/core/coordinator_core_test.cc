@@ -117,6 +117,18 @@ TEST_F(CoordinatorCoreTest, AnEmptyClusterRefusesByName) {
   EXPECT_EQ(core_.stats().refused(), 1u);
 }
 
+TEST_F(CoordinatorCoreTest, AReportedContextGroupTakesTheLongPromptsAndLeavesTheShortOnes) {
+  Send(a_);
+  coordinator::Report group = ReportOf(b_);
+  group.node.group.context = 4;
+  ASSERT_TRUE(core_.OnReport(group, now_).ok());
+  EXPECT_EQ(Summary("b").node.group.ranks(), 4u);
+  PlaceQuery longer = Query("long");
+  longer.prompt_tokens = 2048;
+  EXPECT_EQ(Placed(longer).decode.key.name, "b");
+  EXPECT_EQ(Placed(Query("short")).decode.key.name, "a");
+}
+
 TEST_F(CoordinatorCoreTest, ADeadWorkerLosesItsRequestsAndItsIndexEntries) {
   for (Member* member : {&a_, &b_}) {
     coordinator::Report report = ReportOf(*member);

@@ -12,6 +12,7 @@
 #include "common/sha256.h"
 #include "kvstore/block/block_id.h"
 #include "kvstore/block/event_log.h"
+#include "kvstore/block/group_split.h"
 
 namespace reprise::coordinator {
 
@@ -51,7 +52,8 @@ struct NodeInfo {
   std::string failure_domain;  // empty: unknown
   bool can_prefill = false;
   bool can_decode = false;
-  ModelInfo model;  // workers and stores
+  ModelInfo model;         // workers and stores
+  kv::GroupSplit group{};  // a worker's ranks; all degrees 1: one process
 };
 
 struct Load {

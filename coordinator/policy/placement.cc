@@ -1,7 +1,6 @@
 #include "coordinator/policy/placement.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <set>
 #include <string>
@@ -61,21 +60,33 @@ class Chooser {
                      options_.retry_no_workers_ms};
     }
     RankPrefillers();
-    const NodeView* best = nullptr;
-    int64_t best_cost = std::numeric_limits<int64_t>::max();
+    Ranked best;
     for (const NodeView* node : usable) {
       if (!query_.accepted_before() && !Admits(*node)) continue;
-      const int64_t cost = DecodeCost(*node);
-      if (cost < best_cost) {
-        best = node;
-        best_cost = cost;
-      }
+      const Ranked ranked{node, DecodeCost(*node)};
+      if (ranked.Beats(best)) best = ranked;
     }
-    if (best == nullptr) return NoRoom(usable);
-    return Compose(*best);
+    if (best.node == nullptr) return NoRoom(usable);
+    return Compose(*best.node);
   }
 
  private:
+  struct Ranked {
+    const NodeView* node = nullptr;
+    int64_t cost = 0;
+
+    // Between equals it is the earlier one's, whose name is lower.
+    bool Beats(const Ranked& other) const {
+      if (other.node == nullptr) return true;
+      return std::pair(cost, RanksTaken(*node)) < std::pair(other.cost, RanksTaken(*other.node));
+    }
+  };
+
+  // From long prompts: only with context ranks is a group left to them.
+  static uint32_t RanksTaken(const NodeView& node) {
+    return node.info->group.context > 1 ? node.info->group.ranks() : 1;
+  }
+
   // Live nodes the caller did not lose the request on; they may serve KV.
   static std::vector<bool> MarkSources(const ClusterView& view, const PlaceQuery& query) {
     std::vector<bool> usable;
@@ -175,14 +186,20 @@ class Chooser {
     return options_.running_tokens * node.load->running +
            options_.waiting_tokens * (node.load->waiting + node.reserved.requests);
   }
-  static int64_t PrefillQueue(const NodeView& node) {
-    return node.load->queued_prefill_tokens + node.reserved.prefill_tokens;
+  // What `tokens` of prompts cost the node's context ranks, which share them.
+  static int64_t ComputeCost(const NodeView& node, int64_t tokens) {
+    return tokens / BusyContextRanks(node.info->group, tokens);
+  }
+  // The queue as if it were one prompt: which ones it is made of is not reported.
+  static int64_t QueueCost(const NodeView& node) {
+    return ComputeCost(node, node.load->queued_prefill_tokens + node.reserved.prefill_tokens);
   }
 
   // The cost of having the uncached prompt computed at `node`, without moving the result.
   int64_t PrefillCost(const NodeView& node) const {
-    const int64_t delays = Decodes(node) ? options_.mixed_prefill_tokens + UncachedPrompt() : 0;
-    return MissingPrefixCost(node) + PrefillQueue(node) + UncachedPrompt() + delays +
+    const int64_t compute = ComputeCost(node, UncachedPrompt());
+    const int64_t delays = Decodes(node) ? options_.mixed_prefill_tokens + compute : 0;
+    return MissingPrefixCost(node) + QueueCost(node) + compute + delays +
            options_.running_tokens * node.load->running;
   }
 
@@ -194,10 +211,10 @@ class Chooser {
           Prefills(node) && node.state == NodeState::kLive && !IsAvoided(query_, node);
       if (!able || !HasRoom(node)) continue;
       const Ranked ranked{&node, PrefillCost(node)};
-      if (first_.node == nullptr || ranked.cost < first_.cost) {
+      if (ranked.Beats(first_)) {
         second_ = first_;
         first_ = ranked;
-      } else if (second_.node == nullptr || ranked.cost < second_.cost) {
+      } else if (ranked.Beats(second_)) {
         second_ = ranked;
       }
     }
@@ -219,7 +236,9 @@ class Chooser {
     if (const NodeView* prefiller = PrefillerFor(node)) {
       cost += PrefillCost(*prefiller) + MoveCost(UncachedPrompt());
     } else {
-      cost += PrefillQueue(node) + UncachedTokens();
+      // Context ranks share the prompt; what was emitted is replayed step by step.
+      cost += QueueCost(node) + ComputeCost(node, UncachedPrompt()) +
+              (UncachedTokens() - UncachedPrompt());
     }
     return cost;
   }
@@ -297,11 +316,6 @@ class Chooser {
     return stores;
   }
 
-  struct Ranked {
-    const NodeView* node = nullptr;
-    int64_t cost = 0;
-  };
-
   const PlacementOptions& options_;
   const ClusterView& view_;
   const PlaceQuery& query_;
@@ -312,6 +326,11 @@ class Chooser {
 };
 
 }  // namespace
+
+int64_t BusyContextRanks(const kv::GroupSplit& group, int64_t tokens) {
+  const int64_t stripes = CeilDiv(tokens, kv::kLeafPositions * int64_t{group.stripe_leaves});
+  return std::clamp<int64_t>(stripes, 1, group.context);
+}
 
 Reserved& Reserved::operator+=(const Reserved& other) {
   requests += other.requests;

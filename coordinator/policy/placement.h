@@ -4,7 +4,10 @@
 // Costs are counted in tokens of prefill, so that unlike things can be added:
 //   moving the KV of a token costs 1 / move_discount; a running sequence running_tokens; a waiting
 //   request waiting_tokens; a token of growth the node has no pages for, one token.
-// The cheapest wins, then the lower name. Nothing depends on the order of anything but names.
+// Prefill that keeps several context ranks of a group busy costs its tokens divided by their number
+// (docs/coordinator.md, Long prompts).
+// The cheapest wins, then who takes fewer ranks from long prompts, then the lower name. Nothing
+// depends on the order of anything but names.
 #ifndef REPRISE_COORDINATOR_POLICY_PLACEMENT_H_
 #define REPRISE_COORDINATOR_POLICY_PLACEMENT_H_
 
@@ -16,6 +19,7 @@
 #include "common/limits.h"
 #include "coordinator/core/refusal.h"
 #include "coordinator/core/types.h"
+#include "kvstore/block/group_split.h"
 
 namespace reprise::coordinator {
 
@@ -37,6 +41,10 @@ struct PlacementOptions {
   // that prefill goes to dedicated workers until their queue is as long as that.
   int64_t mixed_prefill_tokens = 512;
 };
+
+// Context ranks of `group` that a suffix of `tokens` prompt tokens keeps busy: a stripe belongs to
+// one rank, so as many as it has stripes, begun ones included.
+int64_t BusyContextRanks(const kv::GroupSplit& group, int64_t tokens);
 
 // What placements since the node's last word will take from it.
 struct Reserved {

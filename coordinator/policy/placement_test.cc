@@ -55,6 +55,11 @@ class PlacementTest : public ::testing::Test {
     infos_.back().failure_domain = domain;
     return store;
   }
+  NodeView& Group(const std::string& name, uint32_t context, uint32_t tensor = 1) {
+    NodeView& group = Worker(name);
+    infos_.back().group = {.tensor = tensor, .context = context};
+    return group;
+  }
   Load& LoadOf(NodeView& view) { return loads_[view.slot]; }
   NodeInfo& InfoOf(NodeView& view) { return infos_[view.slot]; }
 
@@ -207,6 +212,85 @@ TEST_F(PlacementTest, ThePrefillWorkerWithTheShorterQueueOrTheLongerPrefixIsChos
   EXPECT_EQ(PrefillsOn(), "p");
   LoadOf(p).blocks_free = 10;
   EXPECT_EQ(PrefillsOn(), "q");  // p has no room
+}
+
+TEST_F(PlacementTest, AContextRankIsBusyForEachStripeOfTheSuffix) {
+  const kv::GroupSplit four{.context = 4};
+  EXPECT_EQ(BusyContextRanks(four, 0), 1);
+  EXPECT_EQ(BusyContextRanks(four, 512), 1);
+  EXPECT_EQ(BusyContextRanks(four, 513), 2);
+  EXPECT_EQ(BusyContextRanks(four, 1536), 3);
+  EXPECT_EQ(BusyContextRanks(four, 1537), 4);
+  EXPECT_EQ(BusyContextRanks(four, int64_t{1} << 40), 4);
+  EXPECT_EQ(BusyContextRanks({.context = 4, .stripe_leaves = 4}, 2048), 1);
+  EXPECT_EQ(BusyContextRanks({.pipeline = 2, .tensor = 8}, 100'000), 1);
+}
+
+TEST_F(PlacementTest, ALongPromptGoesToTheContextGroupAShortOneLeavesItAlone) {
+  Group("a", 4);
+  Worker("b");
+  query_.prompt_tokens = 512;
+  EXPECT_EQ(DecodesOn(), "b");
+  query_.prompt_tokens = 4096;
+  EXPECT_EQ(DecodesOn(), "a");
+}
+
+TEST_F(PlacementTest, ALongerQueueOfAContextGroupIsStillTheShorterOne) {
+  NodeView& single = Worker("a");
+  NodeView& group = Group("b", 4);
+  query_.prompt_tokens = 100;
+  LoadOf(single).queued_prefill_tokens = 3000;
+  LoadOf(group).queued_prefill_tokens = 11'000;  // 2,750 for each
+  EXPECT_EQ(DecodesOn(), "b");
+  LoadOf(group).queued_prefill_tokens = 9000;
+  group.reserved.prefill_tokens = 2000;
+  EXPECT_EQ(DecodesOn(), "b");
+  group.reserved.prefill_tokens = 4000;
+  EXPECT_EQ(DecodesOn(), "a");
+}
+
+TEST_F(PlacementTest, OnlyTheUncachedSuffixCountsAsLong) {
+  query_.prompt_tokens = 100 * kBlockTokens;
+  Group("a", 4);
+  Worker("b");
+  NodeView& holder = Store("s");
+  EXPECT_EQ(DecodesOn(), "a");
+  Holds(holder, 0, 92);  // 512 tokens are left
+  EXPECT_EQ(DecodesOn(), "b");
+}
+
+TEST_F(PlacementTest, WhatWasEmittedIsReplayedStepByStepAndGainsNothing) {
+  LoadOf(Worker("a")).running = 3;
+  LoadOf(Group("b", 4)).running = 4;
+  query_.prompt_tokens = 64;
+  query_.emitted_tokens = 4096;
+  query_.max_tokens = 5000;
+  query_.previous = Attempt{1, 1};
+  EXPECT_EQ(DecodesOn(), "a");
+}
+
+TEST_F(PlacementTest, ThePrefillWorkerOfALongPromptIsTheContextGroup) {
+  Decoder("d");
+  NodeView& group = Prefiller("p");
+  Prefiller("q");
+  InfoOf(group).group.context = 4;
+  query_.prompt_tokens = 512;
+  EXPECT_EQ(PrefillsOn(), "q");
+  query_.prompt_tokens = 2048;
+  EXPECT_EQ(PrefillsOn(), "p");
+  LoadOf(group).queued_prefill_tokens = 8000;  // 2,000 and 512 against 2,048
+  EXPECT_EQ(PrefillsOn(), "q");
+}
+
+TEST_F(PlacementTest, AmongEqualsFewerRanksAreTakenFromLongPrompts) {
+  Group("a", 4, 2);
+  Group("b", 2);
+  query_.prompt_tokens = 100;
+  EXPECT_EQ(DecodesOn(), "b");
+  Group("c", 1, 8);  // nothing of it is for long prompts
+  EXPECT_EQ(DecodesOn(), "c");
+  Worker("d");
+  EXPECT_EQ(DecodesOn(), "c");
 }
 
 TEST_F(PlacementTest, SourcesAreTheFewestRangesWorkersFirst) {

@@ -106,6 +106,16 @@ v1::Role ToProto(Role role) {
   return v1::ROLE_UNSPECIFIED;
 }
 
+StatusOr<kv::GroupSplit> ParseGroup(const v1::GroupShape& message) {
+  const kv::GroupSplit group{.pipeline = message.pipeline(),
+                             .tensor = message.tensor(),
+                             .context = message.context(),
+                             .stripe_leaves = message.stripe_leaves()};
+  if (const Status status = kv::CheckRanks(group); !status.ok()) return Malformed(status.message());
+  RETURN_IF_ERROR(CheckRange("stripe_leaves", group.stripe_leaves, 1, limits::kStripeLeavesMax));
+  return group;
+}
+
 StatusOr<NodeInfo> ParseNode(const v1::NodeInfo& message) {
   NodeInfo node;
   ASSIGN_OR_RETURN(node.ref, ParseRef(message.ref()));
@@ -118,6 +128,12 @@ StatusOr<NodeInfo> ParseNode(const v1::NodeInfo& message) {
   node.failure_domain = message.failure_domain();
   node.can_prefill = message.can_prefill();
   node.can_decode = message.can_decode();
+  if (message.has_group()) {
+    if (node.role != Role::kWorker) {
+      return Malformed(absl::StrCat("a ", RoleName(node.role), " reports a group of ranks"));
+    }
+    ASSIGN_OR_RETURN(node.group, ParseGroup(message.group()));
+  }
   if (node.role == Role::kGateway) return node;
   ASSIGN_OR_RETURN(node.model, ParseModel(message.model()));
   return node;
@@ -229,6 +245,13 @@ void Fill(const NodeRef& ref, v1::NodeRef* message) {
   message->set_incarnation(ref.key.incarnation);
   message->set_grpc_address(ref.grpc_address);
   message->set_kv_address(ref.kv_address);
+}
+
+void Fill(const kv::GroupSplit& group, v1::GroupShape* message) {
+  message->set_pipeline(group.pipeline);
+  message->set_context(group.context);
+  message->set_tensor(group.tensor);
+  message->set_stripe_leaves(group.stripe_leaves);
 }
 
 void Fill(const Load& load, v1::Load* message) {
@@ -394,6 +417,7 @@ void Fill(const NodeSummary& node, v1::NodeStatus* message) {
   info->set_can_prefill(node.node.can_prefill);
   info->set_can_decode(node.node.can_decode);
   if (node.node.role != Role::kGateway) Fill(node.node.model, info->mutable_model());
+  if (node.node.group.ranks() > 1) Fill(node.node.group, info->mutable_group());
   Fill(node.load, message->mutable_load());
   message->set_last_report_ms_ago(node.last_report_ms_ago);
   message->set_state(StateName(node.state));

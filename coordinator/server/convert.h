@@ -5,6 +5,7 @@
 // 1. Names and ids are neither empty nor over their limits; digests and block ids have their size.
 // 2. Counts are within limits::; numbers are finite, not negative and far from overflow in sums.
 // 3. A worker's or store's model has block_tokens >= 1.
+// 4. A node's group has 1 to limits::kGroupRanksMax ranks, and one unless it is a worker.
 #ifndef REPRISE_COORDINATOR_SERVER_CONVERT_H_
 #define REPRISE_COORDINATOR_SERVER_CONVERT_H_
 

@@ -32,6 +32,15 @@ v1::ReportRequest WorkerReport() {
   message.set_sequence(1);
   return message;
 }
+// Four context ranks.
+v1::GroupShape* Group(v1::ReportRequest& message) {
+  v1::GroupShape* group = message.mutable_node()->mutable_group();
+  group->set_pipeline(1);
+  group->set_context(4);
+  group->set_tensor(1);
+  group->set_stripe_leaves(2);
+  return group;
+}
 v1::PlaceRequest Query() {
   v1::PlaceRequest message;
   message.set_request_id("r");
@@ -115,6 +124,22 @@ INSTANTIATE_TEST_SUITE_P(
                     m.add_requests()->set_request_id("r");
                     m.mutable_requests(0)->set_handle_digest(std::string(31, 'h'));
                   }},
+        BadReport{"a group of 1 x 0 x 1 ranks, the limit is 1 to 64",
+                  [](auto& m) { Group(m)->set_context(0); }},
+        BadReport{"a group of 1 x 65 x 1 ranks", [](auto& m) { Group(m)->set_context(65); }},
+        BadReport{"a group of 4 x 4 x 8 ranks",
+                  [](auto& m) {
+                    Group(m)->set_pipeline(4);
+                    m.mutable_node()->mutable_group()->set_tensor(8);
+                  }},
+        BadReport{"stripe_leaves is 0, allowed are 1 to 2048",
+                  [](auto& m) { Group(m)->set_stripe_leaves(0); }},
+        BadReport{"stripe_leaves is 2049", [](auto& m) { Group(m)->set_stripe_leaves(2049); }},
+        BadReport{"a store reports a group",
+                  [](auto& m) {
+                    Group(m);
+                    m.mutable_node()->set_role(v1::ROLE_STORE);
+                  }},
         BadReport{"request_id has 65 bytes",
                   [](auto& m) { m.add_requests()->set_request_id(std::string(65, 'r')); }}));
 
@@ -167,6 +192,18 @@ TEST(Convert, AGatewayNeedsNoModel) {
   EXPECT_FALSE(ParseReport(message).ok());
 }
 
+TEST(Convert, AWorkersGroupIsCarriedAndOneProcessHasNone) {
+  v1::ReportRequest message = WorkerReport();
+  EXPECT_EQ(ParseReport(message)->node.group.ranks(), 1u);
+  Group(message)->set_tensor(2);
+  const auto report = ParseReport(message);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->node.group, (kv::GroupSplit{.tensor = 2, .context = 4, .stripe_leaves = 2}));
+  v1::NodeStatus status;
+  Fill(NodeSummary{.node = {.role = Role::kWorker}}, &status);
+  EXPECT_FALSE(status.node().has_group());
+}
+
 TEST(Convert, WhatANodeSaysOfItselfComesBackInStatus) {
   v1::ReportRequest message = WorkerReport();
   message.mutable_load()->set_running(3);
@@ -175,6 +212,7 @@ TEST(Convert, WhatANodeSaysOfItselfComesBackInStatus) {
   message.mutable_load()->set_probe_age_ms(400);
   message.mutable_load()->add_unreachable("other");
   message.mutable_load()->set_stranded_bytes(7);
+  Group(message)->set_pipeline(3);
   CoordinatorCore core(CoreOptions{}, 0);
   ASSERT_TRUE(core.OnReport(*ParseReport(message), 0).ok());
   v1::NodeStatus status;

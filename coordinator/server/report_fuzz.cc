@@ -24,6 +24,13 @@ void RequireParsed(const reprise::coordinator::Report& report) {
   if (report.node.role != reprise::coordinator::Role::kGateway) {
     Require(report.node.model.block_tokens >= 1 && report.node.model.context_tokens >= 1);
   }
+  // Each degree first: the product of large ones may overflow to a small one.
+  const reprise::kv::GroupSplit& group = report.node.group;
+  for (const uint32_t degree : {group.pipeline, group.context, group.tensor, group.ranks()}) {
+    Require(degree >= 1 && degree <= limits::kGroupRanksMax);
+  }
+  Require(group.stripe_leaves >= 1 && group.stripe_leaves <= limits::kStripeLeavesMax);
+  Require(group.ranks() == 1 || report.node.role == reprise::coordinator::Role::kWorker);
   Require(report.load.running >= 0 && report.load.waiting >= 0 && report.load.blocks_free >= 0);
   Require(report.load.probe_age_ms >= -1 && report.load.stranded_bytes >= 0);
   Require(report.load.unreachable.size() <= limits::kNodesMax);

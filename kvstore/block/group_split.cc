@@ -15,14 +15,17 @@ bool Fits(uint32_t ranks) { return ranks >= 1 && ranks <= limits::kGroupRanksMax
 
 }  // namespace
 
-Status CheckSplit(const KvFormat& format, const GroupSplit& split) {
+Status CheckRanks(const GroupSplit& split) {
   const bool few = Fits(split.pipeline) && Fits(split.tensor) && Fits(split.context) &&
                    Fits(split.ranks());  // each is small, so the product does not overflow
-  if (!few) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a group of ", split.pipeline, " x ", split.context, " x ", split.tensor,
-                     " ranks, the limit is 1 to ", limits::kGroupRanksMax));
-  }
+  if (few) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a group of ", split.pipeline, " x ", split.context, " x ", split.tensor,
+                   " ranks, the limit is 1 to ", limits::kGroupRanksMax));
+}
+
+Status CheckSplit(const KvFormat& format, const GroupSplit& split) {
+  RETURN_IF_ERROR(CheckRanks(split));
   if (split.pipeline > format.layers) {
     return absl::InvalidArgumentError(
         absl::StrCat(split.pipeline, " pipeline stages for ", format.layers, " layers"));

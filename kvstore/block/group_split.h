@@ -61,6 +61,9 @@ inline uint32_t ContextOwner(const GroupSplit& split, int64_t position) {
   return ContextOwner(split.context, split.stripe_leaves, position);
 }
 
+// INVALID_ARGUMENT: a degree is 0, or all ranks together are more than limits::kGroupRanksMax.
+Status CheckRanks(const GroupSplit& split);
+
 // INVALID_ARGUMENT names what does not fit: stages the layers, tensor ranks the heads, blocks the
 // stripes, or the ranks limits::kGroupRanksMax.
 Status CheckSplit(const KvFormat& format, const GroupSplit& split);

@@ -139,5 +139,13 @@ TEST(GroupSplitTest, SplitsThatDoNotFitAreRefusedByName) {
   EXPECT_TRUE(CheckSplit(odd, {.context = 1}).ok());
 }
 
+TEST(GroupSplitTest, RanksAreCheckedWithoutAFormat) {
+  EXPECT_TRUE(CheckRanks({.pipeline = 4, .tensor = 8, .context = 2}).ok());
+  EXPECT_THAT(CheckRanks({.pipeline = 4, .tensor = 8, .context = 3}).ToString(),
+              HasSubstr("a group of 4 x 3 x 8 ranks, the limit is 1 to 64"));
+  EXPECT_FALSE(CheckRanks({.tensor = 0}).ok());
+  EXPECT_FALSE(CheckRanks({.pipeline = 1u << 16, .context = 1u << 16}).ok());  // overflows to 0
+}
+
 }  // namespace
 }  // namespace reprise::kv

@@ -143,8 +143,17 @@ void FillModel(const ExecutorInfo& info, v1::ModelInfo* model) {
   model->set_two_forms(info.two_forms);
 }
 
-v1::NodeInfo DescribeNode(const WorkerOptions& options, const NodeKey& self,
-                          const ExecutorInfo& info, const RoleAddresses& addresses) {
+void FillGroup(const kv::GroupSplit& split, v1::NodeInfo* node) {
+  if (split.ranks() == 1) return;
+  node->mutable_group()->set_pipeline(split.pipeline);
+  node->mutable_group()->set_context(split.context);
+  node->mutable_group()->set_tensor(split.tensor);
+  node->mutable_group()->set_stripe_leaves(split.stripe_leaves);
+}
+
+StatusOr<v1::NodeInfo> DescribeNode(const WorkerOptions& options, const NodeKey& self,
+                                    const ExecutorInfo& info, const RoleAddresses& addresses) {
+  ASSIGN_OR_RETURN(const kv::GroupSplit split, parallel::ParseGroupShape(options.group));
   v1::NodeInfo node;
   node.mutable_ref()->set_name(self.name);
   node.mutable_ref()->set_incarnation(self.incarnation);
@@ -157,6 +166,7 @@ v1::NodeInfo DescribeNode(const WorkerOptions& options, const NodeKey& self,
   node.set_can_prefill(options.prefill);
   node.set_can_decode(options.decode);
   FillModel(info, node.mutable_model());
+  FillGroup(split, &node);
   return node;
 }
 
@@ -296,9 +306,10 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
   const RoleAddresses addresses{.grpc = door->address(),
                                 .kv = HostPort{kv.host, static_cast<uint16_t>(kv.port)}.ToString(),
                                 .metrics = metrics_door->address()};
-  ASSIGN_OR_RETURN(const std::unique_ptr<ReporterGroup> reporter,
-                   StartReports(options, DescribeNode(options, self, engine->info(), addresses),
-                                engine.get(), &service, &leader_epoch, control.stop));
+  ASSIGN_OR_RETURN(v1::NodeInfo node, DescribeNode(options, self, engine->info(), addresses));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<ReporterGroup> reporter,
+      StartReports(options, std::move(node), engine.get(), &service, &leader_epoch, control.stop));
   door->SetServing(true);
   LogInfo("worker_ready", {{"grpc", addresses.grpc},
                            {"kv", addresses.kv},
