@@ -10,7 +10,7 @@ case "${1:-}" in
   --list) list; exit 0 ;;
   ''|-h|--help) sed -n '2,4s/^# \{0,1\}//p' "$0"; echo "benchmarks:"; list | sed 's/^/  /'; exit 0 ;;
 esac
-name=$1; shift
+name=${1//-/_}; shift
 list | grep -qx "$name" || { echo "bench/run.sh: no benchmark \"$name\" (see --list)" >&2; exit 2; }
 
 deploy/install.sh >&2

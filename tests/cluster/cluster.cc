@@ -127,6 +127,17 @@ Status Cluster::AddGateway(const std::string& name, const Flags& flags) {
   return AddNode("gateway", name, flags);
 }
 
+Status Cluster::AddRank(const std::string& name, const Flags& flags) {
+  std::vector<std::string> args = {"rank", "--name=" + name};
+  args.insert(args.end(), flags.begin(), flags.end());
+  return Start(name, std::move(args), "127.0.0.1:0");
+}
+
+Status Cluster::WaitReady() {
+  StopSignal never;
+  return supervisor_->WaitReady(&never);
+}
+
 std::vector<std::string> Cluster::gateways() const {
   std::vector<std::string> at;
   for (const std::string& name : gateways_) at.push_back(addresses(name).grpc);

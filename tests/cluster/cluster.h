@@ -52,6 +52,10 @@ class Cluster {
   Status AddWorker(const std::string& name, const Flags& flags);
   Status AddStore(const std::string& name, const Flags& flags = {});
   Status AddGateway(const std::string& name, const Flags& flags = {});
+  // A rank of a worker's group, which the coordinator does not know. They are waited for before the
+  // worker that drives them is added.
+  Status AddRank(const std::string& name, const Flags& flags);
+  Status WaitReady();
   // Until every process is ready and the coordinator counts every worker and store live.
   Status WaitLive();
 

@@ -1,8 +1,17 @@
 #include "tests/cluster/setting.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "worker/parallel/group_shape.h"
 
 namespace reprise::harness {
+
+std::vector<std::string> Names(const std::string& role, int count) {
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) names.push_back(absl::StrCat(role, "-", i));
+  return names;
+}
+
 namespace {
 
 Cluster::Flags WorkerFlags(const Setting& s) {
@@ -29,17 +38,61 @@ void AddOwn(const Setting& s, const std::string& name, Cluster::Flags& flags) {
   if (own != s.flags_of.end()) flags.insert(flags.end(), own->second.begin(), own->second.end());
 }
 
+// The processes of a group but for its driver.
+std::vector<std::string> RankNames(const Setting& s, const std::string& worker, uint32_t ranks) {
+  std::vector<std::string> names;
+  for (uint32_t rank = 1; rank < ranks; ++rank) {
+    names.push_back(absl::StrCat(worker, "-rank-", rank));
+  }
+  for (const std::string& spare : Names(worker + "-spare", s.group_spares)) names.push_back(spare);
+  return names;
+}
+
+Status AddRanks(const Setting& s, Cluster& cluster) {
+  if (s.groups.empty()) return absl::OkStatus();
+  for (const auto& [worker, shape] : s.groups) {
+    ASSIGN_OR_RETURN(const kv::GroupSplit split, parallel::ParseGroupShape(shape));
+    const std::vector<std::string> names = RankNames(s, worker, split.ranks());
+    for (size_t i = 0; i < names.size(); ++i) {
+      const bool spare = i + 1 >= split.ranks();
+      RETURN_IF_ERROR(cluster.AddRank(
+          names[i],
+          {"--group=" + shape, absl::StrCat("--rank=", spare ? -1 : int64_t(i) + 1),
+           "--model=" + s.model_dir, absl::StrCat("--block-tokens=", s.model.block_tokens)}));
+    }
+  }
+  return cluster.WaitReady();
+}
+
+// Of a worker that drives a group.
+Status AddGroup(const Setting& s, const std::string& name, const Cluster& cluster,
+                Cluster::Flags& flags) {
+  const auto group = s.groups.find(name);
+  if (group == s.groups.end()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const kv::GroupSplit split, parallel::ParseGroupShape(group->second));
+  std::vector<std::string> at;
+  for (const std::string& rank : RankNames(s, name, split.ranks())) {
+    at.push_back(cluster.addresses(rank).grpc);
+  }
+  flags.push_back("--group=" + group->second);
+  flags.push_back("--ranks=" + absl::StrJoin(at, ","));
+  return absl::OkStatus();
+}
+
 Status AddWorkers(const Setting& s, Cluster& cluster) {
+  RETURN_IF_ERROR(AddRanks(s, cluster));
   for (const std::string& name : Names("prefill", s.prefill_workers)) {
     Cluster::Flags flags = WorkerFlags(s);
     flags.insert(flags.end(), {"--no-decode", "--failure-domain=" + name});
     AddOwn(s, name, flags);
+    RETURN_IF_ERROR(AddGroup(s, name, cluster, flags));
     RETURN_IF_ERROR(cluster.AddWorker(name, flags));
   }
   for (const std::string& name : Names("decode", s.decode_workers)) {
     Cluster::Flags flags = WorkerFlags(s);
     flags.push_back("--failure-domain=" + name);
     AddOwn(s, name, flags);
+    RETURN_IF_ERROR(AddGroup(s, name, cluster, flags));
     RETURN_IF_ERROR(cluster.AddWorker(name, flags));
   }
   return absl::OkStatus();
@@ -59,12 +112,6 @@ Status AddStores(const Setting& s, Cluster& cluster) {
 }
 
 }  // namespace
-
-std::vector<std::string> Names(const std::string& role, int count) {
-  std::vector<std::string> names;
-  for (int i = 0; i < count; ++i) names.push_back(absl::StrCat(role, "-", i));
-  return names;
-}
 
 StatusOr<std::unique_ptr<Cluster>> StartCluster(const Setting& s) {
   ASSIGN_OR_RETURN(auto cluster,

@@ -33,6 +33,10 @@ struct Setting {
   worker::TimedModel model = {.layers = 2, .row_bytes = 64, .block_tokens = 16};
   double step_ms = 5;
   double prefill_ms_per_token = 0.05;
+  // Workers that are groups of ranks, by name: their shapes ("pp2,tp2"). Ranks are named
+  // decode-0-rank-1 and so on, the spares of each group decode-0-spare-0.
+  std::map<std::string, std::string> groups;
+  int group_spares = 0;
   Cluster::Flags coordinator_flags;
   Cluster::Flags worker_flags;  // of all workers
   Cluster::Flags gateway_flags;

@@ -202,7 +202,7 @@ Status GroupExecutor::Run(std::span<const StepItem> items, const LayerDone& laye
   const LayerDone done = [&](uint32_t layer) {
     if (layer >= layers_done) {
       layers_done = int64_t{layer} + 1;
-      layer_done(layer);
+      if (layer_done) layer_done(layer);
     } else if (tick_) {
       tick_();
     }

@@ -249,6 +249,11 @@ TEST_F(GroupDeathTest, ASpareTakesADeadRanksPlaceAndIsGivenItsRows) {
                        {one->address(), two->address(), three->address(), spare->address()},
                        &metrics));
   ExpectSteps(group, 0, 4);
+  const std::vector<int32_t> tokens = {1};
+  const std::vector<int32_t> pages = {30};
+  const StepItem unheard{tokens, 0, pages, true};
+  EXPECT_TRUE(group.executor->Run({&unheard, 1}, nullptr).ok());
+  EXPECT_TRUE(whole_->executor->Run({&unheard, 1}, nullptr).ok());
   two->Kill();
   ExpectSteps(group, 4, script_->size());
   const std::string page = metrics.Serialize();

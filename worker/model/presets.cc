@@ -30,6 +30,18 @@ ModelConfig Tiny(int64_t kv_heads) {
   return c;
 }
 
+// Wide and deep enough for two stages of up to eight tensor ranks, long enough for context ranks.
+ModelConfig TinyWide() {
+  ModelConfig c = Tiny(4);
+  c.hidden = 128;
+  c.intermediate = 8 * 64;
+  c.layers = 4;
+  c.heads = 8;
+  c.head_dim = 32;
+  c.context = 4096;
+  return c;
+}
+
 ModelConfig TinyBias() {
   ModelConfig c = Tiny(2);
   c.attention_bias = true;
@@ -283,6 +295,7 @@ const std::vector<Preset>& Presets() {
       {"tiny-gqa", Tiny(2)},
       {"tiny-bias", TinyBias()},
       {"tiny-llama3", TinyLlama3()},
+      {"tiny-wide", TinyWide()},
       {"llama-160m", Llama160m()},
       {"llama-1b", Llama1b()},
       {"llama-8b", Llama8b()},
