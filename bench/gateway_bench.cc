@@ -67,8 +67,7 @@ struct StreamLog {
 
 class Load {
  public:
-  Load(const std::string& gateway, int tokens)
-      : tokens_(tokens), client_({.address = gateway, .connections = 8}) {
+  Load(const std::string& gateway, int tokens) : tokens_(tokens), client_({.address = gateway}) {
     for (int i = 0; i < kStreams; ++i) {
       auto log = std::make_unique<StreamLog>();
       SplitMix64 random(static_cast<uint64_t>(i) + 1);

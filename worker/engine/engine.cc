@@ -13,6 +13,17 @@
 #include "worker/engine/engine_metrics.h"
 
 namespace reprise::worker {
+namespace {
+
+// What an append costs whatever it carries is worth some 150 KB of rows; a crash costs half of the
+// rows that wait for company.
+constexpr int64_t kAppendBytes = 150'000;
+constexpr int64_t kAppendRowsMin = 2;
+constexpr int64_t kAppendRowsMax = 4;
+constexpr TimeNs kAppendLingerNs = 50 * kMillisecond;  // for each
+
+}  // namespace
+
 class Engine::Listener : public kv::FetchListener {
  public:
   Listener(Engine* engine, FetchId fetch) : engine_(engine), fetch_(fetch) {}
@@ -43,6 +54,9 @@ StatusOr<std::unique_ptr<Engine>> Engine::Start(EngineOptions options,
   core.chain.block_tokens = static_cast<int>(info.kv_format.block_tokens);
   core.two_forms = info.two_forms;
   core.row_bytes = static_cast<int64_t>(info.kv_format.block_bytes()) / core.chain.block_tokens;
+  core.append_rows = std::clamp(kAppendBytes / std::max<int64_t>(core.row_bytes, 1), kAppendRowsMin,
+                                kAppendRowsMax);
+  core.append_linger_ns = core.append_rows * kAppendLingerNs;
   core.pages = static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
   core.swap_host_slots = SwapTier::Slots(options.swap.host_bytes, info.kv_format);
   core.swap_disk_slots = SwapTier::Slots(options.swap.disk_bytes, info.kv_format);
