@@ -62,6 +62,27 @@ TEST(UpGroupTest, TheLeaderAndAGatewayDieAndTheAnswerIsTheSame) {
   EXPECT_EQ(again->branches[0].ids, whole->branches[0].ids);
 }
 
+TEST(UpGroupTest, AWorkerOfSeveralRanksIsOneNodeThatSaysItsShape) {
+  auto up = Up::Start(
+      kProgram, ProjectFile("models/demo"),
+      {"--group=cp2", "--prefill-workers=0", "--decode-workers=1", "--stores=1"},
+      {"coordinator", "decode-0", "store-0", "gateway"});  // rank 1 is no node of the cluster
+  ASSERT_TRUE(up.ok()) << up.status();
+  const auto status = (*up)->QueryStatus();
+  ASSERT_TRUE(status.ok()) << status.status();
+  int workers = 0;
+  for (const v1::NodeStatus& node : status->nodes()) {
+    if (node.node().role() != v1::ROLE_WORKER) {
+      EXPECT_FALSE(node.node().has_group()) << node.node().ref().name();
+      continue;
+    }
+    ++workers;
+    EXPECT_EQ(node.node().group().ShortDebugString(),
+              "pipeline: 1 context: 2 tensor: 1 stripe_leaves: 1");
+  }
+  EXPECT_EQ(workers, 1);
+}
+
 TEST(UpGroupTest, CoordinatorsWithoutAnElectionAreRefused) {
   const auto up =
       Up::Start(kProgram, ProjectFile("models/demo"), {"--coordinators=2"}, {"coordinator-0"});
