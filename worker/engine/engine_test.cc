@@ -7,6 +7,7 @@
 #include <map>
 
 #include "common/random.h"
+#include "common/role.h"
 #include "kvstore/stream/tail_pack.h"
 #include "worker/engine/timed_executor.h"
 
@@ -50,6 +51,10 @@ class Outbox : public EngineSink {
       changed_.WaitFor(mu_, std::chrono::nanoseconds(left));
     }
     return done_[key];
+  }
+  bool Ended(const RequestKey& key) {
+    MutexLock lock(mu_);
+    return done_.contains(key);
   }
   std::vector<int32_t> Ids(const RequestKey& key, uint32_t branch = 0) {
     MutexLock lock(mu_);
@@ -170,6 +175,47 @@ TEST_F(EngineTest, PartsOfALayerCountAsProgress) {
   ASSERT_TRUE(done.ok() && done->status.ok()) << done.status();
   EXPECT_EQ(outbox_.Ids(request.key, 0), Expected(request, 0));
   EXPECT_GT((*engine)->progress(), 20u * TickingExecutor::kTicks);
+}
+
+// Is lost after some steps, as a group whose ranks are gone.
+class LosingExecutor final : public Executor {
+ public:
+  LosingExecutor(std::unique_ptr<Executor> inner, int steps)
+      : inner_(std::move(inner)), steps_(steps) {}
+  const ExecutorInfo& info() const override { return inner_->info(); }
+  void AttachPool(uint8_t* base, int32_t pages) override { inner_->AttachPool(base, pages); }
+  Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override {
+    if (steps_-- <= 0) return absl::UnavailableError("no rank answers");
+    return inner_->Run(items, layer_done);
+  }
+  SampledToken Sample(size_t item, const SampleInput& input) override {
+    return inner_->Sample(item, input);
+  }
+
+ private:
+  const std::unique_ptr<Executor> inner_;
+  int steps_;
+};
+
+TEST_F(EngineTest, ALostExecutorIsACrashToOthersAndNoErrorOfTheRequest) {
+  EngineOptions options;
+  options.stream.self = {"decode", RandomU64() | 1};
+  options.pool_bytes = 64 * static_cast<int64_t>(TimedFormat(Model()).block_bytes());
+  options.core.chunk_tokens = 0;
+  auto timed = TimedExecutor::Create({.model = Model()});
+  ASSERT_TRUE(timed.ok()) << timed.status();
+  auto engine = Engine::Start(options, std::make_unique<LosingExecutor>(*std::move(timed), 10),
+                              &outbox_, nullptr);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  EXPECT_TRUE((*engine)->health().ok());
+  const Submit request = Request("r", 45, 200);
+  ASSERT_TRUE((*engine)->Post(request).ok());
+  StopSignal never;
+  while ((*engine)->health().ok()) never.WaitFor(kMillisecond);
+  EXPECT_THAT(std::string((*engine)->health().message()), testing::HasSubstr("no rank answers"));
+  EXPECT_TRUE((*engine)->busy());
+  (*engine)->Stop();
+  EXPECT_FALSE(outbox_.Ended(request.key));
 }
 
 TEST_F(EngineTest, APrefillLegMovesItsKvLayerByLayerAndTheTokensAreTheSame) {

@@ -13,6 +13,7 @@ namespace reprise::worker {
 namespace {
 
 constexpr TimeNs kWatchPeriod = 250 * kMillisecond;
+constexpr TimeNs kWatchPeriodIdle = kSecond;  // while no step is made
 constexpr TimeNs kWatchTimeout = 500 * kMillisecond;
 constexpr int kWatchPatience = 2;
 // Of one step. More deaths than that in a row are no accident.
@@ -188,6 +189,13 @@ Status GroupExecutor::Reform(TimeNs deadline_ns) {
 }
 
 Status GroupExecutor::Run(std::span<const StepItem> items, const LayerDone& layer_done) {
+  running_.store(true, std::memory_order_relaxed);
+  const Status status = Drive(items, layer_done);
+  running_.store(false, std::memory_order_relaxed);
+  return status;
+}
+
+Status GroupExecutor::Drive(std::span<const StepItem> items, const LayerDone& layer_done) {
   if (pages_.base == nullptr) return absl::FailedPreconditionError("no KV pool is attached");
   RETURN_IF_ERROR(CheckStep(info_, page_count_, items));
   output_of_item_.clear();
@@ -229,7 +237,8 @@ Status GroupExecutor::Run(std::span<const StepItem> items, const LayerDone& laye
 // A rank that stands still is missed by nobody else: its memory can still be read, and its
 // connections stay open.
 void GroupExecutor::Watch() {
-  while (!stop_.WaitFor(kWatchPeriod)) {
+  while (
+      !stop_.WaitFor(running_.load(std::memory_order_relaxed) ? kWatchPeriod : kWatchPeriodIdle)) {
     const Status status = members_.Check(kWatchTimeout, kWatchPatience);
     if (status.ok()) continue;
     MutexLock lock(mu_);

@@ -14,6 +14,7 @@
 #ifndef REPRISE_WORKER_GROUP_GROUP_EXECUTOR_H_
 #define REPRISE_WORKER_GROUP_GROUP_EXECUTOR_H_
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,6 +62,7 @@ class GroupExecutor final : public Executor {
                 std::unique_ptr<RankModel> own, std::vector<RankShare> shares);
   void AddMetrics(MetricsRegistry* metrics);
   std::vector<PageLoad> PlanLoads(std::span<const StepItem> items);
+  Status Drive(std::span<const StepItem> items, const LayerDone& layer_done);
   Status Reform(TimeNs deadline_ns);
   void DropLinks(const Status& reason);
   void Watch();
@@ -87,6 +89,8 @@ class GroupExecutor final : public Executor {
   Counter* rows_given_ = nullptr;
   Histogram* find_seconds_ = nullptr;
   Histogram* join_seconds_ = nullptr;
+
+  std::atomic<bool> running_{false};  // a step
 
   Mutex mu_;
   std::unique_ptr<GroupLinks> links_ GUARDED_BY(mu_);

@@ -16,7 +16,7 @@
 namespace reprise::worker {
 namespace {
 
-constexpr TimeNs kLookNs = 500 * kMillisecond;
+constexpr TimeNs kLookNs = kSecond;
 constexpr TimeNs kPauseNs = 50 * kMillisecond;  // before looking again
 
 std::chrono::system_clock::time_point After(TimeNs ns) {
