@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -135,18 +136,22 @@ class Script {
       steps_.push_back({A(long_tokens + i, 1, true), B(5 + i, 1, true)});
     steps_.push_back({B(9, 60, true), A(long_tokens + 4, 1, true)});
     steps_.push_back({B(69, 1, true), A(long_tokens + 5, 1, true)});
-    copy_at_ = steps_.size();
-    copy_ = {b_pages_[4], 20};
-    b_pages_copied_ = b_pages_;
-    b_pages_copied_[4] = 20;
+    b_copied_ = b_again_ = b_pages_;
+    copies_[steps_.size()] = {b_pages_[4], 20};
+    b_copied_[4] = 20;
     steps_.push_back(
-        {{std::span(b_).subspan(70, 3), 70, b_pages_copied_, true}, A(long_tokens + 6, 1, true)});
-    steps_.push_back({{std::span(b_).subspan(73, 1), 73, b_pages_copied_, true}});
+        {{std::span(b_).subspan(70, 3), 70, b_copied_, true}, A(long_tokens + 6, 1, true)});
+    steps_.push_back({{std::span(b_).subspan(73, 1), 73, b_copied_, true}});
+    // The page is copied over again, from another one.
+    copies_[steps_.size()] = {b_pages_[3], 20};
+    b_again_[3] = 20;
+    steps_.push_back({{std::span(b_).subspan(70, 1), 70, b_again_, true}});
   }
 
   size_t size() const { return steps_.size(); }
   std::vector<SampledToken> Run(Side& side, size_t step) const {
-    if (step == copy_at_) side.Copy(copy_.first, copy_.second);
+    const auto copy = copies_.find(step);
+    if (copy != copies_.end()) side.Copy(copy->second.first, copy->second.second);
     return side.Run(steps_[step]);
   }
 
@@ -157,10 +162,9 @@ class Script {
   StepItem B(size_t first, size_t n, bool output) const {
     return {std::span(b_).subspan(first, n), static_cast<int64_t>(first), b_pages_, output, 64};
   }
-  std::vector<int32_t> a_, b_, a_pages_, b_pages_, b_pages_copied_;
+  std::vector<int32_t> a_, b_, a_pages_, b_pages_, b_copied_, b_again_;
   std::vector<std::vector<StepItem>> steps_;
-  size_t copy_at_ = 0;
-  std::pair<int32_t, int32_t> copy_;
+  std::map<size_t, std::pair<int32_t, int32_t>> copies_;  // from page to page, before a step
 };
 
 void ExpectSame(const std::vector<SampledToken>& got, const std::vector<SampledToken>& want) {
