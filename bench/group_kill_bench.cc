@@ -78,13 +78,9 @@ v1::GenerateRequest Request(int number) {
 StatusOr<std::vector<harness::CheckedRequest>> OneProcess(const BenchFlags& flags,
                                                           const std::string& model) {
   ASSIGN_OR_RETURN(const auto cluster, harness::StartCluster(BaseSetting(flags, model)));
-  std::vector<harness::CheckedRequest> requests;
-  for (int i = 0; i < kRequests; ++i) {
-    ASSIGN_OR_RETURN(harness::Transcript transcript,
-                     harness::RunForTranscript(cluster->gateways().front(), Request(i)));
-    requests.push_back({Request(i), std::move(transcript)});
-  }
-  return requests;
+  std::vector<v1::GenerateRequest> requests;
+  for (int i = 0; i < kRequests; ++i) requests.push_back(Request(i));
+  return harness::RunForTranscripts(cluster->gateways().front(), requests);
 }
 
 // What drivers logged of the epochs they formed after a death, in ms.
@@ -128,10 +124,7 @@ StatusOr<Outcome> RunKills(const harness::Setting& setting,
                            uint64_t seed) {
   ASSIGN_OR_RETURN(const auto cluster, harness::StartCluster(setting));
   harness::Counters counters(*cluster, {kGiven, kReplaced, kRestored});
-  harness::CheckedLoad load(
-      {.gateways = cluster->gateways(), .in_flight = kStreams, .make = [&](int64_t number) {
-         return requests[static_cast<size_t>(number % kRequests)];
-       }});
+  harness::CheckedLoad load(harness::InTurn(cluster->gateways(), kStreams, requests));
   RETURN_IF_ERROR(load.WaitForTokens(kStreams * 20, kEndTimeoutNs));
   SplitMix64 random(seed);
   StopSignal never;

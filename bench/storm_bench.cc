@@ -112,20 +112,18 @@ Status RunTimed(const BenchFlags& flags, Report& report) {
 
 // What the demo model says to some prompts when nobody is killed.
 StatusOr<std::vector<harness::CheckedRequest>> Undisturbed(const harness::Cluster& cluster) {
-  std::vector<harness::CheckedRequest> requests(kModelRequests);
+  std::vector<v1::GenerateRequest> requests(kModelRequests);
   for (int i = 0; i < kModelRequests; ++i) {
-    harness::CheckedRequest& made = requests[static_cast<size_t>(i)];
-    made.request.set_text(absl::StrCat("Once upon a time there were ", i + 2,
-                                       " little cats who lived near the sea. One day"));
-    v1::SamplingParams& sampling = *made.request.mutable_sampling();
+    v1::GenerateRequest& request = requests[static_cast<size_t>(i)];
+    request.set_text(absl::StrCat("Once upon a time there were ", i + 2,
+                                  " little cats who lived near the sea. One day"));
+    v1::SamplingParams& sampling = *request.mutable_sampling();
     sampling.set_temperature(i % 4 == 0 ? 0.0f : 1.0f);
     sampling.set_seed(static_cast<uint64_t>(i));
     sampling.set_max_tokens(150);
     sampling.set_ignore_eos(true);
-    ASSIGN_OR_RETURN(made.expected,
-                     harness::RunForTranscript(cluster.gateways().front(), made.request));
   }
-  return requests;
+  return harness::RunForTranscripts(cluster.gateways().front(), requests);
 }
 
 Status RunModel(const BenchFlags& flags, Report& report) {
@@ -135,10 +133,7 @@ Status RunModel(const BenchFlags& flags, Report& report) {
   ASSIGN_OR_RETURN(const auto cluster, harness::StartCluster(setting));
   harness::Counters counters(*cluster, {kRestored});
   ASSIGN_OR_RETURN(const std::vector<harness::CheckedRequest> requests, Undisturbed(*cluster));
-  harness::CheckedLoad load(
-      {.gateways = cluster->gateways(), .in_flight = kModelStreams, .make = [&](int64_t number) {
-         return requests[static_cast<size_t>(number % kModelRequests)];
-       }});
+  harness::CheckedLoad load(harness::InTurn(cluster->gateways(), kModelStreams, requests));
   RETURN_IF_ERROR(load.WaitForTokens(kModelStreams * 5, kEndTimeoutNs));
   FaultPlan plan(
       *cluster,

@@ -28,4 +28,10 @@ Clock& ThreadCpuClock() {
   return clock;
 }
 
+uint64_t WallClockMicroseconds() {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<uint64_t>((now.tv_sec * kSecond + now.tv_nsec) / kMicrosecond);
+}
+
 }  // namespace reprise

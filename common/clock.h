@@ -37,6 +37,9 @@ Clock& RealClock();
 // does not count.
 Clock& ThreadCpuClock();
 
+// Since 1970: for numbers that must be higher in a later process.
+uint64_t WallClockMicroseconds();
+
 // Moves only when told.
 class ManualClock : public Clock {
  public:

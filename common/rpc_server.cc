@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/bind_address.h"
+#include "common/grpc_status.h"
 #include "common/limits.h"
 
 namespace reprise {
@@ -61,6 +62,12 @@ void RpcServer::Shutdown(int grace_ms) {
   server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(grace_ms));
   server_->Wait();
   server_ = nullptr;
+}
+
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const Status& status) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
 }
 
 std::shared_ptr<grpc::Channel> ClusterChannel(const std::string& address) {

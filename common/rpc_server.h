@@ -4,6 +4,8 @@
 #define REPRISE_COMMON_RPC_SERVER_H_
 
 #include <grpcpp/server.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
 
 #include <memory>
 #include <string>
@@ -32,6 +34,9 @@ class RpcServer {
   std::unique_ptr<grpc::Server> server_;
   const std::string address_;
 };
+
+// Ends a unary call.
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const Status& status);
 
 // The one way to make a channel inside the cluster: message limits, quick reconnects, a connection
 // of its own.

@@ -30,8 +30,8 @@ namespace reprise::client {
 struct ClientOptions {
   std::string address;  // host:port of a gateway, or of several, separated by commas
   // TCP connections to each gateway, used in turn by streams. What many streams of one connection
-  // get at about the same time travels together, which is a third of a token's cost at the gateway;
-  // but the work of one connection is done by one thread at a time.
+  // get at about the same time travels together, which is a quarter of a token's cost at the
+  // gateway; but the work of one connection is done by one thread at a time.
   int connections = 1;
   // Of one break: tries and time until a token comes again. 0 tries: a broken stream stays broken.
   int resume_tries = 20;

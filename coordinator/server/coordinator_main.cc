@@ -1,7 +1,6 @@
 #include "coordinator/server/coordinator_main.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -25,12 +24,6 @@ Status CheckRange(const char* option, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(option, " is ", value, ", allowed are ", min, " to ", max));
-}
-
-uint64_t WallClockMicroseconds() {
-  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                   std::chrono::system_clock::now().time_since_epoch())
-                                   .count());
 }
 
 CoreOptions MakeCoreOptions(const CoordinatorOptions& options) {

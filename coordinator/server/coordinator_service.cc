@@ -7,6 +7,7 @@
 #include "common/failpoint.h"
 #include "common/grpc_status.h"
 #include "common/log.h"
+#include "common/rpc_server.h"
 #include "coordinator/server/convert.h"
 
 namespace reprise::coordinator {
@@ -14,12 +15,6 @@ namespace {
 
 // A caller with several coordinators asks the next one at once; one that asks again waits so long.
 constexpr int64_t kRetryElsewhereMs = 100;
-
-grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
 
 const char* EventName(MembershipChange::Kind kind) {
   switch (kind) {
@@ -314,39 +309,39 @@ void CoordinatorService::DoGetStatus(v1::ClusterStatus* response) {
 grpc::ServerUnaryReactor* CoordinatorService::Report(grpc::CallbackServerContext* context,
                                                      const v1::ReportRequest* request,
                                                      v1::ReportResponse* response) {
-  return Finish(context, DoReport(*request, response));
+  return Answer(context, DoReport(*request, response));
 }
 
 grpc::ServerUnaryReactor* CoordinatorService::Place(grpc::CallbackServerContext* context,
                                                     const v1::PlaceRequest* request,
                                                     v1::PlaceResponse* response) {
-  if (context->IsCancelled()) return Finish(context, absl::CancelledError("the caller has gone"));
-  return Finish(context, DoPlace(*request, response));
+  if (context->IsCancelled()) return Answer(context, absl::CancelledError("the caller has gone"));
+  return Answer(context, DoPlace(*request, response));
 }
 
 grpc::ServerUnaryReactor* CoordinatorService::Drain(grpc::CallbackServerContext* context,
                                                     const v1::DrainRequest* request,
                                                     v1::DrainResponse* response) {
-  return Finish(context, DoDrain(*request, response));
+  return Answer(context, DoDrain(*request, response));
 }
 
 grpc::ServerUnaryReactor* CoordinatorService::Lead(grpc::CallbackServerContext* context,
                                                    const v1::LeadRequest* request,
                                                    v1::LeadResponse* response) {
-  return Finish(context, DoLead(*request, response));
+  return Answer(context, DoLead(*request, response));
 }
 
 grpc::ServerUnaryReactor* CoordinatorService::GetModel(grpc::CallbackServerContext* context,
                                                        const v1::GetModelRequest* request,
                                                        v1::ModelInfo* response) {
-  return Finish(context, DoGetModel(*request, response));
+  return Answer(context, DoGetModel(*request, response));
 }
 
 grpc::ServerUnaryReactor* CoordinatorService::GetStatus(grpc::CallbackServerContext* context,
                                                         const v1::GetStatusRequest*,
                                                         v1::ClusterStatus* response) {
   DoGetStatus(response);
-  return Finish(context, absl::OkStatus());
+  return Answer(context, absl::OkStatus());
 }
 
 }  // namespace reprise::coordinator

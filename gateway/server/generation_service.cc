@@ -7,6 +7,7 @@
 #include "common/grpc_status.h"
 #include "common/limits.h"
 #include "common/random.h"
+#include "common/rpc_server.h"
 #include "common/sha256.h"
 
 namespace reprise::gateway {
@@ -18,12 +19,6 @@ class RefusedCall final : public grpc::ServerWriteReactor<v1::GenerateEvent> {
   explicit RefusedCall(const Status& status) { Finish(ToGrpc(status)); }
   void OnDone() override { delete this; }
 };
-
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
 
 std::string DrawRequestId() {
   const auto bytes = RandomBytes16();

@@ -183,18 +183,30 @@ CheckedRequest TimedRequest(const worker::TimedModel& model, int64_t number, int
   return made;
 }
 
-StatusOr<Transcript> RunForTranscript(const std::string& gateway,
-                                      const v1::GenerateRequest& request) {
+StatusOr<std::vector<CheckedRequest>> RunForTranscripts(
+    const std::string& gateway, const std::vector<v1::GenerateRequest>& requests) {
   client::GenerationClient client({.address = gateway});
-  ASSIGN_OR_RETURN(const client::Completion completion, client.Generate(request));
-  Transcript transcript;
-  for (const auto& branch : completion.branches) {
-    auto& tokens = transcript.emplace_back();
-    for (size_t i = 0; i < branch.ids.size(); ++i) {
-      tokens.push_back({branch.ids[i], branch.logprobs[i]});
+  std::vector<CheckedRequest> checked;
+  for (const v1::GenerateRequest& request : requests) {
+    ASSIGN_OR_RETURN(const client::Completion completion, client.Generate(request));
+    CheckedRequest& made = checked.emplace_back();
+    made.request = request;
+    for (const auto& branch : completion.branches) {
+      auto& tokens = made.expected.emplace_back();
+      for (size_t i = 0; i < branch.ids.size(); ++i) {
+        tokens.push_back({branch.ids[i], branch.logprobs[i]});
+      }
     }
   }
-  return transcript;
+  return checked;
+}
+
+CheckedLoadOptions InTurn(std::vector<std::string> gateways, int in_flight,
+                          const std::vector<CheckedRequest>& requests) {
+  return {
+      .gateways = std::move(gateways), .in_flight = in_flight, .make = [&requests](int64_t number) {
+        return requests[static_cast<size_t>(number) % requests.size()];
+      }};
 }
 
 }  // namespace reprise::harness

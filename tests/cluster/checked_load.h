@@ -77,8 +77,11 @@ CheckedRequest TimedRequest(const worker::TimedModel& model, int64_t number, int
                             int max_tokens, int branches = 1);
 
 // Runs the requests one after the other, undisturbed, for their transcripts.
-StatusOr<Transcript> RunForTranscript(const std::string& gateway,
-                                      const v1::GenerateRequest& request);
+StatusOr<std::vector<CheckedRequest>> RunForTranscripts(
+    const std::string& gateway, const std::vector<v1::GenerateRequest>& requests);
+// The requests in turn, again and again; they outlive the load.
+CheckedLoadOptions InTurn(std::vector<std::string> gateways, int in_flight,
+                          const std::vector<CheckedRequest>& requests);
 
 }  // namespace reprise::harness
 

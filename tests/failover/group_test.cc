@@ -35,11 +35,11 @@ class Group : public testing::Test {
     ASSERT_TRUE(exit.has_value() && exit->ok());
     auto alone = StartCluster(Base());
     ASSERT_TRUE(alone.ok()) << alone.status();
-    for (int i = 0; i < kRequests; ++i) {
-      auto transcript = RunForTranscript((*alone)->gateways().front(), Request(i));
-      ASSERT_TRUE(transcript.ok()) << transcript.status();
-      requests_.push_back({Request(i), *std::move(transcript)});
-    }
+    std::vector<v1::GenerateRequest> requests;
+    for (int i = 0; i < kRequests; ++i) requests.push_back(Request(i));
+    auto transcripts = RunForTranscripts((*alone)->gateways().front(), requests);
+    ASSERT_TRUE(transcripts.ok()) << transcripts.status();
+    requests_ = *std::move(transcripts);
   }
 
   Setting Base() const {
@@ -69,11 +69,8 @@ class Group : public testing::Test {
     return request;
   }
 
-  std::unique_ptr<CheckedLoad> Load(const Cluster& cluster) const {
-    return std::make_unique<CheckedLoad>(CheckedLoadOptions{
-        .gateways = cluster.gateways(), .in_flight = kRequests, .make = [this](int64_t number) {
-          return requests_[static_cast<size_t>(number % kRequests)];
-        }});
+  CheckedLoad Load(const Cluster& cluster) const {
+    return CheckedLoad(InTurn(cluster.gateways(), kRequests, requests_));
   }
   static void ExpectMoreAndExact(CheckedLoad& load) {
     EXPECT_TRUE(load.WaitForTokens(load.tokens() + kRequests * kTokens, kPatienceNs).ok());
@@ -95,12 +92,12 @@ TEST_F(Group, ADeadAndAFrozenRankAreReplacedAndNobodyElseIsAsked) {
   setting.group_spares = 2;
   auto cluster = StartCluster(setting);
   ASSERT_TRUE(cluster.ok()) << cluster.status();
-  const auto load = Load(**cluster);
-  ASSERT_TRUE(load->WaitForTokens(kRequests * 20, kPatienceNs).ok());
+  CheckedLoad load = Load(**cluster);
+  ASSERT_TRUE(load.WaitForTokens(kRequests * 20, kPatienceNs).ok());
   ASSERT_TRUE((*cluster)->Kill("decode-0-rank-3").ok());
-  ASSERT_TRUE(load->WaitForTokens(load->tokens() + kRequests * kTokens, kPatienceNs).ok());
+  ASSERT_TRUE(load.WaitForTokens(load.tokens() + kRequests * kTokens, kPatienceNs).ok());
   ASSERT_TRUE((*cluster)->Freeze("decode-0-rank-1").ok());
-  ExpectMoreAndExact(*load);
+  ExpectMoreAndExact(load);
   EXPECT_GE((*cluster)->MetricOverAll("reprise_group_places_replaced_total"), 2);
   EXPECT_GT((*cluster)->MetricOverAll("reprise_group_rows_given_total"), 0);
 }
@@ -116,16 +113,16 @@ TEST_F(Group, WhenADriverDiesAnotherShapeGoesOnFromTheStores) {
   ASSERT_TRUE(cluster.ok()) << cluster.status();
   constexpr char kRestored[] = "reprise_worker_restored_rows_total";
   Counters counters(**cluster, {kRestored});
-  const auto load = Load(**cluster);
+  CheckedLoad load = Load(**cluster);
   for (const char* driver : {"decode-0", "decode-1"}) {
-    ASSERT_TRUE(load->WaitForTokens(load->tokens() + kRequests * 30, kPatienceNs).ok());
+    ASSERT_TRUE(load.WaitForTokens(load.tokens() + kRequests * 30, kPatienceNs).ok());
     counters.AskAll();
     ASSERT_TRUE((*cluster)->Kill(driver).ok());
-    ASSERT_TRUE(load->WaitForTokens(load->tokens() + kRequests * 30, kPatienceNs).ok());
+    ASSERT_TRUE(load.WaitForTokens(load.tokens() + kRequests * 30, kPatienceNs).ok());
     ASSERT_TRUE((*cluster)->Restart(driver).ok());
     ASSERT_TRUE((*cluster)->WaitLive().ok());
   }
-  ExpectMoreAndExact(*load);
+  ExpectMoreAndExact(load);
   counters.AskAll();
   EXPECT_GT(counters.Total(kRestored), 0);
 }

@@ -72,19 +72,16 @@ class Latent : public testing::TestWithParam<const char*> {
   void Expect() {
     auto cluster = Start(0, 1, 0);
     ASSERT_TRUE(cluster.ok()) << cluster.status();
-    for (int i = 0; i < kRequests; ++i) {
-      auto transcript = RunForTranscript((*cluster)->gateways().front(), Request(i));
-      ASSERT_TRUE(transcript.ok()) << transcript.status();
-      requests_.push_back({Request(i), *std::move(transcript)});
-    }
+    std::vector<v1::GenerateRequest> requests;
+    for (int i = 0; i < kRequests; ++i) requests.push_back(Request(i));
+    auto transcripts = RunForTranscripts((*cluster)->gateways().front(), requests);
+    ASSERT_TRUE(transcripts.ok()) << transcripts.status();
+    requests_ = *std::move(transcripts);
   }
 
   // All in flight at once, again and again.
   CheckedLoad Load(const Cluster& cluster) const {
-    return CheckedLoad(
-        {.gateways = cluster.gateways(), .in_flight = kRequests, .make = [this](int64_t number) {
-           return requests_[static_cast<size_t>(number % kRequests)];
-         }});
+    return CheckedLoad(InTurn(cluster.gateways(), kRequests, requests_));
   }
   static void ExpectExact(const CheckedLoad& load) {
     const LoadTotals totals = Sum(load.results());
@@ -119,7 +116,8 @@ TEST_P(Latent, AKilledWorkerChangesNoToken) {
     counters.Ask(victim);
     ASSERT_TRUE((*cluster)->Kill(victim).ok());
     EXPECT_TRUE(load.WaitForTokens(load.tokens() + kRequests * 100, kPatienceNs).ok());
-    ASSERT_TRUE((*cluster)->Repair().ok());
+    const Status repaired = (*cluster)->Repair();
+    ASSERT_TRUE(repaired.ok()) << repaired;
   }
   EXPECT_TRUE(load.Stop(kPatienceNs).ok());
   ExpectExact(load);

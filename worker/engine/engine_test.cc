@@ -92,12 +92,15 @@ class EngineTest : public testing::Test {
     TimedOptions timed;
     timed.model = Model();
     timed.chunk_tokens_max = 16;
+    return StartEngine(name, std::move(*TimedExecutor::Create(timed)), pages);
+  }
+  std::unique_ptr<Engine> StartEngine(const std::string& name, std::unique_ptr<Executor> executor,
+                                      int64_t pages = 64) {
     EngineOptions options;
     options.stream.self = {name, RandomU64() | 1};
     options.pool_bytes = pages * static_cast<int64_t>(TimedFormat(Model()).block_bytes());
     options.core.chunk_tokens = 0;
-    auto engine = Engine::Start(std::move(options), std::move(*TimedExecutor::Create(timed)),
-                                &outbox_, nullptr);
+    auto engine = Engine::Start(std::move(options), std::move(executor), &outbox_, nullptr);
     EXPECT_TRUE(engine.ok()) << engine.status();
     outbox_.Connect(name, engine->get());
     return std::move(*engine);
@@ -160,21 +163,15 @@ class TickingExecutor final : public Executor {
 };
 
 TEST_F(EngineTest, PartsOfALayerCountAsProgress) {
-  EngineOptions options;
-  options.stream.self = {"decode", RandomU64() | 1};
-  options.pool_bytes = 64 * static_cast<int64_t>(TimedFormat(Model()).block_bytes());
-  options.core.chunk_tokens = 0;
   auto timed = TimedExecutor::Create({.model = Model()});
   ASSERT_TRUE(timed.ok()) << timed.status();
-  auto engine = Engine::Start(options, std::make_unique<TickingExecutor>(*std::move(timed)),
-                              &outbox_, nullptr);
-  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto engine = StartEngine("decode", std::make_unique<TickingExecutor>(*std::move(timed)));
   const Submit request = Request("r", 45, 20);
-  ASSERT_TRUE((*engine)->Post(request).ok());
+  ASSERT_TRUE(engine->Post(request).ok());
   const auto done = outbox_.Wait(request.key);
   ASSERT_TRUE(done.ok() && done->status.ok()) << done.status();
   EXPECT_EQ(outbox_.Ids(request.key, 0), Expected(request, 0));
-  EXPECT_GT((*engine)->progress(), 20u * TickingExecutor::kTicks);
+  EXPECT_GT(engine->progress(), 20u * TickingExecutor::kTicks);
 }
 
 // Is lost after some steps, as a group whose ranks are gone.
@@ -198,23 +195,18 @@ class LosingExecutor final : public Executor {
 };
 
 TEST_F(EngineTest, ALostExecutorIsACrashToOthersAndNoErrorOfTheRequest) {
-  EngineOptions options;
-  options.stream.self = {"decode", RandomU64() | 1};
-  options.pool_bytes = 64 * static_cast<int64_t>(TimedFormat(Model()).block_bytes());
-  options.core.chunk_tokens = 0;
   auto timed = TimedExecutor::Create({.model = Model()});
   ASSERT_TRUE(timed.ok()) << timed.status();
-  auto engine = Engine::Start(options, std::make_unique<LosingExecutor>(*std::move(timed), 10),
-                              &outbox_, nullptr);
-  ASSERT_TRUE(engine.ok()) << engine.status();
-  EXPECT_TRUE((*engine)->health().ok());
+  const auto engine =
+      StartEngine("decode", std::make_unique<LosingExecutor>(*std::move(timed), 10));
+  EXPECT_TRUE(engine->health().ok());
   const Submit request = Request("r", 45, 200);
-  ASSERT_TRUE((*engine)->Post(request).ok());
+  ASSERT_TRUE(engine->Post(request).ok());
   StopSignal never;
-  while ((*engine)->health().ok()) never.WaitFor(kMillisecond);
-  EXPECT_THAT(std::string((*engine)->health().message()), testing::HasSubstr("no rank answers"));
-  EXPECT_TRUE((*engine)->busy());
-  (*engine)->Stop();
+  while (engine->health().ok()) never.WaitFor(kMillisecond);
+  EXPECT_THAT(std::string(engine->health().message()), testing::HasSubstr("no rank answers"));
+  EXPECT_TRUE(engine->busy());
+  engine->Stop();
   EXPECT_FALSE(outbox_.Ended(request.key));
 }
 

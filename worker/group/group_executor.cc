@@ -1,13 +1,12 @@
 #include "worker/group/group_executor.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/random.h"
 #include "worker/engine/sampling_ops.h"
-#include "worker/model/model_folder.h"
 
 namespace reprise::worker {
 namespace {
@@ -19,22 +18,14 @@ constexpr int kWatchPatience = 2;
 // Of one step. More deaths than that in a row are no accident.
 constexpr int kAttemptsMax = 8;
 
-uint64_t WallClockMicroseconds() {
-  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                   std::chrono::system_clock::now().time_since_epoch())
-                                   .count());
-}
-
 StatusOr<std::vector<RankShare>> SharesOf(const ModelConfig& config, const kv::KvFormat& format,
                                           const kv::GroupSplit& split) {
   std::vector<RankShare> shares;
-  const uint32_t replicas = kv::HeadReplicas(format, split);
   for (uint32_t rank = 0; rank < split.ranks(); ++rank) {
     ASSIGN_OR_RETURN(const ModelShare share, ShareOf(config, split, rank));
-    const kv::RankPlace place = kv::PlaceOf(split, rank);
-    shares.push_back({.place = place,
+    shares.push_back({.place = kv::PlaceOf(split, rank),
                       .rows = PartRows(format, kv::PartOfRank(format, split, rank)),
-                      .sends_rows = place.tensor % replicas == 0,
+                      .sends_rows = SendsRows(format, split, rank),
                       .last_stage = share.last_stage,
                       .vocab = share.vocab});
   }
@@ -52,9 +43,8 @@ StatusOr<std::unique_ptr<GroupExecutor>> GroupExecutor::Create(const GroupOption
   }
   ASSIGN_OR_RETURN(std::unique_ptr<RankModel> own,
                    RankModel::Load(options.model, options.split, 0));
-  ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(options.model.model_dir));
   ASSIGN_OR_RETURN(std::vector<RankShare> shares,
-                   SharesOf(folder.config(), own->setup().info.kv_format, options.split));
+                   SharesOf(own->config(), own->setup().info.kv_format, options.split));
   ASSIGN_OR_RETURN(auto host, parallel::MakeUcxGroupHost(options.transport));
   std::unique_ptr<GroupExecutor> executor(
       new GroupExecutor(options, std::move(host), std::move(own), std::move(shares)));
@@ -200,7 +190,7 @@ Status GroupExecutor::Drive(std::span<const StepItem> items, const LayerDone& la
   RETURN_IF_ERROR(CheckStep(info_, page_count_, items));
   output_of_item_.clear();
   int64_t outputs = 0;
-  StepOrder order{.sequence = ++sequence_, .parts = PartsOf(items, options_.split.pipeline)};
+  StepOrder order{.parts = PartsOf(items, options_.split.pipeline)};
   for (const StepItem& item : items) {
     output_of_item_.push_back(item.wants_output ? outputs++ : -1);
     order.items.push_back(CopyOf(item));

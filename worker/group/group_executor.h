@@ -79,7 +79,6 @@ class GroupExecutor final : public Executor {
 
   std::vector<uint8_t> given_;  // by page: the ranks hold all that it holds
   std::unique_ptr<StepDriver> driver_;
-  uint64_t sequence_ = 0;
   std::vector<int64_t> output_of_item_;  // -1: none
   std::vector<float> logits_;            // [outputs, vocab]
   std::vector<float> sample_scratch_;

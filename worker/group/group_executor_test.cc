@@ -27,21 +27,11 @@ using ::testing::Not;
 constexpr int kBlock = 16;
 constexpr int32_t kPages = 96;
 
-// Wide enough that eight slices of its row-parallel products have elements.
-ModelConfig Widened(const std::string& preset) {
-  ModelConfig c = *PresetConfig(preset);
-  c.heads = 8;
-  c.intermediate = 8 * 64 - 8;
-  c.context = 2048;
-  if (c.latent) {
-    c.kv_heads = c.heads;
-    c.latent->value_dim = 32;
-  } else {
-    c.head_dim = 32;
-  }
-  if (c.family == Family::kMixtral) c.mixture->intermediate = c.intermediate;
-  if (c.mixture && c.mixture->shared_intermediate > 0) c.mixture->shared_intermediate = 8 * 32;
-  return c;
+// With room for several stripes of context ranks.
+std::string WideModel(const std::string& preset) {
+  ModelConfig config = WidePreset(preset);
+  config.context = 2048;
+  return TestModel(std::move(config));
 }
 
 // A rank's process, but for the process.
@@ -187,8 +177,7 @@ class GroupExecutorTest : public testing::TestWithParam<Case> {};
 
 TEST_P(GroupExecutorTest, TokensAndRowsAreOneProcesses) {
   const Case& c = GetParam();
-  const ModelExecutorOptions options{.model_dir = TestModel(Widened(c.preset)),
-                                     .block_tokens = kBlock};
+  const ModelExecutorOptions options{.model_dir = WideModel(c.preset), .block_tokens = kBlock};
   std::vector<std::unique_ptr<RankProcess>> ranks;
   std::vector<std::string> addresses;
   for (uint32_t r = 1; r < parallel::ParseGroupShape(c.shape)->ranks(); ++r) {
@@ -227,7 +216,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GroupExecutorTest,
 class GroupDeathTest : public testing::Test {
  protected:
   void SetUp() override {
-    options_ = {.model_dir = TestModel(Widened("tiny")), .block_tokens = kBlock};
+    options_ = {.model_dir = WideModel("tiny"), .block_tokens = kBlock};
     whole_ = std::make_unique<Side>(MakeWhole(options_));
     script_ = std::make_unique<Script>(whole_->executor->info().vocab_size, 100);
   }

@@ -38,7 +38,7 @@ class RankFollower {
   Status TakeLoads(const StepOrder& order, TimeNs deadline_ns);
   Status RunPart(std::span<const StepItem> items, TimeNs deadline_ns);
   Status SendLogits(std::span<const StepItem> items);
-  // Starts sending what put() wrote into the returned memory.
+  // Kept until the part is done.
   std::vector<uint8_t>& NextBuffer(size_t bytes);
   Status StartSend(std::span<const uint8_t> bytes);
 

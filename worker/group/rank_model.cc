@@ -26,17 +26,17 @@ StatusOr<std::unique_ptr<RankModel>> RankModel::Load(const ModelExecutorOptions&
   auto model = std::make_unique<Transformer>(ConfigOfShare(folder.config(), share),
                                              std::move(weights), model_options);
   return std::unique_ptr<RankModel>(
-      new RankModel(std::move(setup), share, split, rank, std::move(model)));
+      new RankModel(std::move(setup), folder.config(), share, split, rank, std::move(model)));
 }
 
-RankModel::RankModel(ModelSetup setup, const ModelShare& share, const kv::GroupSplit& split,
-                     uint32_t rank, std::unique_ptr<Transformer> model)
+RankModel::RankModel(ModelSetup setup, const ModelConfig& config, const ModelShare& share,
+                     const kv::GroupSplit& split, uint32_t rank, std::unique_ptr<Transformer> model)
     : setup_(std::move(setup)),
+      config_(config),
       share_(share),
       split_(split),
       rows_(setup_.info.kv_format, kv::PartOfRank(setup_.info.kv_format, split, rank)),
-      sends_rows_(
-          kv::PlaceOf(split, rank).tensor % kv::HeadReplicas(setup_.info.kv_format, split) == 0),
+      sends_rows_(SendsRows(setup_.info.kv_format, split, rank)),
       model_(std::move(model)) {}
 
 Status RankModel::AttachPool(int32_t pages) {
@@ -81,14 +81,19 @@ Status RankModel::Forward(std::span<const StepItem> items, const Executor::Layer
   return model_->Forward(items, Transformer::Outputs::kWanted, done, deadline_ns);
 }
 
+bool SendsRows(const kv::KvFormat& format, const kv::GroupSplit& split, uint32_t rank) {
+  return kv::PlaceOf(split, rank).tensor % kv::HeadReplicas(format, split) == 0;
+}
+
 std::vector<size_t> OutputsOf(std::span<const StepItem> items, const kv::GroupSplit& split,
                               uint32_t context) {
   std::vector<size_t> outputs;
-  for (size_t i = 0; i < items.size(); ++i) {
-    const StepItem& item = items[i];
+  size_t output = 0;
+  for (const StepItem& item : items) {
     if (!item.wants_output) continue;
     const int64_t last = item.first_position + static_cast<int64_t>(item.tokens.size()) - 1;
-    if (kv::ContextOwner(split, last) == context) outputs.push_back(i);
+    if (kv::ContextOwner(split, last) == context) outputs.push_back(output);
+    ++output;
   }
   return outputs;
 }

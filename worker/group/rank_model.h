@@ -36,6 +36,7 @@ class RankModel {
 
   // Of the whole model, as one process would serve it.
   const ModelSetup& setup() const { return setup_; }
+  const ModelConfig& config() const { return config_; }  // of the whole model
   const ModelShare& share() const { return share_; }
   const PartRows& rows() const { return rows_; }
   const kernels::CpuOps& ops() const { return model_->ops(); }
@@ -59,14 +60,14 @@ class RankModel {
   std::span<const float> logits(int64_t output) const { return model_->logits(output); }
 
  private:
-  RankModel(ModelSetup setup, const ModelShare& share, const kv::GroupSplit& split, uint32_t rank,
-            std::unique_ptr<Transformer> model);
+  RankModel(ModelSetup setup, const ModelConfig& config, const ModelShare& share,
+            const kv::GroupSplit& split, uint32_t rank, std::unique_ptr<Transformer> model);
 
   const ModelSetup setup_;
+  const ModelConfig config_;
   const ModelShare share_;
   const kv::GroupSplit split_;
   const PartRows rows_;
-  // Of ranks that hold the same heads, the first answers for them.
   const bool sends_rows_;
   std::unique_ptr<Transformer> model_;
   MappedMemory pool_;
@@ -77,8 +78,10 @@ class RankModel {
   std::vector<StepItem> own_items_;
 };
 
-// For whom a rank has values of the items' outputs, in order: those whose position its context
-// place owns.
+// Of ranks that hold the same heads, the first answers for them.
+bool SendsRows(const kv::KvFormat& format, const kv::GroupSplit& split, uint32_t rank);
+
+// Which of the items' outputs, counted from 0, a context rank has: those whose position it owns.
 std::vector<size_t> OutputsOf(std::span<const StepItem> items, const kv::GroupSplit& split,
                               uint32_t context);
 

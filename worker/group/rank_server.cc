@@ -8,19 +8,10 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/random.h"
+#include "common/rpc_server.h"
 #include "worker/parallel/group_shape.h"
 
 namespace reprise::worker {
-namespace {
-
-grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const Status& status) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
-}  // namespace
-
 StatusOr<std::unique_ptr<RankServer>> RankServer::Start(const RankServerOptions& options,
                                                         MetricsRegistry* metrics) {
   if (options.rank >= static_cast<int32_t>(options.split.ranks())) {
@@ -101,7 +92,7 @@ grpc::ServerUnaryReactor* RankServer::Look(grpc::CallbackServerContext* context,
   MutexLock lock(mu_);
   response->set_owner(owner_);
   for (const uint32_t rank : ready_) response->add_places_ready(rank);
-  return Finish(context, absl::OkStatus());
+  return Answer(context, absl::OkStatus());
 }
 
 StatusOr<RankServer::Order> RankServer::Parse(const v1::JoinRequest& request) const {
@@ -164,9 +155,9 @@ grpc::ServerUnaryReactor* RankServer::Join(grpc::CallbackServerContext* context,
                                            const v1::JoinRequest* request,
                                            v1::JoinResponse* response) {
   StatusOr<Order> order = Parse(*request);
-  if (!order.ok()) return Finish(context, order.status());
+  if (!order.ok()) return Answer(context, order.status());
   MutexLock lock(mu_);
-  if (const Status status = Admit(*order); !status.ok()) return Finish(context, status);
+  if (const Status status = Admit(*order); !status.ok()) return Answer(context, status);
   if (order_) order_->reactor->Finish(ToGrpc(absl::AbortedError("a later epoch has begun")));
   owner_ = order->owner;
   generation_ = order->generation;

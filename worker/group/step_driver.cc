@@ -62,13 +62,11 @@ Status StepDriver::Run(const StepOrder& order, std::span<const StepItem> items,
 
 Status StepDriver::SendOrder(const StepOrder& order, TimeNs deadline_ns) {
   order_bytes_ = EncodeStep(order);
-  std::vector<uint8_t> header;
-  ByteWriter(header).U64(order_bytes_.size());
-  std::memcpy(header_.data(), header.data(), header_.size());
+  header_.clear();
+  ByteWriter(header_).U64(order_bytes_.size());
   std::vector<parallel::ExchangeId> sending;
   for (size_t rank = 1; rank < shares_.size(); ++rank) {
-    for (const std::span<const uint8_t> bytes :
-         {std::span<const uint8_t>(header_), AsBytes(order_bytes_)}) {
+    for (const std::span<const uint8_t> bytes : {AsBytes(header_), AsBytes(order_bytes_)}) {
       ASSIGN_OR_RETURN(const parallel::ExchangeId id,
                        links_.world->Start({.to = static_cast<int>(rank), .send = bytes}));
       sending.push_back(id);
@@ -207,12 +205,9 @@ void StepDriver::KeepLogits(const Part& part, const RankShare& share,
                             std::vector<float>* logits) const {
   const auto vocab = static_cast<size_t>(own_.setup().info.vocab_size);
   for (size_t i = 0; i < outputs.size(); ++i) {
-    size_t output = part.first_output;
-    for (size_t item = 0; item < outputs[i]; ++item) {
-      output += part.items[item].wants_output ? 1 : 0;
-    }
     const std::span<const float> row = values(i);
-    std::memcpy(logits->data() + output * vocab + static_cast<size_t>(share.vocab.begin),
+    std::memcpy(logits->data() + (part.first_output + outputs[i]) * vocab +
+                    static_cast<size_t>(share.vocab.begin),
                 row.data(), row.size_bytes());
   }
 }

@@ -9,7 +9,6 @@
 #ifndef REPRISE_WORKER_GROUP_STEP_DRIVER_H_
 #define REPRISE_WORKER_GROUP_STEP_DRIVER_H_
 
-#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -28,7 +27,7 @@ namespace reprise::worker {
 struct RankShare {
   kv::RankPlace place;
   PartRows rows;
-  bool sends_rows = true;  // of ranks that hold the same heads the first does
+  bool sends_rows = true;  // SendsRows
   bool last_stage = true;
   Span vocab;
 };
@@ -56,7 +55,7 @@ class StepDriver {
   struct Incoming {
     std::vector<parallel::ExchangeId> layers;  // of its stage, in order
     std::vector<std::vector<uint8_t>> bytes;   // by layer
-    std::vector<size_t> outputs;               // items of the part
+    std::vector<size_t> outputs;               // of the part's
     parallel::ExchangeId logits = 0;
     std::vector<float> values;  // [outputs, share of the vocabulary]
   };
@@ -84,7 +83,7 @@ class StepDriver {
   const std::vector<RankShare>& shares_;
   const GroupLinks& links_;
   const WholePages pages_;
-  std::array<uint8_t, kOrderHeaderBytes> header_{};
+  std::string header_;
   std::string order_bytes_;
   std::vector<Part> parts_;
   std::deque<std::vector<uint8_t>> loads_;

@@ -37,7 +37,7 @@ constexpr size_t kLoadBytes = 4 + 8;
 std::string EncodeStep(const StepOrder& order) {
   std::string bytes;
   ByteWriter out(bytes);
-  out.U64(order.sequence).U32(static_cast<uint32_t>(order.loads.size()));
+  out.U32(static_cast<uint32_t>(order.loads.size()));
   for (const PageLoad& load : order.loads) out.I32(load.page).I64(load.block);
   out.U32(static_cast<uint32_t>(order.items.size()));
   for (const StepOrder::Item& item : order.items) {
@@ -53,7 +53,6 @@ std::string EncodeStep(const StepOrder& order) {
 StatusOr<StepOrder> DecodeStep(std::span<const uint8_t> bytes) {
   ByteReader in(bytes);
   StepOrder order;
-  order.sequence = in.U64("sequence");
   order.loads.resize(in.Count("loads", limits::kGroupLoadsMax, kLoadBytes));
   for (PageLoad& load : order.loads) {
     load.page = in.I32("load page");

@@ -35,7 +35,6 @@ struct StepOrder {
     std::vector<int32_t> pages;
     bool operator==(const Item&) const = default;
   };
-  uint64_t sequence = 0;
   std::vector<PageLoad> loads;
   std::vector<Item> items;
   std::vector<uint32_t> parts;  // how many items each has

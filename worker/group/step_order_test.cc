@@ -11,7 +11,7 @@ namespace {
 using ::testing::HasSubstr;
 
 StepOrder Example() {
-  StepOrder order{.sequence = 7, .loads = {{3, 0}, {9, 1}}, .items = {}, .parts = {1, 1}};
+  StepOrder order{.loads = {{3, 0}, {9, 1}}, .items = {}, .parts = {1, 1}};
   order.items.push_back({.tokens = {5, 6, 7},
                          .first_position = 40,
                          .prompt_end = 42,

@@ -30,6 +30,22 @@ inline std::string TestModel(const std::string& preset, MakeModelOptions options
   return TestModel(*PresetConfig(preset), std::move(options));
 }
 
+// A preset so wide that eight slices of its row-parallel products have elements.
+inline ModelConfig WidePreset(const std::string& preset) {
+  ModelConfig c = *PresetConfig(preset);
+  c.heads = 8;
+  c.intermediate = 8 * 64 - 8;
+  if (c.latent) {
+    c.kv_heads = c.heads;
+    c.latent->value_dim = 32;
+  } else {
+    c.head_dim = 32;
+  }
+  if (c.family == Family::kMixtral) c.mixture->intermediate = c.intermediate;
+  if (c.mixture && c.mixture->shared_intermediate > 0) c.mixture->shared_intermediate = 8 * 32;
+  return c;
+}
+
 inline std::vector<int32_t> RandomTokens(size_t n, int64_t vocab, uint64_t seed) {
   SplitMix64 random(seed);
   std::vector<int32_t> tokens(n);

@@ -25,22 +25,6 @@ constexpr int64_t kBlock = 16;
 constexpr int32_t kPages = 12;
 constexpr TimeNs kTimeoutNs = 60 * kSecond;
 
-// Wide enough that eight slices of its row-parallel products have elements.
-ModelConfig Widened(const std::string& preset) {
-  ModelConfig c = *PresetConfig(preset);
-  c.heads = 8;
-  c.intermediate = 8 * 64 - 8;
-  if (c.latent) {
-    c.kv_heads = c.heads;
-    c.latent->value_dim = 32;
-  } else {
-    c.head_dim = 32;
-  }
-  if (c.family == Family::kMixtral) c.mixture->intermediate = c.intermediate;
-  if (c.mixture && c.mixture->shared_intermediate > 0) c.mixture->shared_intermediate = 8 * 32;
-  return c;
-}
-
 // One rank: its share, its own pool.
 class Rank {
  public:
@@ -189,7 +173,7 @@ void ExpectSameRows(const Rank& whole, const Group& group) {
 class TransformerRanksTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(TransformerRanksTest, BitsDoNotDependOnTheSplit) {
-  auto folder = ModelFolder::Open(TestModel(Widened(GetParam())));
+  auto folder = ModelFolder::Open(TestModel(WidePreset(GetParam())));
   ASSERT_TRUE(folder.ok()) << folder.status();
   const Script script(folder->config().vocab);
   Rank whole(*folder, WholeModel(folder->config()));
@@ -225,7 +209,7 @@ INSTANTIATE_TEST_SUITE_P(Presets, TransformerRanksTest,
                          });
 
 TEST(TransformerRanks, ADeadRankEndsTheStepOfAllOthers) {
-  auto folder = ModelFolder::Open(TestModel(Widened("tiny")));
+  auto folder = ModelFolder::Open(TestModel(WidePreset("tiny")));
   ASSERT_TRUE(folder.ok()) << folder.status();
   const Script script(folder->config().vocab);
   Group group(*folder, {.tensor = 2});
@@ -251,13 +235,13 @@ TEST(ModelShare, RefusesWhatASplitWouldTear) {
     }
     return std::string();
   };
-  ModelConfig c = Widened("tiny");
+  ModelConfig c = WidePreset("tiny");
   EXPECT_EQ(refusal(c, "tp8"), "");
   EXPECT_EQ(refusal(c, "pp3"), "pipeline degree 3 is more than the 2 layers");
   c.intermediate = 64;
   EXPECT_EQ(refusal(c, "tp4"),
             "tensor degree 4 does not divide intermediate_size of 64 in slices of 32");
-  c = Widened("tiny");
+  c = WidePreset("tiny");
   c.head_dim = 20;
   EXPECT_EQ(
       refusal(c, "tp2"),
