@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t kAppendBytes = 150'000;
 constexpr int64_t kAppendRowsMin = 2;
 constexpr int64_t kAppendRowsMax = 4;
-constexpr TimeNs kAppendLingerNs = 50 * kMillisecond;  // for each
+constexpr TimeNs kAppendLingerNs = 100 * kMillisecond;  // for each
 
 }  // namespace
 
