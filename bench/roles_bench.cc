@@ -80,6 +80,8 @@ class Roles {
   }
 
   Status Coverage() {
+    setting_ = harness::PhaseSetting(setting_.program);
+    RETURN_IF_ERROR(StartAnew());
     int hit = 0;
     Sums sums;
     const std::vector<harness::Phase> phases = harness::AllPhases();
@@ -109,7 +111,7 @@ class Roles {
 
   int64_t NextRequests() { return kRequestsApart * next_++; }
 
-  const harness::Setting setting_;
+  harness::Setting setting_;
   const int runs_;
   Report& report_;
   std::unique_ptr<harness::Cluster> cluster_;

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "cli/client/generation_client.h"
 #include "common/mutex.h"
+#include "tests/failover/cases.h"
 
 namespace reprise::harness {
 namespace {
@@ -124,6 +125,12 @@ std::vector<Phase> AllPhases() {
       {"store.disk.write", "store-0"},
       {"store.release", "store-0"},
   };
+}
+
+Setting PhaseSetting(const std::string& program) {
+  Setting setting = StandingSetting(program);
+  setting.flags_of["decode-0"] = {"--recovery=restore"};
+  return setting;
 }
 
 StatusOr<PhaseOutcome> PlayPhase(Cluster& cluster, const Setting& setting, const Phase& phase,

@@ -30,8 +30,11 @@ struct Phase {
   int nth = 1;  // hit to die at
 };
 
-// One for each failpoint, in their order; for a cluster of StandingSetting.
+// One for each failpoint, in their order; for a cluster of PhaseSetting.
 std::vector<Phase> AllPhases();
+// The standing cluster, whose decode-0 restores what it could as well compute again: a planner that
+// finds that cheaper would pass by the moments of a restore.
+Setting PhaseSetting(const std::string& program);
 
 struct PhaseOutcome {
   bool hit = false;  // the victim died there

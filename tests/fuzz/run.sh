@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Replays every fuzz target's corpus, then fuzzes it for a number of seconds.
+# Replays every fuzz target's corpus, then fuzzes it for a number of seconds, one target a core.
 # Usage: tests/fuzz/run.sh [SECONDS=5] [PATTERN]
 # On descriptor 3 (when open): one line "NAME pass" or "NAME fail" a target.
 set -uo pipefail
@@ -12,8 +12,7 @@ targets=$(bazel query 'attr(tags, "\bfuzz\b", //...)' 2>/dev/null | grep -E "$pa
 bazel build --keep_going --config=fuzz $targets || echo "building fuzz targets failed"
 bin=$(bazel info --config=fuzz bazel-bin 2>/dev/null)
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
-status=0
-one() {
+one() {  # one LABEL
   local label=$1 name path corpus
   name=${label##*:} path=$bin/${label#//}; path=${path/://}
   corpus=tests/fuzz/corpus/$name
@@ -30,7 +29,7 @@ one() {
     return 1
   fi
 }
-for label in $targets; do
-  one "$label" || status=1
-done
-exit $status
+export -f one
+export bin work seconds
+# shellcheck disable=SC2016
+xargs -P "$(nproc)" -I{} bash -c 'one "$1"' - {} <<< "$targets"
