@@ -148,8 +148,9 @@ StatusOr<PhaseOutcome> PlayPhase(Cluster& cluster, const Setting& setting, const
     outcome.hit = end.has_value() && end->signal == SIGKILL;
     // What has died returns while clients still wait, as an operator's supervisor would do it.
     RETURN_IF_ERROR(cluster.Repair());
+    // Until what came back has streams again: its next death is to move some.
+    RETURN_IF_ERROR(load.WaitForTokens(load.tokens() + streams * kMaxTokens, kPatienceNs));
   }
-  RETURN_IF_ERROR(load.WaitForTokens(load.tokens() + streams * 4, kPatienceNs));
   RETURN_IF_ERROR(load.Stop(kPatienceNs));
   outcome.totals = Sum(load.results());
   return outcome;
