@@ -41,7 +41,7 @@ step() {  # step NAME COMMAND...: one pass or fail line
 }
 
 # The CUDA tests have their own configuration, below.
-targets=$(bazel query 'tests(//...)' 2>/dev/null | grep -v '^//kernels/cuda:' | grep -E "${only:-.}" || true)
+targets=$(bazel query 'tests(//...)' 2>/dev/null | grep -v -e '^//kernels/cuda:' -e ':real_nccl_test$' | grep -E "${only:-.}" || true)
 if [ -z "$targets" ]; then
   echo "no test target matches ${only:-anything}"; echo "0 passed, 1 failed"; exit 1
 fi
@@ -57,7 +57,7 @@ echo "$targets" >> "$results"
 
 if [ -z "$only" ] && [ ${#config[@]} -eq 0 ] && [ -x /usr/local/cuda/bin/nvcc ]; then
   step "CUDA compiles for sm_80, sm_90a and PTX; without a card its tests say so" \
-    bazel test --config=cuda //kernels/cuda:all
+    bazel test --config=cuda //kernels/cuda:all //worker/parallel/nccl:real_nccl_test
 fi
 if [ -z "$only" ]; then
   step "mutants apply" tests/mutants/run.sh --check

@@ -52,6 +52,8 @@ class GroupHost final : public kv::TransportHandler {
   // DEADLINE_EXCEEDED naming the ranks that did not come. Peers that fail to answer are dialed
   // again until the deadline.
   StatusOr<std::unique_ptr<Communicator>> Join(const GroupSpec& spec, TimeNs deadline_ns);
+  // The same, for a back end that is built on it.
+  StatusOr<std::unique_ptr<PeerLink>> JoinLink(const GroupSpec& spec, TimeNs deadline_ns);
 
  private:
   // An open endpoint: a stranger (no member), dialed by or attached to a member.

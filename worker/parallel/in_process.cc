@@ -16,6 +16,7 @@ class InProcessLink final : public PeerLink {
   int size() const override { return group_->size_; }
   Status status() const override { return group_->status(); }
   BatchId Start(Batch batch) override { return group_->Start(rank_, batch); }
+  bool Done(BatchId batch) const override { return group_->Done(batch); }
   Status Wait(BatchId batch, TimeNs deadline_ns) override {
     return group_->Wait(rank_, batch, deadline_ns);
   }
@@ -27,7 +28,11 @@ class InProcessLink final : public PeerLink {
 };
 
 std::unique_ptr<Communicator> InProcessGroup::MakeCommunicator(int rank) {
-  return std::make_unique<LinkedCommunicator>(std::make_unique<InProcessLink>(this, rank));
+  return std::make_unique<LinkedCommunicator>(MakeLink(rank));
+}
+
+std::unique_ptr<PeerLink> InProcessGroup::MakeLink(int rank) {
+  return std::make_unique<InProcessLink>(this, rank);
 }
 
 BatchId InProcessGroup::Start(int rank, const Batch& batch) {
@@ -96,6 +101,11 @@ void InProcessGroup::Finish(BatchId batch) {
   if (--found->second > 0) return;
   unfinished_.erase(found);
   changed_.NotifyAll();
+}
+
+bool InProcessGroup::Done(BatchId batch) const {
+  MutexLock lock(mu_);
+  return status_.ok() && !unfinished_.contains(batch);
 }
 
 Status InProcessGroup::Wait(int rank, BatchId batch, TimeNs deadline_ns) {

@@ -22,6 +22,8 @@ class InProcessGroup {
   explicit InProcessGroup(int size) : size_(size) {}
   // Once for each rank.
   std::unique_ptr<Communicator> MakeCommunicator(int rank);
+  // The same, for a back end that is built on it.
+  std::unique_ptr<PeerLink> MakeLink(int rank);
   // As if its process had died.
   void Kill(int rank) { KillAfter(rank, 0); }
   // As soon as it has sent that many more messages.
@@ -46,6 +48,7 @@ class InProcessGroup {
   };
 
   BatchId Start(int rank, const Batch& batch);
+  bool Done(BatchId batch) const;
   Status Wait(int rank, BatchId batch, TimeNs deadline_ns);
   void Fail(const Status& cause);
   Status status() const;

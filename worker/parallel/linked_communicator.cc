@@ -1,11 +1,8 @@
 #include "worker/parallel/linked_communicator.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <utility>
-
-#include "worker/parallel/tree_sum.h"
 
 namespace reprise::parallel {
 namespace {
@@ -15,10 +12,6 @@ std::span<const uint8_t> Bytes(std::span<const float> floats) {
 }
 std::span<uint8_t> Bytes(std::span<float> floats) {
   return {reinterpret_cast<uint8_t*>(floats.data()), floats.size_bytes()};
-}
-
-void Copy(std::span<const uint8_t> from, std::span<uint8_t> to) {
-  if (!from.empty() && from.data() != to.data()) std::memcpy(to.data(), from.data(), from.size());
 }
 
 std::vector<size_t> Offsets(std::span<const size_t> sizes) {
@@ -45,8 +38,17 @@ void LinkedCommunicator::Abort(const Status& reason) {
 }
 
 Status LinkedCommunicator::Refuse(const std::string& message) {
-  link_->Fail(absl::InvalidArgumentError(absl::StrCat("rank ", rank(), ": ", message)));
+  return Fail(absl::InvalidArgumentError(absl::StrCat("rank ", rank(), ": ", message)));
+}
+
+Status LinkedCommunicator::Fail(const Status& cause) {
+  link_->Fail(cause);
   return Alive();
+}
+
+Status LinkedCommunicator::Copy(std::span<const uint8_t> from, std::span<uint8_t> to) {
+  const Status copied = memory_->Copy(from, to);
+  return copied.ok() ? copied : Fail(copied);
 }
 
 Status LinkedCommunicator::CheckSizes(std::span<const size_t> sizes, size_t total,
@@ -121,21 +123,22 @@ Status LinkedCommunicator::ReduceChunk(CallTag tag, std::span<const float> data,
                                        std::span<float> own, TimeNs deadline_ns) {
   const size_t turn = tag.step / 2;
   Batch batch{.tag = tag, .out = {}, .in = {}};
-  terms_.resize(own.size() * static_cast<size_t>(size() - 1));
+  const auto room = memory_->Terms(own.size() * static_cast<size_t>(size() - 1), own.data());
+  if (!room.ok()) return Fail(room.status());
   std::vector<float*> terms(static_cast<size_t>(size()), own.data());
   size_t at = 0;
   for (const int peer : Peers()) {
     const Chunk theirs = TurnOf(ChunkOf(data.size(), peer, size()), turn);
-    const std::span<float> term(terms_.data() + at, own.size());
+    const std::span<float> term(*room + at, own.size());
     batch.out.push_back({peer, Bytes(data.subspan(theirs.begin, theirs.size()))});
     batch.in.push_back({peer, Bytes(term)});
     terms[static_cast<size_t>(peer)] = term.data();
     at += own.size();
   }
   RETURN_IF_ERROR(Run(std::move(batch), deadline_ns));
-  TreeSum(terms, own.size());
-  Copy(Bytes(std::span<const float>(terms[0], own.size())), Bytes(own));
-  return absl::OkStatus();
+  const Status summed = memory_->Sum(terms, own.size());
+  if (!summed.ok()) return Fail(summed);
+  return Copy(Bytes(std::span<const float>(terms[0], own.size())), Bytes(own));
 }
 
 Status LinkedCommunicator::AllReduce(std::span<float> data, TimeNs deadline_ns) {
@@ -168,7 +171,7 @@ Status LinkedCommunicator::ReduceScatter(std::span<const float> data, std::span<
                                data.size(), " has ", own.size()));
   }
   CallTag tag = BeginCall(Op::kReduceScatter, data.size_bytes());
-  Copy(Bytes(data.subspan(own.begin, own.size())), Bytes(mine));
+  RETURN_IF_ERROR(Copy(Bytes(data.subspan(own.begin, own.size())), Bytes(mine)));
   const size_t turns = TurnsOf(data.size(), size());
   for (size_t turn = 0; turn < turns; ++turn) {
     const Chunk part = TurnOf({0, own.size()}, turn);
@@ -196,7 +199,7 @@ Status LinkedCommunicator::AllGather(std::span<const uint8_t> mine, std::span<co
     batch.out.push_back({peer, mine});
     batch.in.push_back({peer, part(peer)});
   }
-  Copy(mine, part(rank()));
+  RETURN_IF_ERROR(Copy(mine, part(rank())));
   return Run(std::move(batch), deadline_ns);
 }
 
@@ -221,7 +224,7 @@ Status LinkedCommunicator::AllToAll(std::span<const uint8_t> send,
     batch.out.push_back({peer, out(static_cast<size_t>(peer))});
     batch.in.push_back({peer, in(static_cast<size_t>(peer))});
   }
-  Copy(out(own), in(own));
+  RETURN_IF_ERROR(Copy(out(own), in(own)));
   return Run(std::move(batch), deadline_ns);
 }
 

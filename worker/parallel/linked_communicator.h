@@ -1,5 +1,5 @@
 // The collectives, once for every back end: direct exchanges between all pairs of ranks over a
-// PeerLink. Owned and called as communicator.h says; owns its link.
+// PeerLink. Owned and called as communicator.h says; owns its link and what knows its memory.
 //
 // A reduction runs in segments of at most kReduceSegmentElements a rank, so that the memory for the
 // other ranks' terms is bounded: each rank gets the terms of its chunk, adds them, sends the sum.
@@ -19,7 +19,9 @@ inline constexpr size_t kReduceSegmentElements = size_t{1} << 18;  // 1 MiB of a
 
 class LinkedCommunicator final : public Communicator {
  public:
-  explicit LinkedCommunicator(std::unique_ptr<PeerLink> link) : link_(std::move(link)) {}
+  explicit LinkedCommunicator(std::unique_ptr<PeerLink> link,
+                              std::unique_ptr<LinkMemory> memory = std::make_unique<LinkMemory>())
+      : memory_(std::move(memory)), link_(std::move(link)) {}
 
   int rank() const override { return link_->rank(); }
   int size() const override { return link_->size(); }
@@ -46,6 +48,9 @@ class LinkedCommunicator final : public Communicator {
   Status Alive() { return link_->Wait(kNoBatch, INT64_MAX); }
   // The caller's mistake ends the group, as one seen by a peer would.
   Status Refuse(const std::string& message);
+  // What failed here ends the group.
+  Status Fail(const Status& cause);
+  Status Copy(std::span<const uint8_t> from, std::span<uint8_t> to);
   Status CheckSizes(std::span<const size_t> sizes, size_t total, const char* what);
   CallTag BeginCall(Op op, size_t bytes);
   BatchId Post(Batch batch);
@@ -60,10 +65,10 @@ class LinkedCommunicator final : public Communicator {
   Status ReduceChunk(CallTag tag, std::span<const float> data, std::span<float> own,
                      TimeNs deadline_ns);
 
+  const std::unique_ptr<LinkMemory> memory_;  // outlives the link, whose exchanges may use it
   const std::unique_ptr<PeerLink> link_;
   uint32_t calls_ = 0;  // collective ones
   std::set<ExchangeId> exchanges_;
-  std::vector<float> terms_;  // of other ranks
   CommunicatorStats stats_{};
 };
 

@@ -55,10 +55,27 @@ class PeerLink {
   virtual Status status() const = 0;
   // The memory is the link's until Wait for it returns, or any Wait fails.
   virtual BatchId Start(Batch batch) = 0;
+  // Whether Wait would return OK at once.
+  virtual bool Done(BatchId batch) const = 0;
   // Returns an error only when the link is dead and quiet.
   virtual Status Wait(BatchId batch, TimeNs deadline_ns) = 0;
   // The first cause counts, at once for status(); tells every rank. Any thread; does not wait.
   virtual void Fail(const Status& cause) = 0;
+};
+
+// Where operands lie, for what a rank does to them itself. This one is for host memory; an error of
+// a derived one ends the group. Owned by the communicator, called on its thread.
+class LinkMemory {
+ public:
+  virtual ~LinkMemory() = default;
+  virtual Status Copy(std::span<const uint8_t> from, std::span<uint8_t> to);
+  // Room for n elements in the same kind of memory as `beside`, until the next call.
+  virtual StatusOr<float*> Terms(size_t n, const float* beside);
+  // terms[t] [n], all in one kind of memory: the tree's sum is in terms[0] (tree_sum.h).
+  virtual Status Sum(std::span<float* const> terms, size_t n);
+
+ private:
+  std::vector<float> terms_;
 };
 
 }  // namespace reprise::parallel

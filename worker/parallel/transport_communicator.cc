@@ -75,6 +75,10 @@ class TransportLink final : public PeerLink {
         [member = member_, id, batch = std::move(batch)] { member->Start(id, batch); });
     return id;
   }
+  bool Done(BatchId batch) const override {
+    MutexLock lock(state_->mu);
+    return state_->status.ok() && !state_->unfinished.contains(batch);
+  }
   Status Wait(BatchId batch, TimeNs deadline_ns) override {
     return Await(
         *state_, deadline_ns,
@@ -99,6 +103,11 @@ class TransportLink final : public PeerLink {
 }  // namespace
 
 StatusOr<std::unique_ptr<Communicator>> GroupHost::Join(const GroupSpec& spec, TimeNs deadline_ns) {
+  ASSIGN_OR_RETURN(auto link, JoinLink(spec, deadline_ns));
+  return std::make_unique<LinkedCommunicator>(std::move(link));
+}
+
+StatusOr<std::unique_ptr<PeerLink>> GroupHost::JoinLink(const GroupSpec& spec, TimeNs deadline_ns) {
   RETURN_IF_ERROR(Check(spec));
   const auto state = std::make_shared<LinkState>();
   const auto member = std::make_shared<GroupMember>(
@@ -114,8 +123,7 @@ StatusOr<std::unique_ptr<Communicator>> GroupHost::Join(const GroupSpec& spec, T
       *state, deadline_ns,
       [alone](LinkState& joining) NO_THREAD_SAFETY_ANALYSIS { return joining.joined || alone; },
       [&] { transport_->Post([member] { member->ExpireJoin(); }); }));
-  return std::make_unique<LinkedCommunicator>(
-      std::make_unique<TransportLink>(transport_.get(), member, state));
+  return std::make_unique<TransportLink>(transport_.get(), member, state);
 }
 
 }  // namespace reprise::parallel
