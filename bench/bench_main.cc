@@ -31,6 +31,7 @@ int BenchMain(absl::string_view name, int argc, char** argv,
   flags.Add("models", &o.models, "the project's models folder");
   flags.Add("cache-dir", &o.cache_dir, "where made models are kept");
   flags.Add("long", &o.long_run, "more repetitions");
+  flags.Add("peer", &o.peer, "a build folder of llama.cpp, which mla-cpu compares with");
   const auto positional = flags.Parse(std::vector<std::string>(argv + 1, argv + argc));
   if (!positional.ok()) {
     std::fprintf(stderr, "%s\n", std::string(positional.status().message()).c_str());

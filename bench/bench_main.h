@@ -17,6 +17,7 @@ struct BenchFlags {
   std::string models;     // the project's models folder
   std::string cache_dir;  // made models are kept here from run to run
   bool long_run = false;  // more repetitions
+  std::string peer;       // a build folder of llama.cpp, to compare with; empty: none
 };
 
 // Returns the exit status of the benchmark. An error of `run` is printed and fails the bar

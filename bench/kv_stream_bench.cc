@@ -1,8 +1,6 @@
 // Sealed blocks between two processes over the KV stream, verified by the receiver, against
 // ucx_perftest's active messages of the same size on the same transport in the same run. The
 // stream moves distinct buffers on both sides; ucx_perftest sends one buffer over and over.
-#include <unistd.h>
-
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -13,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "bench/bench_main.h"
+#include "bench/process_output.h"
 #include "common/free_ports.h"
 #include "common/json.h"
 #include "common/percentile.h"
@@ -26,30 +25,12 @@ namespace {
 
 constexpr int64_t kTotalBytes = int64_t{2} << 30;
 constexpr double kRatioMin = 0.75;
-constexpr TimeNs kTimeoutNs = 120 * kSecond;
 
 struct Size {
   const char* name;
   int64_t bytes;
 };
 constexpr Size kSizes[] = {{"64KiB", 64 << 10}, {"1MiB", 1 << 20}, {"16MiB", 16 << 20}};
-
-StatusOr<std::string> OutputOf(const SubprocessOptions& options) {
-  SubprocessOptions piped = options;
-  piped.out = SubprocessOutput::Pipe();
-  ASSIGN_OR_RETURN(const auto process, Subprocess::Spawn(piped));
-  std::string text;
-  char buffer[4096];
-  for (ssize_t n; (n = read(process->out_fd(), buffer, sizeof buffer)) > 0;) {
-    text.append(buffer, static_cast<size_t>(n));
-  }
-  const auto exit = process->Wait(kTimeoutNs);
-  if (!exit.has_value() || !exit->ok()) {
-    return absl::UnavailableError(absl::StrCat(options.argv[0], " ended with ",
-                                               exit ? exit->ToString() : "nothing", ": ", text));
-  }
-  return text;
-}
 
 // GB/s of ucp_am_bw. Shared memory alone cannot connect with -e (error mode PEER), so it runs there
 // in mode NONE.

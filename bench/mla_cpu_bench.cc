@@ -10,6 +10,9 @@
 // Both are attention between the projections of the hidden state and the output projection, which
 // are products like any other. Best of many on both sides; the floor over the processor time a
 // thread used says how much of the machine is used, whoever else is on it.
+//
+// With --peer, whole steps of a few such layers are compared with llama.cpp's as well
+// (mla_cpu_peer.h).
 #include <time.h>
 
 #include <algorithm>
@@ -22,6 +25,7 @@
 
 #include "bench/attention_model.h"
 #include "bench/cpu_floors.h"
+#include "bench/mla_cpu_peer.h"
 #include "common/clock.h"
 #include "worker/model/latent_layer.h"
 #include "worker/model/weights.h"
@@ -211,7 +215,7 @@ Status Run(const BenchFlags& flags, Report& report) {
   report.Figure("read", floors.best().read_bytes_per_s / 1e9, "GB/s");
   report.Figure("f32", floors.best().f32_macs_per_s / 1e9, "G multiply-adds/s");
   report.Figure("bf16", floors.best().bf16_macs_per_s / 1e9, "G multiply-adds/s");
-  return absl::OkStatus();
+  return CompareWithLlamaCpp(flags, kThreads, report);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs one benchmark: a short table, then one JSON line; exit status 1 when a bar is not met.
 #
-#   bench/run.sh NAME [--long]     bench/run.sh --list
+#   bench/run.sh NAME [--long] [--peer=DIR]     bench/run.sh --list
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
