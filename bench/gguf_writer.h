@@ -1,5 +1,5 @@
-// Writes the files llama.cpp reads (GGUF version 3, docs/gguf.md of its library ggml), as much of the
-// format as a model of random weights needs: texts, numbers, and tensors of f32 and bf16. For
+// Writes the files llama.cpp reads (GGUF version 3, docs/gguf.md of its library ggml), as much of
+// the format as a model of random weights needs: texts, numbers, and tensors of f32 and bf16. For
 // benchmarks against llama.cpp. One thread.
 //
 // Invariants:

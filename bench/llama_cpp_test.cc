@@ -146,9 +146,9 @@ TEST(LatentGguf, EveryLayerHasItsTensorsAndWeighsWhatItsShapeSays) {
   std::ifstream file(path, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
   for (const char* layer : {"blk.0.", "blk.1."}) {
-    for (const char* part : {"attn_norm", "attn_q", "attn_kv_a_mqa", "attn_kv_a_norm", "attn_k_b",
-                             "attn_v_b", "attn_output", "ffn_norm", "ffn_gate", "ffn_up",
-                             "ffn_down"}) {
+    for (const char* part :
+         {"attn_norm", "attn_q", "attn_kv_a_mqa", "attn_kv_a_norm", "attn_k_b", "attn_v_b",
+          "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"}) {
       EXPECT_NE(bytes.find(absl::StrCat(layer, part, ".weight")), std::string::npos) << part;
     }
   }
