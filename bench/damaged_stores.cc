@@ -1,10 +1,12 @@
 #include "bench/damaged_stores.h"
 
+#include <signal.h>
+
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "bench/process_memory.h"
 #include "common/random.h"
@@ -19,9 +21,10 @@ constexpr int kMaxTokens = 200;
 constexpr int64_t kRequestsApart = 1'000'000;
 constexpr TimeNs kPatienceNs = 120 * kSecond;
 
-// The first words of every row that the request's sequence will ever have, in all layers.
-void AddRows(const worker::TimedModel& model, const harness::CheckedRequest& made,
-             absl::flat_hash_set<uint64_t>& words) {
+using Rows = absl::flat_hash_map<uint64_t, std::vector<uint8_t>>;  // by their first words
+
+// Every row that the request's sequence will ever have, in all layers.
+void AddRows(const worker::TimedModel& model, const harness::CheckedRequest& made, Rows& rows) {
   std::vector<int32_t> tokens(made.request.ids().ids().begin(), made.request.ids().ids().end());
   for (const harness::TranscriptToken& token : made.expected[0]) tokens.push_back(token.id);
   std::vector<uint8_t> row(model.row_bytes);
@@ -31,27 +34,36 @@ void AddRows(const worker::TimedModel& model, const harness::CheckedRequest& mad
                             worker::RowForm::kPrompt, layer, row);
       uint64_t word;
       std::memcpy(&word, row.data(), sizeof word);
-      words.insert(word);
+      rows.emplace(word, row);
     }
   }
 }
 
-// One bit of every second such row in the process.
-StatusOr<int64_t> DamageRows(pid_t pid, const worker::TimedModel& model,
-                             const absl::flat_hash_set<uint64_t>& words, SplitMix64& random) {
+// One bit of every second such row in the process. It stands still meanwhile: where a row was
+// found, something else may lie by now.
+StatusOr<int64_t> DamageRows(pid_t pid, const worker::TimedModel& model, const Rows& rows,
+                             SplitMix64& random) {
   ASSIGN_OR_RETURN(ProcessMemory memory, ProcessMemory::Open(pid));
-  std::vector<uint64_t> places;
-  RETURN_IF_ERROR(memory.Scan([&](uint64_t word) { return words.contains(word); },
-                              [&](uint64_t, uint64_t address) { places.push_back(address); }));
+  struct Place {
+    uint64_t address;
+    const std::vector<uint8_t>* row;
+  };
+  std::vector<Place> places;
+  RETURN_IF_ERROR(memory.Scan([&](uint64_t word) { return rows.contains(word); },
+                              [&](uint64_t word, uint64_t address) {
+                                places.push_back({address, &rows.at(word)});
+                              }));
   int64_t damaged = 0;
-  for (const uint64_t place : places) {
+  kill(pid, SIGSTOP);
+  std::vector<uint8_t> found(model.row_bytes);
+  for (const auto& [address, row] : places) {
     if (random.Below(2) == 0) continue;
-    const uint64_t address = place + random.Below(model.row_bytes);
-    uint8_t byte = 0;
-    if (!memory.Read(address, {&byte, 1}).ok()) continue;  // a buffer that is gone by now
-    byte ^= static_cast<uint8_t>(1 << random.Below(8));
-    damaged += memory.Write(address, {&byte, 1}).ok();
+    if (!memory.Read(address, found).ok() || found != *row) continue;
+    const uint64_t at = random.Below(model.row_bytes);
+    found[at] ^= static_cast<uint8_t>(1 << random.Below(8));
+    damaged += memory.Write(address + at, {&found[at], 1}).ok();
   }
+  kill(pid, SIGCONT);
   return damaged;
 }
 
@@ -71,14 +83,14 @@ Status ServeFromDamagedStores(const BenchFlags& flags, Report& report) {
     harness::CheckedLoadOptions options = harness::TimedLoad(
         setting, *cluster, kStreams, kPromptTokens, kMaxTokens, round * kRequestsApart);
     options.requests = kStreams;
-    absl::flat_hash_set<uint64_t> words;
-    for (int i = 0; i < kStreams; ++i) AddRows(setting.model, options.make(i), words);
+    Rows rows;
+    for (int i = 0; i < kStreams; ++i) AddRows(setting.model, options.make(i), rows);
     harness::CheckedLoad load(options);
     RETURN_IF_ERROR(load.WaitForTokens(kStreams * kMaxTokens / 3, kPatienceNs));
     for (const std::string& store : harness::Names("store", setting.stores)) {
-      ASSIGN_OR_RETURN(const int64_t rows,
-                       DamageRows(cluster->pid(store), setting.model, words, random));
-      damaged += rows;
+      ASSIGN_OR_RETURN(const int64_t in_store,
+                       DamageRows(cluster->pid(store), setting.model, rows, random));
+      damaged += in_store;
     }
     RETURN_IF_ERROR(cluster->Kill(absl::StrCat("decode-", round % setting.decode_workers)));
     RETURN_IF_ERROR(load.Wait(kPatienceNs));
