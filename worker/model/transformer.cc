@@ -158,7 +158,7 @@ Status Transformer::SendRows() {
   const F32 x = x_.Rows(step_.rows, config_.hidden);
   const F32 sent = sent_.Rows(step_.rows, config_.hidden);
   const size_t bytes = static_cast<size_t>(x.rows * x.cols) * sizeof(float);
-  std::memcpy(sent.data, x.data, bytes);
+  if (bytes > 0) std::memcpy(sent.data, x.data, bytes);
   ASSIGN_OR_RETURN(
       sending_, pipeline_->Start({.to = pipeline_->rank() + 1,
                                   .send = {reinterpret_cast<const uint8_t*>(sent.data), bytes}}));
