@@ -141,16 +141,13 @@ TEST_F(EngineTest, AColdRequestGivesTheExpectedTokens) {
   EXPECT_GT(engine->progress(), 20u);
 }
 
-// Gives many signs of life in every layer.
-class TickingExecutor final : public Executor {
+// The timed executor, but for what a test changes.
+class ChangedExecutor : public Executor {
  public:
-  static constexpr int kTicks = 1000;
-  explicit TickingExecutor(std::unique_ptr<Executor> inner) : inner_(std::move(inner)) {}
+  ChangedExecutor() : inner_(std::move(*TimedExecutor::Create({.model = Model()}))) {}
   const ExecutorInfo& info() const override { return inner_->info(); }
   void AttachPool(uint8_t* base, int32_t pages) override { inner_->AttachPool(base, pages); }
-  void SetTick(Tick tick) override { tick_ = std::move(tick); }
   Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override {
-    for (int i = 0; tick_ && i < kTicks; ++i) tick_();
     return inner_->Run(items, layer_done);
   }
   SampledToken Sample(size_t item, const SampleInput& input) override {
@@ -159,13 +156,24 @@ class TickingExecutor final : public Executor {
 
  private:
   const std::unique_ptr<Executor> inner_;
+};
+
+// Gives many signs of life in every layer.
+class TickingExecutor final : public ChangedExecutor {
+ public:
+  static constexpr int kTicks = 1000;
+  void SetTick(Tick tick) override { tick_ = std::move(tick); }
+  Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override {
+    for (int i = 0; tick_ && i < kTicks; ++i) tick_();
+    return ChangedExecutor::Run(items, layer_done);
+  }
+
+ private:
   Tick tick_;
 };
 
 TEST_F(EngineTest, PartsOfALayerCountAsProgress) {
-  auto timed = TimedExecutor::Create({.model = Model()});
-  ASSERT_TRUE(timed.ok()) << timed.status();
-  const auto engine = StartEngine("decode", std::make_unique<TickingExecutor>(*std::move(timed)));
+  const auto engine = StartEngine("decode", std::make_unique<TickingExecutor>());
   const Submit request = Request("r", 45, 20);
   ASSERT_TRUE(engine->Post(request).ok());
   const auto done = outbox_.Wait(request.key);
@@ -175,30 +183,20 @@ TEST_F(EngineTest, PartsOfALayerCountAsProgress) {
 }
 
 // Is lost after some steps, as a group whose ranks are gone.
-class LosingExecutor final : public Executor {
+class LosingExecutor final : public ChangedExecutor {
  public:
-  LosingExecutor(std::unique_ptr<Executor> inner, int steps)
-      : inner_(std::move(inner)), steps_(steps) {}
-  const ExecutorInfo& info() const override { return inner_->info(); }
-  void AttachPool(uint8_t* base, int32_t pages) override { inner_->AttachPool(base, pages); }
+  explicit LosingExecutor(int steps) : steps_(steps) {}
   Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override {
     if (steps_-- <= 0) return absl::UnavailableError("no rank answers");
-    return inner_->Run(items, layer_done);
-  }
-  SampledToken Sample(size_t item, const SampleInput& input) override {
-    return inner_->Sample(item, input);
+    return ChangedExecutor::Run(items, layer_done);
   }
 
  private:
-  const std::unique_ptr<Executor> inner_;
   int steps_;
 };
 
 TEST_F(EngineTest, ALostExecutorIsACrashToOthersAndNoErrorOfTheRequest) {
-  auto timed = TimedExecutor::Create({.model = Model()});
-  ASSERT_TRUE(timed.ok()) << timed.status();
-  const auto engine =
-      StartEngine("decode", std::make_unique<LosingExecutor>(*std::move(timed), 10));
+  const auto engine = StartEngine("decode", std::make_unique<LosingExecutor>(10));
   EXPECT_TRUE(engine->health().ok());
   const Submit request = Request("r", 45, 200);
   ASSERT_TRUE(engine->Post(request).ok());

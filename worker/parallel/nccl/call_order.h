@@ -6,8 +6,7 @@
 // Invariants:
 // 1. Nothing may begin before all its ranks have posted it, with equal tags and sizes.
 // 2. What Add returns over time, restricted to any rank, is a part of one order of all. So the
-// first
-//    thing in it that has not ended is the first at all its ranks, and ends.
+//    first thing in it that has not ended is the first at all its ranks, and ends.
 // 3. The messages of a pair are paired in the order of their posts, collective ones included.
 #ifndef REPRISE_WORKER_PARALLEL_NCCL_CALL_ORDER_H_
 #define REPRISE_WORKER_PARALLEL_NCCL_CALL_ORDER_H_

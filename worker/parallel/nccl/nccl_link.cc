@@ -32,8 +32,8 @@ NcclLink::~NcclLink() {
     control_->Fail(
         absl::UnavailableError(absl::StrCat("rank ", rank(), " has left in mid exchange")));
   }
-  leaving_ = poked_ = true;
-  poke_.NotifyAll();
+  leaving_ = true;
+  Poke();
   AwaitQuiet();
 }
 
@@ -59,8 +59,7 @@ BatchId NcclLink::Start(Batch batch) {
     }
   }
   if (due.items > 0) unfinished_[id] = due;
-  poked_ = true;
-  poke_.NotifyAll();
+  Poke();
   return id;
 }
 
@@ -74,8 +73,7 @@ Status NcclLink::Wait(BatchId batch, TimeNs deadline_ns) {
   for (;;) {
     const Status failed = control_->status();
     if (!failed.ok()) {
-      poked_ = true;
-      poke_.NotifyAll();
+      Poke();
       AwaitQuiet();
       return failed;
     }
@@ -116,13 +114,13 @@ void NcclLink::AwaitQuiet() {
 }
 
 void NcclLink::Poke() {
-  MutexLock lock(mu_);
   poked_ = true;
   poke_.NotifyAll();
 }
 
 void NcclLink::Fail(const Status& cause) {
   control_->Fail(cause);
+  MutexLock lock(mu_);
   Poke();
 }
 

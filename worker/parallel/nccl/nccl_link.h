@@ -72,7 +72,7 @@ class NcclLink final : public PeerLink {
   };
 
   Status WaitedInVain(const Due& due) const;
-  void Poke() EXCLUDES(mu_);
+  void Poke() REQUIRES(mu_);
   void AwaitQuiet() REQUIRES(mu_);  // reports what is stuck without the lock
 
   // The thread's.
