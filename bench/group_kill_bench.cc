@@ -37,21 +37,8 @@ constexpr char kGiven[] = "reprise_group_rows_given_total";
 constexpr char kReplaced[] = "reprise_group_places_replaced_total";
 constexpr char kRestored[] = "reprise_worker_restored_rows_total";
 
-harness::Setting BaseSetting(const BenchFlags& flags, const std::string& model) {
-  harness::Setting setting;
-  setting.program = flags.reprise;
-  setting.model_dir = model;
-  setting.model.block_tokens = 16;
-  setting.decode_workers = 1;
-  setting.stores = 0;
-  setting.gateways = 1;
-  setting.replica_stores = 0;
-  setting.worker_flags = {"--pool-bytes=32MiB"};
-  return setting;
-}
-
 harness::Setting GroupSetting(const BenchFlags& flags, const std::string& model, int spares) {
-  harness::Setting setting = BaseSetting(flags, model);
+  harness::Setting setting = harness::OneWorker(flags.reprise, model);
   setting.decode_workers = 2;
   setting.stores = 2;
   setting.replica_stores = 1;
@@ -77,7 +64,8 @@ v1::GenerateRequest Request(int number) {
 
 StatusOr<std::vector<harness::CheckedRequest>> OneProcess(const BenchFlags& flags,
                                                           const std::string& model) {
-  ASSIGN_OR_RETURN(const auto cluster, harness::StartCluster(BaseSetting(flags, model)));
+  ASSIGN_OR_RETURN(const auto cluster,
+                   harness::StartCluster(harness::OneWorker(flags.reprise, model)));
   std::vector<v1::GenerateRequest> requests;
   for (int i = 0; i < kRequests; ++i) requests.push_back(Request(i));
   return harness::RunForTranscripts(cluster->gateways().front(), requests);

@@ -28,7 +28,7 @@ namespace {
 
 constexpr int64_t kBlockTokens = 64;
 constexpr TimeNs kJoinPatience = 60 * kSecond;
-constexpr TimeNs kLayerPatience = 1200 * kSecond;
+constexpr TimeNs kStepPatience = 1200 * kSecond;
 
 struct Options {
   std::string model;
@@ -92,11 +92,10 @@ class Rank {
       slow_ = std::make_unique<SlowLink>(*joined_, options_.link_bytes_per_s);
       communicator_ = slow_.get();
     }
-    worker::ContextParallelOptions options;
-    options.rules.way = parallel::Way::kRing;
-    options.layer_timeout_ns = kLayerPatience;
+    parallel::ContextRules rules;
+    rules.way = parallel::Way::kRing;
     context_ =
-        std::make_unique<worker::ContextParallel>(*communicator_, model_.ops(), stripes, options);
+        std::make_unique<worker::ContextParallel>(*communicator_, model_.ops(), stripes, rules);
     model_.SetRanks({.context = context_.get()});
     return absl::OkStatus();
   }
@@ -116,7 +115,8 @@ class Rank {
       token = static_cast<int32_t>(random.Below(static_cast<uint64_t>(model_.config().vocab)));
     }
     const worker::StepItem item{.tokens = tokens, .first_position = 0, .pages = pages_};
-    return model_.Forward({&item, 1}, worker::Transformer::Outputs::kAll, nullptr);
+    return model_.Forward({&item, 1}, worker::Transformer::Outputs::kAll, nullptr,
+                          RealClock().NowNs() + kStepPatience);
   }
 
   void PrintLeaves(const parallel::Stripes& stripes) const {
@@ -165,7 +165,7 @@ class Rank {
     kernels::PagedKv kv = kv_;
     kv.base = pool_.data();
     parallel::ContextAttention attention(*communicator_, model_.ops(), stripes, RealClock());
-    const TimeNs deadline = RealClock().NowNs() + kLayerPatience;
+    const TimeNs deadline = RealClock().NowNs() + kStepPatience;
     RETURN_IF_ERROR(communicator_->Barrier(deadline));
     for (int64_t layer = 0; layer < layers_; ++layer) {
       RETURN_IF_ERROR(attention.Attend(

@@ -142,6 +142,7 @@ inline constexpr uint64_t kGroupWindow = 64;       // messages of a pair kept fo
 inline constexpr size_t kGroupStrangersMax = 256;  // connections whose group has not begun here
 inline constexpr size_t kGroupOrderBytesMax = size_t{64} << 20;  // of one step
 inline constexpr uint32_t kGroupLoadsMax = 1 << 20;              // pages given anew before one step
+inline constexpr uint64_t kGroupStepMsMax = 3'600'000;           // that a driver gives a step
 inline constexpr int64_t kStripeLeavesMax = 2048;                // of a stripe, INVALID_ARGUMENT
 
 }  // namespace reprise::limits

@@ -4,6 +4,7 @@
 #define REPRISE_COMMON_ROLE_H_
 
 #include <functional>
+#include <stop_token>
 #include <string>
 
 #include "common/clock.h"
@@ -15,9 +16,14 @@ namespace reprise {
 class StopSignal {
  public:
   void Stop() {
-    MutexLock lock(mu_);
-    stopped_ = true;
-    changed_.NotifyAll();
+    // Whoever waits may destroy the signal before the last callback has run.
+    std::stop_source source = source_;
+    {
+      MutexLock lock(mu_);
+      stopped_ = true;
+      changed_.NotifyAll();
+    }
+    source.request_stop();
   }
   bool stopped() const {
     MutexLock lock(mu_);
@@ -38,8 +44,11 @@ class StopSignal {
     MutexLock lock(mu_);
     while (!stopped_) changed_.Wait(mu_);
   }
+  // For what waits elsewhere: callbacks on it run in the thread that stops.
+  std::stop_token token() const { return source_.get_token(); }
 
  private:
+  const std::stop_source source_;
   mutable Mutex mu_;
   CondVar changed_;
   bool stopped_ GUARDED_BY(mu_) = false;

@@ -47,6 +47,25 @@ TEST(Exp, SaturatesAtBothEnds) {
   EXPECT_TRUE(std::isnan(RunTimeExp(std::numeric_limits<float>::quiet_NaN())));
 }
 
+// What kernels on a card compute.
+TEST(Exp, HasTheBitsOfItsPortableForm) {
+  const DenormalsOff denormals_off;
+  const auto same = [](uint32_t bits) {
+    volatile float hidden = __builtin_bit_cast(float, bits);
+    const float lane = Exp(hidden);
+    const float one = PortableExp(hidden);
+    return __builtin_bit_cast(uint32_t, lane) == __builtin_bit_cast(uint32_t, one) ||
+           (lane != lane && one != one);
+  };
+  // All exponents, denormals, infinities and NaNs among them.
+  for (uint64_t bits = 0; bits <= 0xFFFFFFFF; bits += 4099) {
+    ASSERT_TRUE(same(static_cast<uint32_t>(bits))) << bits;
+  }
+  for (int i = -90'000; i <= 90'000; ++i) {
+    ASSERT_TRUE(same(__builtin_bit_cast(uint32_t, static_cast<float>(i) * 1e-3f))) << i;
+  }
+}
+
 TEST(Log, IsWithinAnUlpOfDouble) {
   for (int64_t i = 1; i <= 300'000; ++i) {
     const double x = std::exp(static_cast<double>(i) * 2e-4 - 20);

@@ -7,25 +7,35 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/portable.h"
+
 namespace reprise::kernels {
 
-inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
-                                          std::array<uint32_t, 2> key) {
+// Ten rounds over a counter of four words.
+REPRISE_PORTABLE void Philox4x32Rounds(uint32_t* counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * counter[0];
     const uint64_t b = uint64_t{0xCD9E8D57} * counter[2];
-    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
-               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
-    key = {key[0] + 0x9E3779B9u, key[1] + 0xBB67AE85u};
+    counter[0] = static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key0;
+    counter[1] = static_cast<uint32_t>(b);
+    counter[2] = static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key1;
+    counter[3] = static_cast<uint32_t>(a);
+    key0 += 0x9E3779B9U;
+    key1 += 0xBB67AE85U;
   }
+}
+
+inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                          std::array<uint32_t, 2> key) {
+  Philox4x32Rounds(counter.data(), key[0], key[1]);
   return counter;
 }
 
 // Uniform in [0, 1) with 53 random bits.
-inline double UniformAt(uint64_t seed, uint32_t branch, uint64_t position) {
-  const std::array<uint32_t, 4> r = Philox4x32(
-      {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), branch, 0},
-      {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+REPRISE_PORTABLE double UniformAt(uint64_t seed, uint32_t branch, uint64_t position) {
+  uint32_t r[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), branch,
+                   0};
+  Philox4x32Rounds(r, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   const uint64_t bits = (uint64_t{r[1]} << 32 | r[0]) >> 11;
   return static_cast<double>(bits) * 0x1p-53;
 }

@@ -6,6 +6,18 @@
 
 namespace reprise::harness {
 
+Setting OneWorker(const std::string& program, const std::string& model_dir) {
+  Setting setting;
+  setting.program = program;
+  setting.decode_workers = 1;
+  setting.stores = 0;
+  setting.gateways = 1;
+  setting.replica_stores = 0;
+  setting.model_dir = model_dir;
+  setting.worker_flags = {"--pool-bytes=32MiB"};
+  return setting;
+}
+
 std::vector<std::string> Names(const std::string& role, int count) {
   std::vector<std::string> names;
   for (int i = 0; i < count; ++i) names.push_back(absl::StrCat(role, "-", i));

@@ -43,6 +43,9 @@ struct Setting {
   std::map<std::string, Cluster::Flags> flags_of;  // of one process, beside those of its role
 };
 
+// The least that serves the model in a folder: one worker and one gateway.
+Setting OneWorker(const std::string& program, const std::string& model_dir);
+
 std::vector<std::string> Names(const std::string& role, int count);
 
 // Returns when all are live.

@@ -93,6 +93,7 @@ void Engine::Stop() {
     stopping_ = true;
     wake_.NotifyAll();
   }
+  executor_->Stop();
   thread_.Join();
   if (prober_) prober_->Stop();
   if (replicator_) replicator_->Stop();
@@ -316,6 +317,10 @@ void Engine::RunStep(const StepPlan& plan) {
 // No request is told: to them this is a crash, after which others go on. The step thread stays
 // where it is, busy and without progress, until the process ends.
 void Engine::LoseExecutor(const Status& why) {
+  {
+    MutexLock lock(mu_);
+    if (stopping_) return;
+  }
   LogError("executor_lost", {{"status", why}});
   MutexLock lock(mu_);
   executor_status_ = absl::UnavailableError(absl::StrCat("the executor is lost: ", why.message()));

@@ -208,6 +208,38 @@ TEST_F(EngineTest, ALostExecutorIsACrashToOthersAndNoErrorOfTheRequest) {
   EXPECT_FALSE(outbox_.Ended(request.key));
 }
 
+// Waits for others in every step but the first, as a group that is being formed.
+class WaitingExecutor final : public ChangedExecutor {
+ public:
+  explicit WaitingExecutor(StopSignal* waits) : waits_(waits) {}
+  Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override {
+    if (first_) {
+      first_ = false;
+      return ChangedExecutor::Run(items, layer_done);
+    }
+    waits_->Stop();
+    stop_.Wait();
+    return absl::UnavailableError("told to stop");
+  }
+  void Stop() override { stop_.Stop(); }
+
+ private:
+  StopSignal* const waits_;
+  StopSignal stop_;
+  bool first_ = true;
+};
+
+TEST_F(EngineTest, StopEndsAStepThatWaitsForOthers) {
+  StopSignal waits;
+  const auto engine = StartEngine("decode", std::make_unique<WaitingExecutor>(&waits));
+  const Submit request = Request("r", 45, 200);
+  ASSERT_TRUE(engine->Post(request).ok());
+  waits.Wait();
+  engine->Stop();
+  EXPECT_FALSE(outbox_.Ended(request.key));
+  EXPECT_TRUE(engine->health().ok());  // nothing was lost
+}
+
 TEST_F(EngineTest, APrefillLegMovesItsKvLayerByLayerAndTheTokensAreTheSame) {
   const auto decode = MakeEngine("decode");
   const auto prefill = MakeEngine("prefill");

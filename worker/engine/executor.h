@@ -74,6 +74,10 @@ class Executor {
   // Any other error is the step's.
   virtual Status Run(std::span<const StepItem> items, const LayerDone& layer_done) = 0;
 
+  // Ends a Run that waits for other processes with UNAVAILABLE, and so all later ones. Any thread;
+  // executors that wait for nobody leave it alone.
+  virtual void Stop() {}
+
   // Samples from the last Run's output of items[item]; may be called several times per item (n
   // branches). Pure in (output, input).
   virtual SampledToken Sample(size_t item, const SampleInput& input) = 0;

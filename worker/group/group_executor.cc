@@ -1,6 +1,8 @@
 #include "worker/group/group_executor.h"
 
 #include <algorithm>
+#include <optional>
+#include <stop_token>
 #include <utility>
 
 #include "common/clock.h"
@@ -17,6 +19,8 @@ constexpr TimeNs kWatchTimeout = 500 * kMillisecond;
 constexpr int kWatchPatience = 2;
 // Of one step. More deaths than that in a row are no accident.
 constexpr int kAttemptsMax = 8;
+
+Status Stops() { return absl::UnavailableError("the group's driver stops"); }
 
 StatusOr<std::vector<RankShare>> SharesOf(const ModelConfig& config, const kv::KvFormat& format,
                                           const kv::GroupSplit& split) {
@@ -64,8 +68,10 @@ GroupExecutor::GroupExecutor(const GroupOptions& options, std::unique_ptr<parall
                 .group = RandomU64(),
                 .split = options.split,
                 .host = options.transport.host,
-                .ranks = options.ranks},
-               host_.get()) {
+                .ranks = options.ranks,
+                .look_ns = options.look_ns,
+                .connect_ns = options.connect_ns},
+               host_.get(), &stop_) {
   // Each context rank computes its part of a chunk.
   if (options_.model.chunk_tokens == 0) {
     info_.chunk_tokens_max *= static_cast<int32_t>(options_.split.context);
@@ -75,9 +81,15 @@ GroupExecutor::GroupExecutor(const GroupOptions& options, std::unique_ptr<parall
 }
 
 GroupExecutor::~GroupExecutor() {
-  stop_.Stop();
+  Stop();
   watch_.Join();
-  DropLinks(absl::UnavailableError("the group's driver stops"));
+  DropLinks(Stops());
+}
+
+void GroupExecutor::Stop() {
+  stop_.Stop();
+  MutexLock lock(mu_);
+  if (links_ != nullptr) links_->Abort(Stops());
 }
 
 void GroupExecutor::AddMetrics(MetricsRegistry* metrics) {
@@ -153,9 +165,13 @@ void GroupExecutor::DropLinks(const Status& reason) {
 
 Status GroupExecutor::Reform(TimeNs deadline_ns) {
   if (own_->pages() == 0) RETURN_IF_ERROR(own_->AttachPool(page_count_));
+  std::optional<std::stop_callback<std::function<void()>>> first;
+  if (members_.epoch() == 0 && options_.stop != nullptr) {
+    first.emplace(options_.stop->token(), [this] { Stop(); });
+  }
   FormTimes times;
-  ASSIGN_OR_RETURN(GroupLinks formed, members_.Form(info_.kv_format.CanonicalText(), page_count_,
-                                                    deadline_ns, &times));
+  const GroupTerms terms = own_->TermsOf(page_count_);
+  ASSIGN_OR_RETURN(GroupLinks formed, members_.Form(terms, deadline_ns, &times));
   auto links = std::make_unique<GroupLinks>(std::move(formed));
   RETURN_IF_ERROR(own_->SetLinks(*links));
   std::fill(given_.begin(), given_.end(), 0);
@@ -163,6 +179,7 @@ Status GroupExecutor::Reform(TimeNs deadline_ns) {
   {
     MutexLock lock(mu_);
     links_ = std::move(links);
+    if (stop_.stopped()) links_->Abort(Stops());
   }
   if (formations_ != nullptr) {
     formations_->Increment();
@@ -180,7 +197,7 @@ Status GroupExecutor::Reform(TimeNs deadline_ns) {
 
 Status GroupExecutor::Run(std::span<const StepItem> items, const LayerDone& layer_done) {
   running_.store(true, std::memory_order_relaxed);
-  const Status status = Drive(items, layer_done);
+  Status status = Drive(items, layer_done);
   running_.store(false, std::memory_order_relaxed);
   return status;
 }
@@ -211,7 +228,8 @@ Status GroupExecutor::Drive(std::span<const StepItem> items, const LayerDone& la
     if (driver_ != nullptr) {
       order.loads = PlanLoads(items);
       const Status status = driver_->Run(order, items, done, tick_, &logits_);
-      if (status.ok()) return status;
+      if (status.ok()) return absl::OkStatus();
+      if (stop_.stopped()) return Stops();
       if (++attempt == kAttemptsMax) {
         return absl::UnavailableError(
             absl::StrCat("a step failed ", attempt, " times: ", status.message()));

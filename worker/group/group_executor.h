@@ -9,8 +9,8 @@
 // 2. A step that a rank's death broke is made again in the next epoch, with a spare or the
 // restarted
 //    process in its place: nobody outside sees more than a pause. While that takes, nothing ticks.
-// 3. Run fails with UNAVAILABLE when the group cannot be formed within `recover_ns`, and with
-//    FAILED_PRECONDITION when a later driver has its ranks: this process is of no use then.
+// 3. Run fails with UNAVAILABLE when the group cannot be formed within `recover_ns` or this process
+//    stops, and with FAILED_PRECONDITION when a later driver has its ranks: it is of no use then.
 #ifndef REPRISE_WORKER_GROUP_GROUP_EXECUTOR_H_
 #define REPRISE_WORKER_GROUP_GROUP_EXECUTOR_H_
 
@@ -40,6 +40,11 @@ struct GroupOptions {
   ModelExecutorOptions model;
   TimeNs form_ns = 120 * kSecond;    // for the first epoch
   TimeNs recover_ns = 20 * kSecond;  // for a later one
+  TimeNs look_ns = kGroupLookNs;
+  TimeNs connect_ns = kGroupConnectNs;
+  // Of the process; null: none. It ends the forming of the first epoch, before which there is
+  // nothing to bring to an end; later ones may serve what is left. Outlives the executor.
+  StopSignal* stop = nullptr;
 };
 
 class GroupExecutor final : public Executor {
@@ -56,6 +61,7 @@ class GroupExecutor final : public Executor {
   void OnPagesReplaced(std::span<const int32_t> pages) override;
   Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override;
   SampledToken Sample(size_t item, const SampleInput& input) override;
+  void Stop() override;
 
  private:
   GroupExecutor(const GroupOptions& options, std::unique_ptr<parallel::GroupHost> host,
@@ -72,6 +78,7 @@ class GroupExecutor final : public Executor {
   const std::unique_ptr<parallel::GroupHost> host_;
   const std::unique_ptr<RankModel> own_;
   const std::vector<RankShare> shares_;
+  StopSignal stop_;
   GroupMembers members_;
   WholePages pages_;
   int32_t page_count_ = 0;
@@ -93,7 +100,6 @@ class GroupExecutor final : public Executor {
 
   Mutex mu_;
   std::unique_ptr<GroupLinks> links_ GUARDED_BY(mu_);
-  StopSignal stop_;
   Thread watch_;  // last: it uses all of the above
 };
 

@@ -301,6 +301,16 @@ TEST_F(GroupDeathTest, WhatDoesNotFitIsRefusedByName) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(status.message(), HasSubstr("this process serves pp2,cp1,tp2"));
   }
+  {
+    ModelConfig config = WidePreset("tiny");
+    config.context = 2048;
+    ModelExecutorOptions changed = options_;
+    changed.model_dir = TestModel(config, {.seed = 99});
+    Side other(MakeGroup(changed, "pp2,tp2", ranks));
+    const Status status = other.executor->Run({&item, 1}, [](uint32_t) {});
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(status.message(), HasSubstr("has the checksum"));
+  }
   ModelExecutorOptions narrow = options_;
   narrow.kv_dtype = "f32";
   Side other(MakeGroup(narrow, "pp2,tp2", ranks));

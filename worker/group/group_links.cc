@@ -22,8 +22,8 @@ void GroupLinks::Abort(const Status& reason) const {
   }
 }
 
-StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec,
-                               TimeNs deadline_ns) {
+StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec, TimeNs deadline_ns,
+                               const std::stop_token& stop) {
   GroupLinks links;
   links.split = spec.split;
   links.rank = spec.rank;
@@ -37,7 +37,9 @@ StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec,
       if (ranks[i] == spec.rank) group.rank = static_cast<int>(i);
       group.addresses.push_back(spec.addresses[ranks[i]]);
     }
-    return host.Join(group, deadline_ns);
+    auto joined = host.Join(group, deadline_ns, stop);
+    if (!joined.ok()) links.Abort(joined.status());
+    return joined;
   };
   std::vector<uint32_t> all(spec.split.ranks());
   for (uint32_t rank = 0; rank < all.size(); ++rank) all[rank] = rank;

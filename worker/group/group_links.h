@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <stop_token>
+#include <string>
 #include <vector>
 
 #include "common/clock.h"
@@ -37,12 +39,20 @@ struct EpochSpec {
   std::vector<parallel::RankAddress> addresses;  // by rank
 };
 
+// What all ranks of a group must have in common to compute together: the driver says it.
+struct GroupTerms {
+  std::string format_text;            // of whole pages
+  std::vector<uint32_t> tensor_sums;  // of the whole model, ModelFingerprint::Sums
+  int32_t pages = 0;
+};
+
 // How long ranks that are all ready may take to find each other.
 inline constexpr TimeNs kGroupConnectNs = 5 * kSecond;
 
-// Returns once every rank has joined. Statuses are GroupHost::Join's.
-StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec,
-                               TimeNs deadline_ns);
+// Returns once every rank has joined. Statuses are GroupHost::Join's, ABORTED once `stop` is
+// requested included; after a failure the ranks that had joined are told.
+StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec, TimeNs deadline_ns,
+                               const std::stop_token& stop);
 
 }  // namespace reprise::worker
 

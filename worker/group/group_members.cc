@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <set>
+#include <stop_token>
 #include <utility>
 
 #include "common/bind_address.h"
 #include "common/grpc_status.h"
 #include "common/log.h"
-#include "common/role.h"
 #include "common/rpc_server.h"
 #include "common/thread.h"
 #include "worker/parallel/group_shape.h"
@@ -16,7 +16,6 @@
 namespace reprise::worker {
 namespace {
 
-constexpr TimeNs kLookNs = kSecond;
 constexpr TimeNs kPauseNs = 50 * kMillisecond;  // before looking again
 
 std::chrono::system_clock::time_point After(TimeNs ns) {
@@ -37,8 +36,8 @@ bool MayGoAway(const Status& status) {
 
 }  // namespace
 
-GroupMembers::GroupMembers(GroupMembersOptions options, parallel::GroupHost* host)
-    : options_(std::move(options)), host_(host), processes_([this] {
+GroupMembers::GroupMembers(GroupMembersOptions options, parallel::GroupHost* host, StopSignal* stop)
+    : options_(std::move(options)), host_(host), stop_(stop), processes_([this] {
         std::vector<Process> processes;
         for (const std::string& address : options_.ranks) {
           processes.push_back({address, v1::GroupRank::NewStub(ClusterChannel(address))});
@@ -63,6 +62,7 @@ GroupMembers::Seen GroupMembers::Look(const Process& process, TimeNs timeout_ns)
   Seen seen;
   grpc::ClientContext context;
   context.set_deadline(After(timeout_ns));
+  const std::stop_callback cancel(stop_->token(), [&context] { context.TryCancel(); });
   seen.status = FromGrpc(process.stub->Look(&context, v1::LookRequest(), &seen.look));
   return seen;
 }
@@ -124,9 +124,36 @@ StatusOr<std::vector<size_t>> GroupMembers::Choose(const std::vector<Seen>& seen
   return chosen;
 }
 
+Status GroupMembers::CallJoins(const std::vector<size_t>& chosen, const v1::JoinRequest& request,
+                               TimeNs timeout_ns, FormTimes* times) const {
+  std::vector<Status> statuses(chosen.size());
+  std::vector<int64_t> load_ms(chosen.size());
+  std::vector<Thread> threads;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    threads.emplace_back("group_join", [&, i] {
+      v1::JoinRequest own = request;
+      own.set_rank(static_cast<uint32_t>(i + 1));
+      v1::JoinResponse response;
+      grpc::ClientContext context;
+      context.set_deadline(After(timeout_ns));
+      const std::stop_callback cancel(stop_->token(), [&context] { context.TryCancel(); });
+      statuses[i] = FromGrpc(processes_[chosen[i]].stub->Join(&context, own, &response));
+      load_ms[i] = response.load_ms();
+    });
+  }
+  for (Thread& thread : threads) thread.Join();
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    times->load_ns = std::max(times->load_ns, NsFromMs(load_ms[i]));
+    if (!statuses[i].ok()) {
+      return Annotate(statuses[i],
+                      absl::StrCat("rank ", i + 1, " at ", processes_[chosen[i]].address));
+    }
+  }
+  return absl::OkStatus();
+}
+
 StatusOr<GroupLinks> GroupMembers::JoinAll(const std::vector<size_t>& chosen,
-                                           const std::vector<Seen>& seen,
-                                           const std::string& format_text, int32_t pages,
+                                           const std::vector<Seen>& seen, const GroupTerms& terms,
                                            TimeNs deadline_ns, FormTimes* times) {
   EpochSpec spec{.group = options_.group, .split = options_.split};
   {
@@ -149,61 +176,42 @@ StatusOr<GroupLinks> GroupMembers::JoinAll(const std::vector<size_t>& chosen,
   for (const parallel::RankAddress& address : spec.addresses) {
     request.add_addresses(HostPort{address.host, static_cast<uint16_t>(address.port)}.ToString());
   }
-  request.set_format_text(format_text);
-  request.set_pages(pages);
-  const TimeNs left = deadline_ns - RealClock().NowNs();
-  std::vector<Status> statuses(chosen.size());
-  std::vector<int64_t> load_ms(chosen.size());
-  std::vector<Thread> threads;
-  for (size_t i = 0; i < chosen.size(); ++i) {
-    threads.emplace_back("group_join", [&, i] {
-      v1::JoinRequest own = request;
-      own.set_rank(static_cast<uint32_t>(i + 1));
-      v1::JoinResponse response;
-      grpc::ClientContext context;
-      context.set_deadline(After(left));
-      statuses[i] = FromGrpc(processes_[chosen[i]].stub->Join(&context, own, &response));
-      load_ms[i] = response.load_ms();
-    });
-  }
-  for (Thread& thread : threads) thread.Join();
-  for (size_t i = 0; i < chosen.size(); ++i) {
-    times->load_ns = std::max(times->load_ns, NsFromMs(load_ms[i]));
-    if (!statuses[i].ok()) {
-      return Annotate(statuses[i],
-                      absl::StrCat("rank ", i + 1, " at ", processes_[chosen[i]].address));
-    }
-  }
-  return JoinLinks(*host_, spec, RealClock().NowNs() + kGroupConnectNs);
+  request.set_format_text(terms.format_text);
+  request.mutable_tensor_sums()->Add(terms.tensor_sums.begin(), terms.tensor_sums.end());
+  request.set_pages(terms.pages);
+  RETURN_IF_ERROR(CallJoins(chosen, request, deadline_ns - RealClock().NowNs(), times));
+  return JoinLinks(*host_, spec, RealClock().NowNs() + options_.connect_ns, stop_->token());
 }
 
-StatusOr<GroupLinks> GroupMembers::Form(const std::string& format_text, int32_t pages,
-                                        TimeNs deadline_ns, FormTimes* times) {
-  const TimeNs start = RealClock().NowNs();
+StatusOr<GroupLinks> GroupMembers::FormOnce(const GroupTerms& terms, TimeNs start_ns,
+                                            TimeNs deadline_ns, FormTimes* times) {
+  const std::vector<Seen> seen = LookAtAll(options_.look_ns);
+  ASSIGN_OR_RETURN(const std::vector<size_t> chosen, Choose(seen));
+  const TimeNs found_ns = RealClock().NowNs();
+  times->find_ns = found_ns - start_ns;
+  ASSIGN_OR_RETURN(GroupLinks links, JoinAll(chosen, seen, terms, deadline_ns, times));
+  times->join_ns = RealClock().NowNs() - found_ns;
+  MutexLock lock(mu_);
+  for (size_t place = 0; place < holders_.size(); ++place) {
+    if (holders_[place] != chosen[place]) ++replaced_;
+  }
+  holders_ = chosen;
+  std::fill(silent_.begin(), silent_.end(), 0);
+  return links;
+}
+
+StatusOr<GroupLinks> GroupMembers::Form(const GroupTerms& terms, TimeNs deadline_ns,
+                                        FormTimes* times) {
+  const TimeNs start_ns = RealClock().NowNs();
   for (;;) {
-    const std::vector<Seen> seen = LookAtAll(kLookNs);
-    StatusOr<std::vector<size_t>> chosen = Choose(seen);
-    Status status = chosen.status();
-    if (chosen.ok()) {
-      const TimeNs found = RealClock().NowNs();
-      times->find_ns = found - start;
-      StatusOr<GroupLinks> links = JoinAll(*chosen, seen, format_text, pages, deadline_ns, times);
-      if (links.ok()) {
-        times->join_ns = RealClock().NowNs() - found;
-        MutexLock lock(mu_);
-        for (size_t place = 0; place < holders_.size(); ++place) {
-          if (holders_[place] != (*chosen)[place]) ++replaced_;
-        }
-        holders_ = *chosen;
-        std::fill(silent_.begin(), silent_.end(), 0);
-        return links;
-      }
-      status = links.status();
-    }
+    StatusOr<GroupLinks> links = FormOnce(terms, start_ns, deadline_ns, times);
+    if (links.ok()) return links;
+    if (stop_->stopped()) return absl::UnavailableError("the group's driver stops");
+    const Status& status = links.status();
     if (!MayGoAway(status) || RealClock().NowNs() >= deadline_ns) return status;
     static LogEvery every(5 * kSecond);
     if (every.Allow()) LogWarning("group_not_formed", {{"status", status}});
-    StopSignal().WaitFor(kPauseNs);
+    stop_->WaitFor(kPauseNs);
   }
 }
 
@@ -216,6 +224,7 @@ Status GroupMembers::Check(TimeNs timeout_ns, int patience) {
   for (size_t place = 0; place < holders.size(); ++place) {
     const Process& process = processes_[holders[place]];
     const Seen seen = Look(process, timeout_ns);
+    if (stop_->stopped()) break;  // what was cancelled says nothing
     MutexLock lock(mu_);
     int& silent = silent_[holders[place]];
     silent = seen.status.ok() ? 0 : silent + 1;

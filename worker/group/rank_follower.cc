@@ -3,9 +3,7 @@
 #include <array>
 #include <cstring>
 
-#include "common/bytes.h"
 #include "common/failpoint.h"
-#include "common/limits.h"
 
 namespace reprise::worker {
 namespace {
@@ -21,15 +19,11 @@ Status RankFollower::Follow() {
 
 Status RankFollower::TakeStep() {
   parallel::Communicator& world = *links_.world;
-  std::array<uint8_t, kOrderHeaderBytes> header;
-  RETURN_IF_ERROR(world.Recv(0, header, RealClock().NowNs() + kIdleNs));
-  const TimeNs deadline_ns = RealClock().NowNs() + kGroupStepNs;
-  const uint64_t bytes = ByteReader(header).U64("order bytes");
-  if (bytes > limits::kGroupOrderBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("an order has ", bytes, " bytes, the limit is ", limits::kGroupOrderBytesMax));
-  }
-  order_bytes_.resize(bytes);
+  std::array<uint8_t, kOrderHeaderBytes> header_bytes;
+  RETURN_IF_ERROR(world.Recv(0, header_bytes, RealClock().NowNs() + kIdleNs));
+  ASSIGN_OR_RETURN(const OrderHeader header, DecodeHeader(header_bytes));
+  const TimeNs deadline_ns = RealClock().NowNs() + NsFromMs(header.step_ms);
+  order_bytes_.resize(header.bytes);
   RETURN_IF_ERROR(world.Recv(0, order_bytes_, deadline_ns));
   ASSIGN_OR_RETURN(const StepOrder order, DecodeStep(order_bytes_));
   std::vector<StepItem> items;

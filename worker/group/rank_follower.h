@@ -51,9 +51,6 @@ class RankFollower {
   std::vector<parallel::ExchangeId> sending_;
 };
 
-// How long a step may take in all. What is dead or stands still is found by others, long before.
-inline constexpr TimeNs kGroupStepNs = 10 * kMinute;
-
 }  // namespace reprise::worker
 
 #endif  // REPRISE_WORKER_GROUP_RANK_FOLLOWER_H_

@@ -2,12 +2,12 @@
 
 #include <memory>
 
-#include "common/bind_address.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/rpc_server.h"
 #include "worker/group/rank_server.h"
 #include "worker/parallel/group_shape.h"
+#include "worker/parallel/ucx_group.h"
 
 namespace reprise::worker {
 namespace {
@@ -27,12 +27,9 @@ StatusOr<RankServerOptions> MakeServerOptions(const RankOptions& options) {
                      ", or -1 for a spare; rank 0 is the worker itself"));
   }
   server.rank = options.rank;
-  ASSIGN_OR_RETURN(const HostPort listen, ParseHostPort(options.group_listen));
-  RETURN_IF_ERROR(CheckLoopback(listen.host));
-  server.transport = {.devices = options.devices,
-                      .shared_memory = options.shared_memory,
-                      .host = listen.host,
-                      .port = listen.port};
+  ASSIGN_OR_RETURN(
+      server.transport,
+      parallel::ParseUcxGroupOptions(options.group_listen, options.devices, options.shared_memory));
   server.model.model_dir = options.model;
   server.model.kv_dtype = options.kv_dtype;
   server.model.isa = options.isa;

@@ -13,7 +13,8 @@ StatusOr<std::unique_ptr<RankModel>> RankModel::Load(const ModelExecutorOptions&
   RETURN_IF_ERROR(CheckModelOptions(options));
   ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(options.model_dir));
   ASSIGN_OR_RETURN(const ModelShare share, ShareOf(folder.config(), split, rank));
-  ASSIGN_OR_RETURN(ModelWeights weights, LoadModelWeights(folder, share));
+  ASSIGN_OR_RETURN(ModelWeights weights,
+                   LoadModelWeights(folder, share, rank == 0 ? Sums::kOfAll : Sums::kOfShare));
   ASSIGN_OR_RETURN(ModelSetup setup, SetUpModel(folder, weights, options));
   RETURN_IF_ERROR(kv::CheckSplit(setup.info.kv_format, split));
   const TransformerOptions model_options{.isa = setup.isa,
@@ -23,21 +24,40 @@ StatusOr<std::unique_ptr<RankModel>> RankModel::Load(const ModelExecutorOptions&
                                          .piece_macs = options.piece_macs,
                                          .first_stage = share.first_stage,
                                          .last_stage = share.last_stage};
+  ModelFingerprint fingerprint = std::move(weights.fingerprint);
   auto model = std::make_unique<Transformer>(ConfigOfShare(folder.config(), share),
                                              std::move(weights), model_options);
-  return std::unique_ptr<RankModel>(
-      new RankModel(std::move(setup), folder.config(), share, split, rank, std::move(model)));
+  return std::unique_ptr<RankModel>(new RankModel(std::move(setup), std::move(fingerprint),
+                                                  folder.config(), share, split, rank,
+                                                  std::move(model)));
 }
 
-RankModel::RankModel(ModelSetup setup, const ModelConfig& config, const ModelShare& share,
-                     const kv::GroupSplit& split, uint32_t rank, std::unique_ptr<Transformer> model)
+RankModel::RankModel(ModelSetup setup, ModelFingerprint fingerprint, const ModelConfig& config,
+                     const ModelShare& share, const kv::GroupSplit& split, uint32_t rank,
+                     std::unique_ptr<Transformer> model)
     : setup_(std::move(setup)),
+      fingerprint_(std::move(fingerprint)),
       config_(config),
       share_(share),
       split_(split),
       rows_(setup_.info.kv_format, kv::PartOfRank(setup_.info.kv_format, split, rank)),
       sends_rows_(SendsRows(setup_.info.kv_format, split, rank)),
       model_(std::move(model)) {}
+
+GroupTerms RankModel::TermsOf(int32_t pages) const {
+  return {.format_text = setup_.info.kv_format.CanonicalText(),
+          .tensor_sums = fingerprint_.Sums(),
+          .pages = pages};
+}
+
+Status RankModel::CheckTerms(const GroupTerms& terms) const {
+  kv::KvFormat format = setup_.info.kv_format;
+  ASSIGN_OR_RETURN(format.model_fingerprint, fingerprint_.DigestWith(terms.tensor_sums));
+  const std::string own = format.CanonicalText();
+  if (own == terms.format_text) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the group keeps \"", terms.format_text, "\", this rank \"", own, "\""));
+}
 
 Status RankModel::AttachPool(int32_t pages) {
   if (pages == pages_) return absl::OkStatus();
@@ -56,7 +76,7 @@ Status RankModel::SetLinks(const GroupLinks& links) {
     ASSIGN_OR_RETURN(const parallel::Stripes stripes,
                      parallel::Stripes::Make(static_cast<int>(split_.context),
                                              static_cast<int64_t>(split_.stripe_leaves)));
-    context_parallel_.emplace(*links.context, model_->ops(), stripes, ContextParallelOptions{});
+    context_parallel_.emplace(*links.context, model_->ops(), stripes, parallel::ContextRules{});
     ranks.context = &*context_parallel_;
   }
   model_->SetRanks(ranks);

@@ -22,6 +22,7 @@
 #include "worker/group/group_links.h"
 #include "worker/group/part_rows.h"
 #include "worker/model/context_parallel.h"
+#include "worker/model/model_fingerprint.h"
 #include "worker/model/model_setup.h"
 #include "worker/model/model_share.h"
 #include "worker/model/transformer.h"
@@ -30,11 +31,18 @@ namespace reprise::worker {
 
 class RankModel {
  public:
-  // Loads the share of rank `rank` of the split. INVALID_ARGUMENT names what the split would tear.
+  // Loads the share of rank `rank` of the split, and reads no more of the folder than that; rank 0,
+  // the driver, sums the rest as well. INVALID_ARGUMENT names what the split would tear.
   static StatusOr<std::unique_ptr<RankModel>> Load(const ModelExecutorOptions& options,
                                                    const kv::GroupSplit& split, uint32_t rank);
 
-  // Of the whole model, as one process would serve it.
+  // Of the driver, for a group whose pools have so many pages.
+  GroupTerms TermsOf(int32_t pages) const;
+  // INVALID_ARGUMENT names what is different here, by what this rank has read of the model.
+  Status CheckTerms(const GroupTerms& terms) const;
+
+  // Of the whole model, as one process would serve it; the format's fingerprint is the driver's to
+  // know.
   const ModelSetup& setup() const { return setup_; }
   const ModelConfig& config() const { return config_; }  // of the whole model
   const ModelShare& share() const { return share_; }
@@ -60,10 +68,12 @@ class RankModel {
   std::span<const float> logits(int64_t output) const { return model_->logits(output); }
 
  private:
-  RankModel(ModelSetup setup, const ModelConfig& config, const ModelShare& share,
-            const kv::GroupSplit& split, uint32_t rank, std::unique_ptr<Transformer> model);
+  RankModel(ModelSetup setup, ModelFingerprint fingerprint, const ModelConfig& config,
+            const ModelShare& share, const kv::GroupSplit& split, uint32_t rank,
+            std::unique_ptr<Transformer> model);
 
   const ModelSetup setup_;
+  const ModelFingerprint fingerprint_;
   const ModelConfig config_;
   const ModelShare share_;
   const kv::GroupSplit split_;

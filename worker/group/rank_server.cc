@@ -33,12 +33,14 @@ RankServer::RankServer(const RankServerOptions& options, std::unique_ptr<paralle
 RankServer::~RankServer() { Stop(); }
 
 void RankServer::Stop() {
+  std::optional<std::stop_source> end;
   {
     MutexLock lock(mu_);
     stopping_ = true;
-    if (links_ != nullptr) links_->Abort(absl::UnavailableError("a rank stops"));
+    end.emplace(end_);
     changed_.NotifyAll();
   }
+  end->request_stop();
   thread_.Join();
   MutexLock lock(mu_);
   if (!order_) return;
@@ -130,8 +132,9 @@ StatusOr<RankServer::Order> RankServer::Parse(const v1::JoinRequest& request) co
   order.spec.rank = request.rank();
   order.owner = request.owner();
   order.generation = request.generation();
-  order.format_text = request.format_text();
-  order.pages = request.pages();
+  order.terms = {.format_text = request.format_text(),
+                 .tensor_sums = {request.tensor_sums().begin(), request.tensor_sums().end()},
+                 .pages = request.pages()};
   return order;
 }
 
@@ -156,18 +159,23 @@ grpc::ServerUnaryReactor* RankServer::Join(grpc::CallbackServerContext* context,
                                            v1::JoinResponse* response) {
   StatusOr<Order> order = Parse(*request);
   if (!order.ok()) return Answer(context, order.status());
-  MutexLock lock(mu_);
-  if (const Status status = Admit(*order); !status.ok()) return Answer(context, status);
-  if (order_) order_->reactor->Finish(ToGrpc(absl::AbortedError("a later epoch has begun")));
-  owner_ = order->owner;
-  generation_ = order->generation;
-  epoch_ = order->spec.epoch;
-  order->reactor = context->DefaultReactor();
-  order->response = response;
-  if (links_ != nullptr) links_->Abort(absl::AbortedError("a later epoch has begun"));
-  grpc::ServerUnaryReactor* const reactor = order->reactor;
-  order_ = *std::move(order);
-  changed_.NotifyAll();
+  grpc::ServerUnaryReactor* reactor = nullptr;
+  std::optional<std::stop_source> end;
+  {
+    MutexLock lock(mu_);
+    if (const Status status = Admit(*order); !status.ok()) return Answer(context, status);
+    if (order_) order_->reactor->Finish(ToGrpc(absl::AbortedError("a later epoch has begun")));
+    owner_ = order->owner;
+    generation_ = order->generation;
+    epoch_ = order->spec.epoch;
+    reactor = context->DefaultReactor();
+    order->reactor = reactor;
+    order->response = response;
+    order_ = *std::move(order);
+    end.emplace(end_);
+    changed_.NotifyAll();
+  }
+  end->request_stop();
   return reactor;
 }
 
@@ -178,32 +186,29 @@ StatusOr<RankModel*> RankServer::MakeReady(const Order& order, int64_t* load_ms)
   RETURN_IF_ERROR(Prepare(order.spec.rank));
   if (!ready) *load_ms = std::max<int64_t>(1, (RealClock().NowNs() - start) / kMillisecond);
   RankModel* const model = models_.at({at.stage, at.tensor}).get();
-  const std::string own = model->setup().info.kv_format.CanonicalText();
-  if (own != order.format_text) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the group keeps \"", order.format_text, "\", this rank \"", own, "\""));
-  }
-  RETURN_IF_ERROR(model->AttachPool(order.pages));
+  RETURN_IF_ERROR(model->CheckTerms(order.terms));
+  RETURN_IF_ERROR(model->AttachPool(order.terms.pages));
   return model;
 }
 
-Status RankServer::Serve(const Order& order, RankModel& model) {
+Status RankServer::EndReason() const {
+  MutexLock lock(mu_);
+  return stopping_ ? absl::UnavailableError("a rank stops")
+                   : absl::AbortedError("a later epoch has begun");
+}
+
+Status RankServer::Serve(const Order& order, RankModel& model, const std::stop_token& end) {
   ASSIGN_OR_RETURN(GroupLinks joined,
-                   JoinLinks(*host_, order.spec, RealClock().NowNs() + kGroupConnectNs));
+                   JoinLinks(*host_, order.spec, RealClock().NowNs() + options_.connect_ns, end));
   RankFollower follower(model, joined, counters_);
   RETURN_IF_ERROR(model.SetLinks(joined));
-  {
-    MutexLock lock(mu_);
-    links_ = &joined;
-    if (order_ || stopping_) joined.Abort(absl::AbortedError("a later epoch has begun"));
-  }
   epochs_.fetch_add(1, std::memory_order_relaxed);
   LogInfo("rank_joined",
           {{"owner", order.owner}, {"epoch", order.spec.epoch}, {"rank", order.spec.rank}});
-  const Status ended = follower.Follow();
+  Status ended;
   {
-    MutexLock lock(mu_);
-    links_ = nullptr;
+    const std::stop_callback on_end(end, [&] { joined.Abort(EndReason()); });
+    ended = follower.Follow();
   }
   joined.Abort(ended);
   joined = {};  // before the follower, whose memory it may still use
@@ -213,17 +218,20 @@ Status RankServer::Serve(const Order& order, RankModel& model) {
 void RankServer::Loop() {
   for (;;) {
     Order order;
+    std::stop_token end;
     {
       MutexLock lock(mu_);
       while (!order_ && !stopping_) changed_.Wait(mu_);
       if (stopping_) return;
       order = *std::exchange(order_, std::nullopt);
+      end_ = std::stop_source();
+      end = end_.get_token();
     }
     int64_t load_ms = 0;
     const StatusOr<RankModel*> model = MakeReady(order, &load_ms);
     order.response->set_load_ms(load_ms);
     order.reactor->Finish(ToGrpc(model.status()));
-    const Status ended = model.ok() ? Serve(order, **model) : model.status();
+    const Status ended = model.ok() ? Serve(order, **model, end) : model.status();
     LogInfo("rank_free", {{"owner", order.owner}, {"epoch", order.spec.epoch}, {"status", ended}});
     MutexLock lock(mu_);
     if (!order_) owner_.clear();

@@ -6,7 +6,8 @@
 // Invariants:
 // 1. It serves one driver at a time: another worker's Join is refused until the epoch has ended, an
 //    earlier process or epoch of the same worker always.
-// 2. A Join of a later epoch ends the present one.
+// 2. A Join of a later epoch ends the present one, and so does Stop: also while it still waits for
+//    the other ranks.
 #ifndef REPRISE_WORKER_GROUP_RANK_SERVER_H_
 #define REPRISE_WORKER_GROUP_RANK_SERVER_H_
 
@@ -14,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <utility>
 
@@ -35,6 +37,7 @@ struct RankServerOptions {
   int32_t rank = -1;     // the place whose weights it loads at start; -1: every place's
   parallel::UcxGroupOptions transport;
   ModelExecutorOptions model;
+  TimeNs connect_ns = kGroupConnectNs;
 };
 
 class RankServer final : public v1::GroupRank::CallbackService {
@@ -63,8 +66,7 @@ class RankServer final : public v1::GroupRank::CallbackService {
     EpochSpec spec;
     std::string owner;
     uint64_t generation = 0;
-    std::string format_text;
-    int32_t pages = 0;
+    GroupTerms terms;
     grpc::ServerUnaryReactor* reactor = nullptr;
     v1::JoinResponse* response = nullptr;
   };
@@ -78,8 +80,9 @@ class RankServer final : public v1::GroupRank::CallbackService {
   void Loop();
   // The model of the place that the order names, loaded if need be.
   StatusOr<RankModel*> MakeReady(const Order& order, int64_t* load_ms);
-  // Joins the others and follows the driver: why the epoch ended.
-  Status Serve(const Order& order, RankModel& model);
+  // Joins the others and follows the driver until the epoch ends, by `end` at the latest: why.
+  Status Serve(const Order& order, RankModel& model, const std::stop_token& end);
+  Status EndReason() const;
 
   const RankServerOptions options_;
   const uint64_t incarnation_;
@@ -95,7 +98,7 @@ class RankServer final : public v1::GroupRank::CallbackService {
   std::string owner_ GUARDED_BY(mu_);                   // empty: nobody
   uint64_t generation_ GUARDED_BY(mu_) = 0;             // of the owner, the highest heard
   uint64_t epoch_ GUARDED_BY(mu_) = 0;
-  const GroupLinks* links_ GUARDED_BY(mu_) = nullptr;  // of the epoch being served
+  std::stop_source end_ GUARDED_BY(mu_);  // of the epoch in hand
   bool stopping_ GUARDED_BY(mu_) = false;
   Thread thread_;  // last: it uses all of the above
 };

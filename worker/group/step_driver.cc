@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "common/bytes.h"
-#include "worker/group/rank_follower.h"
 
 namespace reprise::worker {
 namespace {
@@ -62,8 +61,7 @@ Status StepDriver::Run(const StepOrder& order, std::span<const StepItem> items,
 
 Status StepDriver::SendOrder(const StepOrder& order, TimeNs deadline_ns) {
   order_bytes_ = EncodeStep(order);
-  header_.clear();
-  ByteWriter(header_).U64(order_bytes_.size());
+  header_ = EncodeHeader({.bytes = order_bytes_.size(), .step_ms = kGroupStepNs / kMillisecond});
   std::vector<parallel::ExchangeId> sending;
   for (size_t rank = 1; rank < shares_.size(); ++rank) {
     for (const std::span<const uint8_t> bytes : {AsBytes(header_), AsBytes(order_bytes_)}) {
@@ -131,8 +129,7 @@ Status StepDriver::Post(Part& part) {
     ASSIGN_OR_RETURN(
         incoming.logits,
         links_.world->Start({.from = static_cast<int>(rank),
-                             .receive = {reinterpret_cast<uint8_t*>(incoming.values.data()),
-                                         incoming.values.size() * sizeof(float)}}));
+                             .receive = parallel::FloatBytes(std::span<float>(incoming.values))}));
   }
   return absl::OkStatus();
 }

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/status.h"
 #include "worker/group/group_links.h"
 #include "worker/group/rank_model.h"
@@ -37,6 +38,10 @@ struct WholePages {
   size_t page_bytes = 0;
   uint8_t* Page(int32_t page) const { return base + static_cast<size_t>(page) * page_bytes; }
 };
+
+// How long a step may take in all, on every rank: the driver says it with the order. What is dead
+// or stands still is found by others, long before.
+inline constexpr TimeNs kGroupStepNs = 10 * kMinute;
 
 class StepDriver {
  public:

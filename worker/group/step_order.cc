@@ -34,6 +34,29 @@ constexpr size_t kLoadBytes = 4 + 8;
 
 }  // namespace
 
+std::string EncodeHeader(const OrderHeader& header) {
+  std::string bytes;
+  ByteWriter(bytes).U64(header.bytes).U64(header.step_ms);
+  return bytes;
+}
+
+StatusOr<OrderHeader> DecodeHeader(std::span<const uint8_t> bytes) {
+  ByteReader in(bytes);
+  OrderHeader header;
+  header.bytes = in.U64("order bytes");
+  header.step_ms = in.U64("step ms");
+  RETURN_IF_ERROR(in.Finish());
+  if (header.bytes > limits::kGroupOrderBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "an order has ", header.bytes, " bytes, the limit is ", limits::kGroupOrderBytesMax));
+  }
+  if (header.step_ms < 1 || header.step_ms > limits::kGroupStepMsMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a step may take ", header.step_ms, " ms, allowed are 1 to ", limits::kGroupStepMsMax));
+  }
+  return header;
+}
+
 std::string EncodeStep(const StepOrder& order) {
   std::string bytes;
   ByteWriter out(bytes);

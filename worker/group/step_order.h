@@ -41,8 +41,18 @@ struct StepOrder {
   bool operator==(const StepOrder&) const = default;
 };
 
-// The first message of an order says how long the second, the order itself, is.
-inline constexpr size_t kOrderHeaderBytes = 8;
+// The first message of an order: how long the second, the order itself, is, and how much time the
+// driver gives the step, as clocks differ.
+struct OrderHeader {
+  uint64_t bytes = 0;
+  uint64_t step_ms = 0;
+  bool operator==(const OrderHeader&) const = default;
+};
+inline constexpr size_t kOrderHeaderBytes = 16;
+
+std::string EncodeHeader(const OrderHeader& header);
+// INVALID_ARGUMENT names the field and the limit.
+StatusOr<OrderHeader> DecodeHeader(std::span<const uint8_t> bytes);
 
 std::string EncodeStep(const StepOrder& order);
 // INVALID_ARGUMENT names the field.

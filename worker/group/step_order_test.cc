@@ -31,6 +31,22 @@ TEST(StepOrder, WhatIsEncodedDecodes) {
   }
 }
 
+TEST(StepOrder, AHeaderSaysHowLongTheOrderIsAndTheStepMayTake) {
+  const auto decode = [](const OrderHeader& header) {
+    return DecodeHeader(AsBytes(EncodeHeader(header)));
+  };
+  const OrderHeader header{.bytes = 77, .step_ms = 600'000};
+  EXPECT_EQ(EncodeHeader(header).size(), kOrderHeaderBytes);
+  EXPECT_EQ(*decode(header), header);
+  EXPECT_THAT(std::string(decode({.bytes = uint64_t{1} << 40, .step_ms = 1}).status().message()),
+              HasSubstr("1099511627776 bytes, the limit is 67108864"));
+  for (const uint64_t ms : {uint64_t{0}, UINT64_MAX}) {
+    EXPECT_THAT(std::string(decode({.bytes = 1, .step_ms = ms}).status().message()),
+                HasSubstr("ms, allowed are 1 to 3600000"));
+  }
+  EXPECT_FALSE(DecodeHeader(AsBytes(EncodeHeader(header)).first(15)).ok());
+}
+
 TEST(StepOrder, RefusesByName) {
   const auto refusal = [](auto&& damage) {
     StepOrder order = Example();

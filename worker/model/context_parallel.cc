@@ -36,14 +36,14 @@ const parallel::ContextPlan& ContextParallel::PlanFor(Form form, const parallel:
                                            .partial_floats = call.out.cols + call.heads},
                                   .pair_macs = static_cast<double>(call.q.cols + call.out.cols),
                                   .key_macs = key_macs};
-  plan = PlanOf(stripes(), rank_, items, shape, options_.rules);
+  plan = PlanOf(stripes(), rank_, items, shape, rules_);
   return *plan;
 }
 
 void ContextParallel::Attend(Form form, parallel::ContextCall call, double key_macs) {
   if (!status_.ok() || !Has(form)) return;
   call.plan = &PlanFor(form, call, key_macs);
-  status_ = attention_.Attend(call, RealClock().NowNs() + options_.layer_timeout_ns);
+  status_ = attention_.Attend(call, deadline_ns_);
 }
 
 }  // namespace reprise::worker

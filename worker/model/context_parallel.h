@@ -38,18 +38,13 @@ struct SharedRun {
 
 enum class Form : uint8_t { kBoth, kPrompt, kStep };
 
-struct ContextParallelOptions {
-  parallel::ContextRules rules;
-  TimeNs layer_timeout_ns = 60 * kSecond;  // of one exchange
-};
-
 class ContextParallel {
  public:
   // Precondition: stripes are over the communicator's ranks.
   ContextParallel(parallel::Communicator& communicator, const kernels::CpuOps& ops,
-                  const parallel::Stripes& stripes, const ContextParallelOptions& options)
+                  const parallel::Stripes& stripes, const parallel::ContextRules& rules)
       : rank_(communicator.rank()),
-        options_(options),
+        rules_(rules),
         attention_(communicator, ops, stripes, RealClock()) {}
 
   int rank() const { return rank_; }
@@ -58,6 +53,8 @@ class ContextParallel {
   const Status& status() const { return status_; }
   const parallel::ContextStats& stats() const { return attention_.stats(); }
 
+  // Of the step that follows: all its exchanges end by then.
+  void SetDeadline(TimeNs deadline_ns) { deadline_ns_ = deadline_ns; }
   // The queries of the layers that follow.
   void SetQueries(std::vector<SharedRun> runs);
   // Whether any rank has rows of this form.
@@ -70,9 +67,10 @@ class ContextParallel {
                                        double key_macs);
 
   const int rank_;
-  const ContextParallelOptions options_;
+  const parallel::ContextRules rules_;
   parallel::ContextAttention attention_;
   Status status_;
+  TimeNs deadline_ns_ = INT64_MAX;
   std::vector<SharedRun> runs_;
   std::array<std::optional<parallel::ContextPlan>, 3> plans_;  // by form, of runs_
 };

@@ -6,11 +6,13 @@
 #include <bit>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <thread>
 
 #include "worker/model/model_folder.h"
 #include "worker/model/test_models.h"
 #include "worker/model/transformer.h"
+#include "worker/parallel/communicator_decorator.h"
 #include "worker/parallel/in_process.h"
 
 namespace reprise::worker {
@@ -46,7 +48,8 @@ class Side {
     model_.SetRanks({.context = context});
   }
 
-  void Forward(std::span<const int32_t> tokens, const Chunk& chunk) {
+  void Forward(std::span<const int32_t> tokens, const Chunk& chunk,
+               TimeNs deadline_ns = INT64_MAX) {
     const StepItem item{.tokens = tokens.subspan(static_cast<size_t>(chunk.first),
                                                  static_cast<size_t>(chunk.end - chunk.first)),
                         .first_position = chunk.first,
@@ -54,7 +57,7 @@ class Side {
                         .wants_output = true,
                         .prompt_end = chunk.prompt_end};
     // What fails is the ranks' exchange, which the context says.
-    model_.Forward({&item, 1}, chunk.outputs, nullptr).IgnoreError();
+    model_.Forward({&item, 1}, chunk.outputs, nullptr, deadline_ns).IgnoreError();
   }
   const Transformer& model() const { return model_; }
 
@@ -100,13 +103,13 @@ class ContextParallelModel : public testing::TestWithParam<Case> {
     for (int r = 0; r < ranks; ++r) {
       communicators.push_back(group.MakeCommunicator(r));
       contexts.push_back(std::make_unique<ContextParallel>(
-          *communicators.back(), kernels::Select(kernels::BestIsa()), stripes,
-          ContextParallelOptions{.rules = GetParam().rules}));
+          *communicators.back(), kernels::Select(kernels::BestIsa()), stripes, GetParam().rules));
       sides.push_back(std::make_unique<Side>(*folder_, GetParam().kv_dtype, contexts.back().get()));
     }
     for (const Chunk& chunk : chunks) {
       whole.Forward(tokens_, chunk);
       std::vector<std::thread> threads;
+      threads.reserve(sides.size());
       for (auto& side : sides) {
         threads.emplace_back([&] { side->Forward(tokens_, chunk); });
       }
@@ -185,12 +188,56 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"LatentRule", "tiny-deepseek-v3", kBF16, {}}),
     [](const auto& info) { return info.param.name; });
 
+// Notes how long its rank is ready to wait.
+class Deadlines final : public parallel::CommunicatorDecorator {
+ public:
+  using CommunicatorDecorator::CommunicatorDecorator;
+  Status Wait(parallel::ExchangeId exchange, TimeNs deadline_ns) override {
+    seen.insert(deadline_ns);
+    return CommunicatorDecorator::Wait(exchange, deadline_ns);
+  }
+  Status AllGather(std::span<const uint8_t> mine, std::span<const size_t> sizes,
+                   std::span<uint8_t> all, TimeNs deadline_ns) override {
+    seen.insert(deadline_ns);
+    return CommunicatorDecorator::AllGather(mine, sizes, all, deadline_ns);
+  }
+  std::set<TimeNs> seen;
+};
+
+TEST(ContextParallel, EveryExchangeOfAStepEndsByTheStepsDeadline) {
+  const ModelFolder folder = *ModelFolder::Open(TestModel("tiny-gqa", {.seed = 3}));
+  const std::vector<int32_t> tokens = RandomTokens(600, folder.config().vocab, 4);
+  const parallel::Stripes stripes = *parallel::Stripes::Make(2, 1);
+  for (const parallel::Way way :
+       {parallel::Way::kRing, parallel::Way::kGather, parallel::Way::kQuery}) {
+    parallel::InProcessGroup group(2);
+    std::vector<std::thread> threads;
+    threads.reserve(2);
+    for (int r = 0; r < 2; ++r) {
+      threads.emplace_back([&, r] {
+        const auto communicator = group.MakeCommunicator(r);
+        Deadlines deadlines(*communicator);
+        ContextParallel context(deadlines, kernels::Select(kernels::BestIsa()), stripes, By(way));
+        Side side(folder, kF32, &context);
+        for (const TimeNs deadline_ns : {INT64_MAX - 1, INT64_MAX - 2}) {
+          deadlines.seen.clear();
+          side.Forward(tokens, {.first = 0, .end = 600}, deadline_ns);
+          EXPECT_TRUE(context.status().ok()) << context.status();
+          EXPECT_EQ(deadlines.seen, std::set<TimeNs>{deadline_ns}) << WayName(way);
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
 TEST(ContextParallel, AnErrorIsKeptAndEndsAllRanksSteps) {
   const ModelFolder folder = *ModelFolder::Open(TestModel("tiny-gqa", {.seed = 3}));
   const std::vector<int32_t> tokens = RandomTokens(600, folder.config().vocab, 4);
   const parallel::Stripes stripes = *parallel::Stripes::Make(2, 1);
   parallel::InProcessGroup group(2);
   std::vector<std::thread> threads;
+  threads.reserve(2);
   for (int r = 0; r < 2; ++r) {
     threads.emplace_back([&, r] {
       const auto communicator = group.MakeCommunicator(r);

@@ -63,7 +63,7 @@ std::string FolderName(const std::string& dir) {
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
-kv::KvFormat FormatOf(const ModelConfig& config, const KvType& kv_type, int block_tokens) {
+kv::KvFormat FormatOf(const ModelConfig& config, kv::ElementCodec codec, int block_tokens) {
   kv::KvFormat format;
   if (config.latent) {
     format.fields = {{"c_kv", 1, static_cast<uint32_t>(config.latent->kv_rank), false},
@@ -75,7 +75,7 @@ kv::KvFormat FormatOf(const ModelConfig& config, const KvType& kv_type, int bloc
   }
   format.layers = static_cast<uint32_t>(config.layers);
   format.block_tokens = static_cast<uint32_t>(block_tokens);
-  format.codec = kv_type.codec;
+  format.codec = codec;
   return format;
 }
 
@@ -137,6 +137,16 @@ Status CheckModelOptions(const ModelExecutorOptions& options) {
   return ResolveIsa(options.isa).status();
 }
 
+ExecutorInfo DescribeModel(const ModelFolder& folder, kv::ElementCodec codec, int block_tokens) {
+  const ModelConfig& config = folder.config();
+  ExecutorInfo info;
+  info.model_name = FolderName(folder.dir());
+  info.kv_format = FormatOf(config, codec, block_tokens);
+  info.vocab_size = static_cast<int32_t>(config.vocab);
+  info.context_tokens = static_cast<int32_t>(config.context);
+  return info;
+}
+
 StatusOr<ModelSetup> SetUpModel(const ModelFolder& folder, const ModelWeights& weights,
                                 const ModelExecutorOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
@@ -146,14 +156,13 @@ StatusOr<ModelSetup> SetUpModel(const ModelFolder& folder, const ModelWeights& w
   setup.kv_dtype = kv_type.dtype;
   const ModelConfig& config = folder.config();
   ExecutorInfo& info = setup.info;
-  info.model_name = FolderName(options.model_dir);
-  info.kv_format = FormatOf(config, kv_type, options.block_tokens);
-  info.kv_format.model_fingerprint = weights.fingerprint;
+  info = DescribeModel(folder, kv_type.codec, options.block_tokens);
+  if (weights.fingerprint.complete()) {
+    info.kv_format.model_fingerprint = weights.fingerprint.Digest();
+  }
   info.kv_format.numerics_class =
       NumericsClass(config, {.isa = setup.isa, .weights = weights.dtype, .kv = kv_type.dtype});
   RETURN_IF_ERROR(kv::ValidateFormat(info.kv_format));
-  info.vocab_size = static_cast<int32_t>(config.vocab);
-  info.context_tokens = static_cast<int32_t>(config.context);
   info.two_forms = config.latent.has_value();
   if (options.chunk_tokens != 0) {
     info.chunk_tokens_max = options.chunk_tokens;

@@ -34,7 +34,11 @@ struct ModelSetup {
 // Refuses an unknown isa, one that this machine lacks and sizes out of range, by name: all that can
 // be told before the folder is read.
 Status CheckModelOptions(const ModelExecutorOptions& options);
-// Of the whole model; `weights` may be a share's. Refuses an unknown dtype as well.
+// What the folder alone says: name, vocabulary, context, and the format without fingerprint and
+// class.
+ExecutorInfo DescribeModel(const ModelFolder& folder, kv::ElementCodec codec, int block_tokens);
+// Of the whole model; `weights` may be a share's. Without the sums of all tensors the format's
+// fingerprint is left zero. Refuses an unknown dtype as well.
 StatusOr<ModelSetup> SetUpModel(const ModelFolder& folder, const ModelWeights& weights,
                                 const ModelExecutorOptions& options);
 

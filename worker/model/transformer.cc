@@ -123,6 +123,7 @@ Status Transformer::Forward(std::span<const StepItem> items, Outputs outputs,
   PlanStep(items, outputs);
   step_.status = absl::OkStatus();
   step_.tensor.deadline_ns = deadline_ns;
+  if (step_.context != nullptr) step_.context->SetDeadline(deadline_ns);
   step_.rope = rope_.Fill(positions_);
   if (first_stage_) {
     GatherRows(ops_, weights_.embedding, ids_, x_.Rows(step_.rows, config_.hidden));

@@ -86,8 +86,8 @@ class Transformer {
 
   // Precondition: ids in the vocabulary, positions below config().context, page tables that cover
   // them. `layer_done(l)` is called as soon as layer l's KV rows of the whole batch are written,
-  // while the rest of that layer is still to be computed. All ranks make the same calls; without
-  // others nothing fails.
+  // while the rest of that layer is still to be computed. All ranks make the same calls, and
+  // whatever one of them waits for another ends by the deadline; without others nothing fails.
   Status Forward(std::span<const StepItem> items, Outputs outputs,
                  const Executor::LayerDone& layer_done, TimeNs deadline_ns = INT64_MAX);
   // Waits until the next stage has what the last Forward gave.

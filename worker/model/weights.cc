@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "common/crc32c.h"
 #include "worker/model/block_scaled.h"
 
 namespace reprise::worker {
@@ -104,20 +103,22 @@ void AppendRotated(const LatentAttention& l, int64_t first, std::vector<int64_t>
 
 class Loader {
  public:
-  Loader(const ModelFolder& folder, const ModelShare& share)
+  // `fingerprint` gets the sums of all tensors that are read.
+  Loader(const ModelFolder& folder, const ModelShare& share, ModelFingerprint* fingerprint)
       : folder_(folder),
         share_(share),
+        fingerprint_(fingerprint),
         ops_(kernels::Select(kernels::BestIsa())),
         widened_(TypeOf(folder.tensor(kEmbedding)) == DType::kBF16 ? DType::kBF16 : DType::kF32) {}
 
   StatusOr<OwnMatrix> Matrix(const std::string& name) const {
     const std::string weight = name + ".weight";
-    const TensorView& tensor = folder_.tensor(weight);
+    const TensorView& tensor = Read(weight);
     OwnMatrix matrix;
     matrix.view = MatrixOf(tensor);
     if (tensor.type != TensorType::kF8E4M3) return matrix;
-    auto wide = WidenBlockScaled(tensor, folder_.tensor(ScalesName(weight)),
-                                 *folder_.config().block_scales, widened_);
+    auto wide = WidenBlockScaled(tensor, Read(ScalesName(weight)), *folder_.config().block_scales,
+                                 widened_);
     if (!wide.ok()) {
       return Annotate(wide.status(), absl::StrCat(folder_.dir(), ": tensor \"", weight, "\""));
     }
@@ -144,7 +145,7 @@ class Loader {
   }
 
   void AppendVector(const std::string& name, std::vector<float>* out) const {
-    const TensorView& tensor = folder_.tensor(name);
+    const TensorView& tensor = Read(name);
     const size_t at = out->size();
     out->resize(at + tensor.elements());
     ops_.convert(tensor.bytes.data(), TypeOf(tensor), out->data() + at, DType::kF32,
@@ -301,25 +302,17 @@ class Loader {
   }
 
  private:
+  const TensorView& Read(const std::string& name) const {
+    fingerprint_->Read(folder_, name);
+    return folder_.tensor(name);
+  }
+
   const ModelFolder& folder_;
   const ModelShare& share_;
+  ModelFingerprint* const fingerprint_;
   const kernels::CpuOps& ops_;
   const DType widened_;  // what FP8 matrices become
 };
-
-Digest256 Fingerprint(const ModelFolder& folder) {
-  const std::string config = folder.config().CanonicalText();
-  Sha256 hash;
-  hash.Update("reprise.model.v1").UpdateU64le(config.size()).Update(config);
-  for (const auto& [name, tensor] : folder.tensors()) {
-    hash.UpdateU64le(name.size()).Update(name);
-    hash.UpdateU64le(TensorTypeName(tensor.type).size()).Update(TensorTypeName(tensor.type));
-    hash.UpdateU64le(tensor.shape.size());
-    for (const uint64_t dim : tensor.shape) hash.UpdateU64le(dim);
-    hash.UpdateU32le(Crc32c(tensor.bytes.data(), tensor.bytes.size()));
-  }
-  return hash.Finish();
-}
 
 }  // namespace
 
@@ -348,14 +341,16 @@ int64_t ModelWeights::bytes() const {
 }
 
 StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder) {
-  return LoadModelWeights(folder, WholeModel(folder.config()));
+  return LoadModelWeights(folder, WholeModel(folder.config()), Sums::kOfAll);
 }
 
-StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share) {
-  const Loader loader(folder, share);
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share,
+                                        Sums sums) {
   const bool tied = folder.config().tied_embeddings;
   const Span vocab{0, folder.config().vocab};
   ModelWeights w;
+  w.fingerprint = ModelFingerprint(folder);
+  const Loader loader(folder, share, &w.fingerprint);
   w.dtype = TypeOf(folder.tensor(kEmbedding));
   if (share.first_stage) {
     ASSIGN_OR_RETURN(w.embedding, loader.Pack({{"model.embed_tokens", vocab}}));
@@ -371,7 +366,7 @@ StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelSh
       ASSIGN_OR_RETURN(w.lm_head, loader.Pack({{name, share.vocab}}));
     }
   }
-  w.fingerprint = Fingerprint(folder);
+  if (sums == Sums::kOfAll) w.fingerprint.ReadAll(folder);
   RETURN_IF_ERROR(folder.CheckUnchanged());
   return w;
 }

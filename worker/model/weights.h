@@ -7,9 +7,7 @@
 // 2. Rotated rows stand as the kernels rotate them, the pair's halves apart, and first in their
 //    head. Scores do not change by it, since queries and keys are moved alike.
 // 3. FP8 matrices are widened to bf16 when the embedding is bf16, else to f32 (block_scaled.h).
-// 4. The fingerprint is SHA-256 over the configuration's canonical text and, by tensor name, each
-//    needed tensor's name, type, shape and CRC-32C: the same model in other shards has the same
-//    one.
+// 4. The fingerprint has the sum of every tensor that a byte was taken of.
 #ifndef REPRISE_WORKER_MODEL_WEIGHTS_H_
 #define REPRISE_WORKER_MODEL_WEIGHTS_H_
 
@@ -18,10 +16,10 @@
 #include <span>
 #include <vector>
 
-#include "common/sha256.h"
 #include "common/status.h"
 #include "kernels/ops.h"
 #include "kernels/packed_weights.h"
+#include "worker/model/model_fingerprint.h"
 #include "worker/model/model_folder.h"
 #include "worker/model/model_share.h"
 
@@ -87,16 +85,20 @@ struct ModelWeights {
   std::vector<float> final_norm;   // [hidden]
   kernels::PackedWeights lm_head;  // [the share's vocab, hidden]; empty: the embedding serves
   kernels::DType dtype = kernels::DType::kF32;  // of the embedding, as stored
-  Digest256 fingerprint{};                      // of the whole model
+  ModelFingerprint fingerprint;
 
   const kernels::PackedWeights& head() const { return lm_head.n() == 0 ? embedding : lm_head; }
   int64_t bytes() const;  // of all packed matrices
 };
 
+// Which tensors the fingerprint has the sums of. Those of a share are read in any case.
+enum class Sums { kOfShare, kOfAll };
+
 // UNIMPLEMENTED when the parts of a fused matrix have different types, INVALID_ARGUMENT when an FP8
 // matrix holds what is not finite, ABORTED when a file
 // changed while it was read.
-StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share);
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share,
+                                        Sums sums = Sums::kOfShare);
 StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder);  // whole
 
 // Rows `ids` of a packed matrix as f32: out row i = row ids[i]. Ids are in [0, packed.n()).

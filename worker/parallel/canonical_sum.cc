@@ -10,13 +10,6 @@
 namespace reprise::parallel {
 namespace {
 
-std::span<const uint8_t> Bytes(std::span<const float> floats) {
-  return {reinterpret_cast<const uint8_t*>(floats.data()), floats.size_bytes()};
-}
-std::span<uint8_t> Bytes(std::span<float> floats) {
-  return {reinterpret_cast<uint8_t*>(floats.data()), floats.size_bytes()};
-}
-
 // Where the sum of a subtree is; the tree joins into the left one.
 using Terms = std::map<std::pair<int, int>, float*>;
 
@@ -54,8 +47,8 @@ Status SumApart(Communicator& communicator, std::span<const float> partials, std
     trees += their_trees;
   }
   std::vector<float> received(trees * own.size());
-  RETURN_IF_ERROR(communicator.AllToAll(Bytes(std::span<const float>(send)), send_sizes,
-                                        Bytes(std::span<float>(received)), receive_sizes,
+  RETURN_IF_ERROR(communicator.AllToAll(FloatBytes(std::span<const float>(send)), send_sizes,
+                                        FloatBytes(std::span<float>(received)), receive_sizes,
                                         deadline_ns));
   Terms terms;
   float* at = received.data();
@@ -70,8 +63,8 @@ Status SumApart(Communicator& communicator, std::span<const float> partials, std
     const kernels::DenormalsOff denormals_off;
     joined = Join(terms, {0, kSlices}, own.size());
   }
-  return communicator.AllGather(Bytes(std::span<const float>(joined, own.size())), chunk_sizes,
-                                Bytes(sum), deadline_ns);
+  return communicator.AllGather(FloatBytes(std::span<const float>(joined, own.size())), chunk_sizes,
+                                FloatBytes(sum), deadline_ns);
 }
 
 Status Refuse(Communicator& communicator, const std::string& message) {

@@ -49,6 +49,14 @@ struct OpStats {
 };
 using CommunicatorStats = std::array<OpStats, kOps>;  // by Op
 
+// Floats as they travel.
+inline std::span<const uint8_t> FloatBytes(std::span<const float> floats) {
+  return {reinterpret_cast<const uint8_t*>(floats.data()), floats.size_bytes()};
+}
+inline std::span<uint8_t> FloatBytes(std::span<float> floats) {
+  return {reinterpret_cast<uint8_t*>(floats.data()), floats.size_bytes()};
+}
+
 // A message to one rank and a message from another (or the same), under way together.
 struct Exchange {
   int to = -1;  // -1: nothing is sent

@@ -18,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -50,10 +51,12 @@ class GroupHost final : public kv::TransportHandler {
   // Returns once this rank is connected with all others. INVALID_ARGUMENT for a spec that is wrong
   // in itself or differs from a peer's, FAILED_PRECONDITION when a later epoch has begun,
   // DEADLINE_EXCEEDED naming the ranks that did not come. Peers that fail to answer are dialed
-  // again until the deadline.
-  StatusOr<std::unique_ptr<Communicator>> Join(const GroupSpec& spec, TimeNs deadline_ns);
+  // again until the deadline. ABORTED once `stop` is requested; peers that are connected are told.
+  StatusOr<std::unique_ptr<Communicator>> Join(const GroupSpec& spec, TimeNs deadline_ns,
+                                               std::stop_token stop = {});
   // The same, for a back end that is built on it.
-  StatusOr<std::unique_ptr<PeerLink>> JoinLink(const GroupSpec& spec, TimeNs deadline_ns);
+  StatusOr<std::unique_ptr<PeerLink>> JoinLink(const GroupSpec& spec, TimeNs deadline_ns,
+                                               std::stop_token stop = {});
 
  private:
   // An open endpoint: a stranger (no member), dialed by or attached to a member.

@@ -7,13 +7,6 @@
 namespace reprise::parallel {
 namespace {
 
-std::span<const uint8_t> Bytes(std::span<const float> floats) {
-  return {reinterpret_cast<const uint8_t*>(floats.data()), floats.size_bytes()};
-}
-std::span<uint8_t> Bytes(std::span<float> floats) {
-  return {reinterpret_cast<uint8_t*>(floats.data()), floats.size_bytes()};
-}
-
 std::vector<size_t> Offsets(std::span<const size_t> sizes) {
   std::vector<size_t> offsets(sizes.size());
   std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), size_t{0});
@@ -130,15 +123,15 @@ Status LinkedCommunicator::ReduceChunk(CallTag tag, std::span<const float> data,
   for (const int peer : Peers()) {
     const Chunk theirs = TurnOf(ChunkOf(data.size(), peer, size()), turn);
     const std::span<float> term(*room + at, own.size());
-    batch.out.push_back({peer, Bytes(data.subspan(theirs.begin, theirs.size()))});
-    batch.in.push_back({peer, Bytes(term)});
+    batch.out.push_back({peer, FloatBytes(data.subspan(theirs.begin, theirs.size()))});
+    batch.in.push_back({peer, FloatBytes(term)});
     terms[static_cast<size_t>(peer)] = term.data();
     at += own.size();
   }
   RETURN_IF_ERROR(Run(std::move(batch), deadline_ns));
   const Status summed = memory_->Sum(terms, own.size());
   if (!summed.ok()) return Fail(summed);
-  return Copy(Bytes(std::span<const float>(terms[0], own.size())), Bytes(own));
+  return Copy(FloatBytes(std::span<const float>(terms[0], own.size())), FloatBytes(own));
 }
 
 Status LinkedCommunicator::AllReduce(std::span<float> data, TimeNs deadline_ns) {
@@ -154,8 +147,8 @@ Status LinkedCommunicator::AllReduce(std::span<float> data, TimeNs deadline_ns) 
     ++tag.step;
     Batch batch{.tag = tag, .out = {}, .in = {}};
     for (const int peer : Peers()) {
-      batch.out.push_back({peer, Bytes(std::span<const float>(part(rank())))});
-      batch.in.push_back({peer, Bytes(part(peer))});
+      batch.out.push_back({peer, FloatBytes(std::span<const float>(part(rank())))});
+      batch.in.push_back({peer, FloatBytes(part(peer))});
     }
     RETURN_IF_ERROR(Run(std::move(batch), deadline_ns));
   }
@@ -171,7 +164,7 @@ Status LinkedCommunicator::ReduceScatter(std::span<const float> data, std::span<
                                data.size(), " has ", own.size()));
   }
   CallTag tag = BeginCall(Op::kReduceScatter, data.size_bytes());
-  RETURN_IF_ERROR(Copy(Bytes(data.subspan(own.begin, own.size())), Bytes(mine)));
+  RETURN_IF_ERROR(Copy(FloatBytes(data.subspan(own.begin, own.size())), FloatBytes(mine)));
   const size_t turns = TurnsOf(data.size(), size());
   for (size_t turn = 0; turn < turns; ++turn) {
     const Chunk part = TurnOf({0, own.size()}, turn);

@@ -102,12 +102,14 @@ class TransportLink final : public PeerLink {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Communicator>> GroupHost::Join(const GroupSpec& spec, TimeNs deadline_ns) {
-  ASSIGN_OR_RETURN(auto link, JoinLink(spec, deadline_ns));
+StatusOr<std::unique_ptr<Communicator>> GroupHost::Join(const GroupSpec& spec, TimeNs deadline_ns,
+                                                        std::stop_token stop) {
+  ASSIGN_OR_RETURN(auto link, JoinLink(spec, deadline_ns, std::move(stop)));
   return std::make_unique<LinkedCommunicator>(std::move(link));
 }
 
-StatusOr<std::unique_ptr<PeerLink>> GroupHost::JoinLink(const GroupSpec& spec, TimeNs deadline_ns) {
+StatusOr<std::unique_ptr<PeerLink>> GroupHost::JoinLink(const GroupSpec& spec, TimeNs deadline_ns,
+                                                        std::stop_token stop) {
   RETURN_IF_ERROR(Check(spec));
   const auto state = std::make_shared<LinkState>();
   const auto member = std::make_shared<GroupMember>(
@@ -118,6 +120,11 @@ StatusOr<std::unique_ptr<PeerLink>> GroupHost::JoinLink(const GroupSpec& spec, T
                            .close = [this](kv::EndpointId endpoint) { Close(endpoint); }},
       state);
   transport_->Post([this, member, spec] { Begin(member, spec); });
+  const std::stop_callback on_stop(std::move(stop), [&] {
+    const Status first = state->Fail(
+        absl::AbortedError(absl::StrCat("rank ", spec.rank, " was told to stop joining")));
+    transport_->Post([member, first] { member->Fail(first); });
+  });
   const bool alone = spec.addresses.size() == 1;
   RETURN_IF_ERROR(Await(
       *state, deadline_ns,

@@ -1,6 +1,7 @@
 // The communicator over the fake network and over UCX in one process, by the conformance suite.
 #include <gmock/gmock.h>
 
+#include <stop_token>
 #include <thread>
 
 #include "kvstore/transport/ucx_transport.h"
@@ -133,6 +134,24 @@ TEST_F(GroupHostTest, AnotherGroupIsNotJoined) {
   EXPECT_EQ(zero.code(), absl::StatusCode::kDeadlineExceeded) << zero;
   EXPECT_EQ(one.code(), absl::StatusCode::kDeadlineExceeded) << one;
   EXPECT_THAT(std::string(one.message()), testing::HasSubstr("ranks 0 to join"));
+}
+
+TEST_F(GroupHostTest, AJoinThatIsToldToStopEndsAndSoDoesItsPeers) {
+  const TimeNs deadline_ns = RealClock().NowNs() + 60 * kMinute;  // rank 2 never comes
+  std::stop_source stop;
+  Status zero;
+  std::thread first([&] {
+    zero = world_.of(0).host->Join(Spec(1, 0, 3), deadline_ns, stop.get_token()).status();
+  });
+  Status one;
+  std::thread second([&] { one = world_.of(1).host->Join(Spec(1, 1, 3), deadline_ns).status(); });
+  stop.request_stop();
+  first.join();
+  second.join();
+  EXPECT_EQ(zero.code(), absl::StatusCode::kAborted) << zero;
+  EXPECT_THAT(std::string(zero.message()), testing::HasSubstr("rank 0 was told to stop joining"));
+  EXPECT_FALSE(one.ok());
+  EXPECT_NE(one.code(), absl::StatusCode::kDeadlineExceeded) << one;
 }
 
 TEST_F(GroupHostTest, ASpecThatIsWrongInItselfIsRefused) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "common/status.h"
 #include "worker/parallel/group_host.h"
 
@@ -17,6 +18,10 @@ struct UcxGroupOptions {
   std::string host = "127.0.0.1";  // numeric
   int port = 0;                    // 0: any
 };
+
+// `listen` is host:port, loopback only. INVALID_ARGUMENT or PERMISSION_DENIED names what it is.
+StatusOr<UcxGroupOptions> ParseUcxGroupOptions(absl::string_view listen, const std::string& devices,
+                                               bool shared_memory);
 
 // UNAVAILABLE when the address cannot be bound or UCX lacks what the options need.
 StatusOr<std::unique_ptr<GroupHost>> MakeUcxGroupHost(const UcxGroupOptions& options);

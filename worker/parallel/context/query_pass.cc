@@ -10,13 +10,6 @@
 namespace reprise::parallel {
 namespace {
 
-std::span<const uint8_t> Bytes(const std::vector<float>& floats) {
-  return {reinterpret_cast<const uint8_t*>(floats.data()), floats.size() * sizeof(float)};
-}
-std::span<uint8_t> Bytes(std::vector<float>& floats) {
-  return {reinterpret_cast<uint8_t*>(floats.data()), floats.size() * sizeof(float)};
-}
-
 // A message under way: the memory and the exchange. Without floats there is no exchange.
 struct Message {
   std::vector<float> floats;
@@ -61,10 +54,10 @@ class Query {
   }
   Status Start(Message& message, int to, int from) {
     if (message.floats.empty()) return absl::OkStatus();
-    message_bytes_ += static_cast<int64_t>(Bytes(message.floats).size());
-    const Exchange exchange = to >= 0
-                                  ? Exchange{.to = to, .send = Bytes(std::as_const(message.floats))}
-                                  : Exchange{.from = from, .receive = Bytes(message.floats)};
+    message_bytes_ += static_cast<int64_t>(message.floats.size() * sizeof(float));
+    const Exchange exchange =
+        to >= 0 ? Exchange{.to = to, .send = FloatBytes(std::span<const float>(message.floats))}
+                : Exchange{.from = from, .receive = FloatBytes(std::span<float>(message.floats))};
     ASSIGN_OR_RETURN(message.exchange, frame_.communicator.Start(exchange));
     return absl::OkStatus();
   }

@@ -6,21 +6,16 @@
 #include <memory>
 #include <vector>
 
+#include "worker/parallel/communicator_decorator.h"
 #include "worker/parallel/context/test_sequence.h"
 
 namespace reprise::parallel {
 namespace {
 
 // What a rank has under way, between it and its communicator.
-class Watched final : public Communicator {
+class Watched final : public CommunicatorDecorator {
  public:
-  explicit Watched(Communicator& communicator) : communicator_(communicator) {}
-
-  int rank() const override { return communicator_.rank(); }
-  int size() const override { return communicator_.size(); }
-  Status status() const override { return communicator_.status(); }
-  void Abort(const Status& reason) override { communicator_.Abort(reason); }
-  const CommunicatorStats& stats() const override { return communicator_.stats(); }
+  using CommunicatorDecorator::CommunicatorDecorator;
 
   StatusOr<ExchangeId> Start(const Exchange& exchange) override {
     for (const auto& [id, other] : under_way_) {
@@ -29,7 +24,7 @@ class Watched final : public Communicator {
       EXPECT_FALSE(Overlap(exchange.send, other.receive)) << "sent before it is there";
     }
     if (!exchange.receive.empty()) EXPECT_FALSE(Overlap(exchange.receive, current_)) << "in use";
-    ASSIGN_OR_RETURN(const ExchangeId id, communicator_.Start(exchange));
+    ASSIGN_OR_RETURN(const ExchangeId id, CommunicatorDecorator::Start(exchange));
     under_way_[id] = exchange;
     if (!exchange.receive.empty()) computed_ = 0;
     return id;
@@ -41,20 +36,7 @@ class Watched final : public Communicator {
       current_ = under_way_[exchange].receive;
     }
     under_way_.erase(exchange);
-    return communicator_.Wait(exchange, deadline_ns);
-  }
-  Status Barrier(TimeNs deadline_ns) override { return communicator_.Barrier(deadline_ns); }
-  Status AllReduce(std::span<float>, TimeNs) override { return Unused(); }
-  Status ReduceScatter(std::span<const float>, std::span<float>, TimeNs) override {
-    return Unused();
-  }
-  Status AllGather(std::span<const uint8_t>, std::span<const size_t>, std::span<uint8_t>,
-                   TimeNs) override {
-    return Unused();
-  }
-  Status AllToAll(std::span<const uint8_t>, std::span<const size_t>, std::span<uint8_t>,
-                  std::span<const size_t>, TimeNs) override {
-    return Unused();
+    return CommunicatorDecorator::Wait(exchange, deadline_ns);
   }
 
   // Now the rank computes.
@@ -66,9 +48,7 @@ class Watched final : public Communicator {
     return !a.empty() && !b.empty() && a.data() < b.data() + b.size() &&
            b.data() < a.data() + a.size();
   }
-  static Status Unused() { return absl::UnimplementedError("the ring makes no such call"); }
 
-  Communicator& communicator_;
   std::map<ExchangeId, Exchange> under_way_;
   std::span<const uint8_t> current_;  // the shard last waited for
   int computed_ = 0;                  // since the last receive was started
