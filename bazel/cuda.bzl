@@ -1,4 +1,4 @@
-"""cuda_library: objects by nvcc under --config=cuda, an empty library otherwise."""
+"""CUDA sources: objects by nvcc under --config=cuda; kernels are emulated on the CPU otherwise."""
 
 # Without --config=cuda the libraries are empty, so what links them is left out of wildcard builds: it demands
 # a constraint that no platform has.
@@ -33,6 +33,7 @@ def cuda_library(name, srcs, hdrs = [], deps = [], linkopts = [], visibility = N
             srcs = [s] + hdrs,
             outs = [out],
             local = True,
+            target_compatible_with = CUDA_ONLY,
             cmd = "$${NVCC:-/usr/local/cuda/bin/nvcc} -std=c++20 -O3 -Werror all-warnings -Xcompiler -fPIC %s -I. -c $(location %s) -o $@" % (" ".join(_ARCHS), s),
             visibility = ["//visibility:private"],
         )
@@ -46,5 +47,56 @@ def cuda_library(name, srcs, hdrs = [], deps = [], linkopts = [], visibility = N
             "//conditions:default": [],
         }),
         deps = deps,
+        visibility = visibility,
+    )
+
+_FLAGS = "-std=c++20 -O3 -Werror all-warnings -Xcompiler -fPIC -fmad=false -ftz=true -prec-div=true -prec-sqrt=true"
+_HOPPER = ["-gencode=arch=compute_90a,code=sm_90a"]
+
+def cuda_kernels(name, srcs, hdrs = [], deps = [], headers = [], hopper = False, visibility = None):
+    """Kernels in the language of kernels/cuda/device: for a card, or for the emulator on the CPU.
+
+    Args:
+      name: the cc_library; which of the two is in it follows from --config=cuda.
+      srcs: .cu files.
+      hdrs: their headers.
+      deps: cuda_kernels and cc_library dependencies.
+      headers: of those, for nvcc: files or filegroups.
+      hopper: they use what only compute capability 9.0 has, and are compiled for it alone.
+      visibility: as usual.
+    """
+    objs = []
+    emulated = []
+    for s in srcs:
+        base = s.replace(".", "_").replace("/", "_")
+        native.genrule(
+            name = base + "_o",
+            srcs = [s] + hdrs + headers + ["//kernels/cuda/device:headers"],
+            outs = [s + ".o"],
+            local = True,
+            target_compatible_with = CUDA_ONLY,
+            cmd = "$${NVCC:-/usr/local/cuda/bin/nvcc} %s %s -I. -c $(location %s) -o $@" % (_FLAGS, " ".join(_HOPPER if hopper else _ARCHS), s),
+            visibility = ["//visibility:private"],
+        )
+        objs.append(s + ".o")
+        native.genrule(
+            name = base + "_emulated",
+            srcs = [s],
+            outs = [base + "_emulated.cc"],
+            cmd = "echo '#include \"%s/%s\"' > $@" % (native.package_name(), s),
+            visibility = ["//visibility:private"],
+        )
+        emulated.append(base + "_emulated.cc")
+    native.cc_library(
+        name = name,
+        hdrs = hdrs,
+        srcs = select({"//bazel:cuda": objs, "//conditions:default": emulated}),
+        textual_hdrs = srcs,
+        copts = ["-ffp-contract=off"],
+        linkopts = select({
+            "//bazel:cuda": ["-L/usr/local/cuda/lib64", "-lcudart_static", "-ldl", "-lrt", "-lpthread"],
+            "//conditions:default": [],
+        }),
+        deps = deps + ["//kernels/cuda/device"],
         visibility = visibility,
     )

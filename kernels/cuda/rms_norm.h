@@ -1,34 +1,31 @@
-// RMSNorm on a GPU, plain C so that host code needs no CUDA header.
-// Owner: the caller owns all memory, device pointers throughout. Threads: any; work is queued on
-// the stream.
+// RMSNorm on the device. Owner: the caller owns all memory, device pointers throughout. Threads:
+// any; work is queued on the stream.
 #ifndef REPRISE_KERNELS_CUDA_RMS_NORM_H_
 #define REPRISE_KERNELS_CUDA_RMS_NORM_H_
 
-#include <stdint.h>
+#include <cstdint>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+#include "kernels/cuda/device/runtime.h"
 
-typedef struct RepriseCudaRmsNorm {
-  const void* x;        // [rows, cols], f32 or bf16
-  const float* weight;  // [cols]
-  void* y;              // [rows, cols], type of x; may be x
-  int64_t rows;
-  int64_t cols;
-  int64_t x_stride;  // elements
-  int64_t y_stride;
-  float eps;
-  int is_bf16;
-} RepriseCudaRmsNorm;
+namespace reprise::cuda {
+
+struct RmsNormArgs {
+  const void* x = nullptr;        // [rows, cols], f32 or bf16
+  const float* weight = nullptr;  // [cols]
+  void* y = nullptr;              // [rows, cols]; of x's type may be x
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t x_stride = 0;  // elements
+  int64_t y_stride = 0;
+  float eps = 0;
+  bool x_bf16 = false;
+  bool y_bf16 = false;
+};
 
 // y = (x / sqrt(mean(x^2) + eps)) * weight in f32, in the canonical order of kernels/ops.h: f32
-// results have the CPU's bits wherever no denormal occurs. Returns a cudaError_t; 0 means queued.
-// `stream` is a cudaStream_t, null for the default stream.
-int reprise_cuda_rms_norm(const RepriseCudaRmsNorm* args, void* stream);
+// results have the CPU's bits. Returns a cudaError_t; 0 means queued.
+int RmsNorm(const RmsNormArgs& args, Stream stream);
 
-#ifdef __cplusplus
-}
-#endif
+}  // namespace reprise::cuda
 
 #endif  // REPRISE_KERNELS_CUDA_RMS_NORM_H_

@@ -1,0 +1,544 @@
+// A worker is a block of one warpgroup that does everything itself, one tile of 64 keys after the
+// other: copies of the next tile are under way while it computes this one, in another block of the
+// same processor when there is room for one tile only (latents: two blocks a processor). No thread
+// waits for another block; the tree over leaves makes the bits the same for every division of the
+// work.
+//
+// Bytes: each key once. Per latent tile 73,728 bytes; at 4.3 TB/s a processor has 2.2 us for two of
+// them, some 4,000 cycles each, and needs about 1,100 of the tensor cores (68 products of 64 x 16 x
+// 16, bound by reading the 2 KB operand) and as much again for softmax and barriers.
+#include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_tile.h"
+#include "kernels/cuda/decode_wide.h"
+#include "kernels/cuda/device/copy.h"
+#include "kernels/cuda/device/launch.h"
+
+namespace reprise::cuda {
+namespace {
+
+constexpr uint32_t kThreads = 128;
+constexpr int kTilesPerLeaf = kStepLeaf / kPageRows;
+
+// Which tile comes next, across the runs of a worker.
+struct Cursor {
+  int run;
+  int end_run;
+  int tile;      // of the unit
+  int end_tile;  // of the run
+  REPRISE_DEVICE bool ended() const { return run == end_run; }
+  // To the first tile of the first run from `run` on that has one.
+  REPRISE_DEVICE void Enter(const DecodeArgs& args) {
+    for (; run < end_run; ++run) {
+      const DecodeRun& r = args.plan.runs[run];
+      const int keys = args.keys[r.unit / args.kv_heads];
+      tile = r.first_leaf * kTilesPerLeaf;
+      const int all = (keys + kPageRows - 1) / kPageRows;
+      end_tile = r.end_leaf * kTilesPerLeaf < all ? r.end_leaf * kTilesPerLeaf : all;
+      if (tile < end_tile) return;
+    }
+  }
+  REPRISE_DEVICE void Next(const DecodeArgs& args) {
+    if (++tile < end_tile) return;
+    ++run;
+    Enter(args);
+  }
+};
+
+template <class Shape>
+struct Worker {
+  static constexpr int kN = Shape::kN;
+  static constexpr int kColumns = kN / 4;  // of a thread
+
+  // A node of the tree: what a thread has of it.
+  struct Node {
+    float o[Shape::kValueChunks][kN / 2];
+    float lse2[kColumns];
+  };
+
+  const DecodeArgs& args;
+  uint8_t* shared;
+  FragmentPlace place;
+  Cursor ahead;     // what thread 0 loads next
+  uint32_t loaded;  // tiles
+  uint32_t used;
+
+  REPRISE_DEVICE Mbarrier* Full(uint32_t stage) const {
+    return reinterpret_cast<Mbarrier*>(shared + Shape::kBarriers) + stage;
+  }
+  REPRISE_DEVICE uint8_t* Tile(uint32_t stage) const {
+    return shared + stage * static_cast<uint32_t>(Shape::kTileBytes);
+  }
+  REPRISE_DEVICE float* Stats() const { return reinterpret_cast<float*>(shared + Shape::kStats); }
+  REPRISE_DEVICE int Column(int u) const { return 8 * (u / 2) + place.col + u % 2; }
+
+  // ---- copies; thread 0 ----
+
+  REPRISE_DEVICE void LoadNext() {
+    if (ahead.ended()) return;
+    const int unit = args.plan.runs[ahead.run].unit;
+    const int row = unit / args.kv_heads;
+    const int head = unit % args.kv_heads;
+    const int32_t page = args.page_table[row * args.page_table_stride + ahead.tile];
+    const uint32_t stage = loaded % Shape::kStages;
+    uint8_t* tile = Tile(stage);
+    ArriveExpecting(Full(stage), Shape::kTileBytes);
+    REPRISE_UNROLL
+    for (int c = 0; c < Shape::kChunks; ++c) {
+      const bool second = c >= Shape::kFirstChunks;
+      LoadTile(tile + c * Shape::kChunkBytes, second ? args.maps.second : args.maps.first,
+               Full(stage), 64 * (second ? c - Shape::kFirstChunks : c), head * kPageRows, page,
+               Reuse::kOnce);
+    }
+    ++loaded;
+    ahead.Next(args);
+  }
+
+  // Rows of query heads beyond the group's are zero.
+  REPRISE_DEVICE void LoadQuery(int unit) const {
+    const int group = args.q_heads / args.kv_heads;
+    const uint16_t* q = args.q + unit / args.kv_heads * args.q_row_stride +
+                        static_cast<int64_t>(unit % args.kv_heads) * group * Shape::kKeyDim;
+    constexpr int kPieces = Shape::kKeyDim / 8;  // of 16 bytes, a head
+    for (int i = static_cast<int>(ThreadX()); i < kN * kPieces; i += kThreads) {
+      const int head = i / kPieces;
+      const int piece = i % kPieces;
+      Words words = {};
+      if (head < group) words = Load16(q + head * Shape::kKeyDim + piece * 8);
+      const auto at = static_cast<uint32_t>(head * 128 + piece % 8 * 16);
+      Store16(shared + Shape::kQuery + piece / 8 * Shape::kQueryChunkBytes + Swizzle(at, 128),
+              words);
+    }
+  }
+
+  // ---- one leaf ----
+
+  REPRISE_DEVICE void Scores(uint32_t tile, float (&s)[kN / 2]) const {
+    const uint64_t keys = DescriptorOf({.address = Opaque(tile)});
+    const uint64_t query = DescriptorOf({.address = Opaque(SharedAddress(shared) + Shape::kQuery)});
+    FenceMatrix();
+    REPRISE_UNROLL
+    for (int c = 0; c < Shape::kKeyChunks; ++c) {
+      REPRISE_UNROLL
+      for (int step = 0; step < 4; ++step) {
+        Multiply<kN, Major::kK, Major::kK>(s, Advance(keys, c * Shape::kChunkBytes + step * 32),
+                                           Advance(query, c * Shape::kQueryChunkBytes + step * 32),
+                                           c + step > 0);
+      }
+    }
+    CommitMatrix();
+    WaitMatrix<0>();
+    Pin(s);
+  }
+
+  REPRISE_DEVICE void AddValues(uint32_t tile, bool first, Node& node) const {
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
+    const uint64_t values =
+        DescriptorOf({.address = Opaque(tile) + Shape::kFirstValue * Shape::kChunkBytes});
+    const uint64_t probabilities =
+        DescriptorOf({.address = Opaque(SharedAddress(shared) + Shape::kProbabilities)});
+    FenceMatrix();
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      REPRISE_UNROLL
+      for (int step = 0; step < 4; ++step) {
+        Multiply<kN, Major::kMn, Major::kK>(node.o[v],
+                                            Advance(values, v * Shape::kChunkBytes + step * 2048),
+                                            Advance(probabilities, step * 32), !first || step > 0);
+      }
+    }
+    CommitMatrix();
+    WaitMatrix<0>();
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
+  }
+
+  // What lies behind the last key may be NaN, and zero times NaN is.
+  REPRISE_DEVICE void ClearValues(uint32_t stage, int keys) const {
+    const int rows = kPageRows - keys;
+    for (int i = static_cast<int>(ThreadX()); i < rows * 8 * Shape::kValueChunks; i += kThreads) {
+      const int row = keys + i % rows;
+      const int piece = i / rows;
+      const auto at = static_cast<uint32_t>(row * 128 + piece % 8 * 16);
+      Store16(Tile(stage) + (Shape::kFirstValue + piece / 8) * Shape::kChunkBytes + at, Words{});
+    }
+  }
+
+  // Of `keys` of the tile, at most 64. top and sum are in base 2 and unreduced over the rows.
+  REPRISE_DEVICE void AddTile(int keys, bool first, Node& node, float (&top)[kColumns],
+                              float (&sum)[kColumns]) {
+    const uint32_t stage = used % Shape::kStages;
+    const uint32_t tile = SharedAddress(Tile(stage));
+    Wait(Full(stage), used / Shape::kStages & 1);
+    ++used;
+    float s[kN / 2];
+    Scores(tile, s);
+    const float scale2 = args.scale * kLog2E;
+    REPRISE_UNROLL
+    for (int i = 0; i < kN / 2; ++i) {
+      if (place.row + 8 * (i / 2 % 2) >= keys) s[i] = -Infinity();
+    }
+    const uint32_t warp = ThreadX() / 32;
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      float m = Max(s[u / 2 * 4 + u % 2], s[u / 2 * 4 + u % 2 + 2]);
+      m = Max(m, ShuffleXor(m, 16));
+      m = Max(m, ShuffleXor(m, 8));
+      m = Max(m, ShuffleXor(m, 4));
+      if (Lane() < 4) Stats()[warp * kN + static_cast<uint32_t>(Column(u))] = m;
+    }
+    SyncBlock();  // the four warps' maxima; scores are computed, products before are over
+    if (keys < kPageRows) ClearValues(stage, keys);
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      const float* m = Stats() + Column(u);
+      const float here = Max(Max(m[0], m[kN]), Max(m[2 * kN], m[3 * kN])) * scale2;
+      const float now = Max(top[u], here);
+      const float base = now == -Infinity() ? 0 : now;
+      const float shrink = Exp2(top[u] - base);
+      top[u] = now;
+      sum[u] = sum[u] * shrink;
+      if (!first) {
+        REPRISE_UNROLL
+        for (int v = 0; v < Shape::kValueChunks; ++v) {
+          node.o[v][u / 2 * 4 + u % 2] *= shrink;
+          node.o[v][u / 2 * 4 + u % 2 + 2] *= shrink;
+        }
+      }
+      REPRISE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const float p = Exp2(Fma(s[u / 2 * 4 + u % 2 + 2 * half], scale2, -base));
+        sum[u] = sum[u] + p;
+        const auto at = static_cast<uint32_t>(Column(u) * 128 + (place.row + 8 * half) * 2);
+        *reinterpret_cast<Bf16*>(shared + Shape::kProbabilities + Swizzle(at, 128)) = ToBf16(p);
+      }
+    }
+    FenceAsync();
+    SyncBlock();  // all probabilities are there
+    AddValues(tile, first, node);
+    SyncBlock();  // nobody reads the tile any more
+    if (ThreadX() == 0) LoadNext();
+  }
+
+  // The leaf's result: normalised, with its log-sum-exp.
+  REPRISE_DEVICE void Finish(Node& node, const float (&top)[kColumns], float (&sum)[kColumns]) {
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      sum[u] = sum[u] + ShuffleXor(sum[u], 16);
+      sum[u] = sum[u] + ShuffleXor(sum[u], 8);
+      sum[u] = sum[u] + ShuffleXor(sum[u], 4);
+      if (Lane() < 4) Stats()[ThreadX() / 32 * kN + static_cast<uint32_t>(Column(u))] = sum[u];
+    }
+    SyncBlock();
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      const float* l = Stats() + Column(u);
+      const float all = (l[0] + l[kN]) + (l[2 * kN] + l[3 * kN]);
+      const float inverse = Divide(1, all);
+      node.lse2[u] = top[u] + Log2(all);
+      REPRISE_UNROLL
+      for (int v = 0; v < Shape::kValueChunks; ++v) {
+        node.o[v][u / 2 * 4 + u % 2] *= inverse;
+        node.o[v][u / 2 * 4 + u % 2 + 2] *= inverse;
+      }
+    }
+    SyncBlock();  // the sums are read
+  }
+
+  // ---- nodes that wait for their sibling: O in global memory, each thread its own part ----
+
+  REPRISE_DEVICE float* KeptLse(int i) const {
+    return reinterpret_cast<float*>(shared + Shape::kKeptLse) + i * kN;
+  }
+  REPRISE_DEVICE int32_t* KeptNode(int i) const {  // first leaf, level
+    return reinterpret_cast<int32_t*>(shared + Shape::kKeptNodes) + 2 * i;
+  }
+  REPRISE_DEVICE float* KeptO(const DecodeRun& run, int i) const {
+    return args.plan.node_out + static_cast<int64_t>(run.slot + i) * Shape::kNodeFloats +
+           ThreadX() * 4;
+  }
+
+  REPRISE_DEVICE void Keep(const DecodeRun& run, int i, const Node& node) const {
+    float* to = KeptO(run, i);
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      to = Opaque(to);
+      REPRISE_UNROLL
+      for (int j = 0; j < kN / 8; ++j) {
+        const float* o = node.o[v] + 4 * j;
+        Store16(to + (v * (kN / 8) + j) * kThreads * 4,
+                {{BitsOf(o[0]), BitsOf(o[1]), BitsOf(o[2]), BitsOf(o[3])}});
+      }
+    }
+    // Threads with the same columns write the same, and each reads what it wrote.
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) KeptLse(i)[Column(u)] = node.lse2[u];
+  }
+
+  // node = kept i joined with node.
+  REPRISE_DEVICE void JoinKept(const DecodeRun& run, int i, Node& node) const {
+    const float* from = KeptO(run, i);
+    MergeWeights w[kColumns];
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      w[u] = WeightsOf(KeptLse(i)[Column(u)], node.lse2[u]);
+      node.lse2[u] = w[u].lse2;
+    }
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      from = Opaque(from);  // or all of the node is in registers at once
+      REPRISE_UNROLL
+      for (int j = 0; j < kN / 8; ++j) {
+        const Words left = Load16(from + (v * (kN / 8) + j) * kThreads * 4);
+        REPRISE_UNROLL
+        for (int k = 0; k < 4; ++k) {
+          float& o = node.o[v][4 * j + k];
+          o = Merged(w[2 * j + k % 2], FloatOf(left.w[k]), o);
+        }
+      }
+    }
+  }
+
+  // ---- a run ----
+
+  REPRISE_DEVICE void WriteResult(const DecodeRun& run, const Node& node) const {
+    const int group = args.q_heads / args.kv_heads;
+    const int first_head = run.unit % args.kv_heads * group;
+    const int64_t row = run.unit / args.kv_heads;
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      if (Column(u) >= group) continue;
+      const int head = first_head + Column(u);
+      uint16_t* out = Opaque(args.out + row * args.out_row_stride +
+                             static_cast<int64_t>(head) * Shape::kValueDim + place.row);
+      REPRISE_UNROLL
+      for (int v = 0; v < Shape::kValueChunks; ++v) {
+        REPRISE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          out[64 * v + 8 * half] = ToBf16(node.o[v][u / 2 * 4 + u % 2 + 2 * half]).bits;
+        }
+      }
+      if (args.lse != nullptr && place.row == 0) {
+        args.lse[row * args.q_heads + head] = node.lse2[u] * kLn2;
+      }
+    }
+  }
+
+  REPRISE_DEVICE void Leaf(int first_tile, int keys, Node& node) {
+    float top[kColumns];
+    float sum[kColumns];
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      top[u] = -Infinity();
+      sum[u] = 0;
+    }
+    for (int tile = first_tile; tile < first_tile + kTilesPerLeaf; ++tile) {
+      const int left = keys - tile * kPageRows;
+      if (left <= 0) break;
+      AddTile(left < kPageRows ? left : kPageRows, tile == first_tile, node, top, sum);
+    }
+    Finish(node, top, sum);
+  }
+
+  REPRISE_DEVICE void Run(const DecodeRun& run) {
+    const int keys = args.keys[run.unit / args.kv_heads];
+    Node node;
+    if (run.leaves == 0) {
+      REPRISE_UNROLL
+      for (int v = 0; v < Shape::kValueChunks; ++v) {
+        REPRISE_UNROLL
+        for (int i = 0; i < kN / 2; ++i) node.o[v][i] = 0;
+      }
+      REPRISE_UNROLL
+      for (int u = 0; u < kColumns; ++u) node.lse2[u] = -Infinity();
+      return WriteResult(run, node);
+    }
+    LoadQuery(run.unit);
+    FenceAsync();
+    SyncBlock();
+    int kept = 0;
+    int32_t level = 0;
+    for (int leaf = run.first_leaf; leaf < run.end_leaf; ++leaf) {
+      Leaf(leaf * kTilesPerLeaf, keys, node);
+      level = JoinsAfter(leaf, run.first_leaf);
+      for (int i = 0; i < level; ++i) JoinKept(run, --kept, node);
+      if (leaf + 1 == run.end_leaf) break;
+      SyncBlock();  // the place may be one that others still read
+      Keep(run, kept, node);
+      KeptNode(kept)[0] = leaf >> level;
+      ++kept;
+    }
+    // Nothing follows the unit's last leaf: its node is what its parent would be.
+    if (run.end_leaf == run.leaves) {
+      while (kept > 0 && KeptNode(kept - 1)[0] % 2 == 0) JoinKept(run, --kept, node);
+    }
+    if (run.whole != 0) {
+      WriteResult(run, node);
+    } else {
+      SyncBlock();
+      Keep(run, kept++, node);
+      SyncBlock();
+      for (int i = static_cast<int>(ThreadX()); i < kept * kN; i += kThreads) {
+        args.plan.node_lse2[static_cast<int64_t>(run.slot + i / kN) * kDecodeGroupMax + i % kN] =
+            KeptLse(i / kN)[i % kN];
+      }
+    }
+    SyncBlock();  // query and kept nodes may be overwritten
+  }
+};
+
+template <class Shape>
+REPRISE_KERNEL(kThreads, 1)
+DecodeKernel(REPRISE_PARAMETER DecodeArgs args) {
+  const int worker = static_cast<int>(BlockX());
+  Worker<Shape> self{args, Shared(), FragmentPlace::Of(ThreadX()), {}, 0, 0};
+  const int first = args.plan.run_begin[worker];
+  const int end = args.plan.run_begin[worker + 1];
+  if (ThreadX() == 0) {
+    PrefetchMap(args.maps.first);
+    PrefetchMap(args.maps.second);
+    for (uint32_t i = 0; i < Shape::kStages; ++i) InitBarrier(self.Full(i), 1);
+    FenceInit();
+    self.ahead = {first, end, 0, 0};
+    self.ahead.Enter(args);
+    for (int i = 0; i < Shape::kStages; ++i) self.LoadNext();
+  }
+  SyncBlock();
+  for (int run = first; run < end; ++run) self.Run(args.plan.runs[run]);
+}
+
+// ---- the tree's upper part, of units that several workers shared ----
+
+constexpr uint32_t kJoinLanes = 32;
+constexpr uint32_t kJoinWarps = 4;
+
+// A block has 32 floats of every node of a unit, which are of eight query heads.
+template <class Shape>
+REPRISE_KERNEL(kJoinLanes* kJoinWarps, 1)
+JoinKernel(REPRISE_PARAMETER DecodeArgs args) {
+  constexpr int kN = Shape::kN;
+  if (args.plan.joins_there != nullptr && static_cast<int>(BlockY()) >= *args.plan.joins_there) {
+    return;
+  }
+  const DecodeJoin join = args.plan.joins[BlockY()];
+  auto* values = reinterpret_cast<float*>(Shared());  // [nodes][32]
+  float* lse2 = values + args.plan.nodes_max * 32;    // [nodes][kN]
+  const uint32_t lane = Lane();
+  const uint32_t warp = ThreadX() / 32;
+  const uint32_t f = BlockX() * kJoinLanes + lane;  // of a node's floats
+  const uint32_t thread = f / 4 % kThreads;
+  const uint32_t piece = f / (4 * kThreads);
+  const FragmentPlace place = FragmentPlace::Of(thread);
+  const uint32_t col = piece % (kN / 8) * 8 + static_cast<uint32_t>(place.col) + f % 2;
+  for (int i = static_cast<int>(warp); i < join.nodes; i += kJoinWarps) {
+    const int64_t slot = args.plan.nodes[join.first_node + i];
+    values[i * 32 + static_cast<int>(lane)] = args.plan.node_out[slot * Shape::kNodeFloats + f];
+    if (lane < kN) {
+      lse2[i * kN + static_cast<int>(lane)] = args.plan.node_lse2[slot * kDecodeGroupMax + lane];
+    }
+  }
+  for (int round = join.first_round; round < join.first_round + join.rounds; ++round) {
+    SyncBlock();
+    const int end = args.plan.round_begin[round + 1];
+    for (int m = args.plan.round_begin[round] + static_cast<int>(warp); m < end; m += kJoinWarps) {
+      const DecodeMerge merge = args.plan.merges[m];
+      float* left = lse2 + merge.left * kN + col;
+      const MergeWeights w = WeightsOf(*left, lse2[merge.right * kN + static_cast<int>(col)]);
+      float& value = values[merge.left * 32 + static_cast<int>(lane)];
+      value = Merged(w, value, values[merge.right * 32 + static_cast<int>(lane)]);
+      SyncWarp();  // lanes of the same head have read
+      *left = w.lse2;
+    }
+  }
+  SyncBlock();
+  const int group = args.q_heads / args.kv_heads;
+  if (warp > 0 || static_cast<int>(col) >= group) return;
+  const int64_t row = join.unit / args.kv_heads;
+  const int head = join.unit % args.kv_heads * group + static_cast<int>(col);
+  const int dim =
+      static_cast<int>(piece / (kN / 8)) * 64 + place.row + 8 * static_cast<int>(f / 2 % 2);
+  args.out[row * args.out_row_stride + static_cast<int64_t>(head) * Shape::kValueDim + dim] =
+      ToBf16(values[lane]).bits;
+  if (args.lse != nullptr && dim == 0) args.lse[row * args.q_heads + head] = lse2[col] * kLn2;
+}
+
+template <class Shape>
+int LaunchDecode(const DecodeArgs& args, Stream stream) {
+  int e = Launch({.blocks = {static_cast<uint32_t>(args.plan.workers), 1, 1},
+                  .threads = {kThreads, 1, 1},
+                  .shared_bytes = Shape::kBytes},
+                 stream, DecodeKernel<Shape>, args);
+  if (e != 0 || args.plan.join_count == 0) return e;
+  return Launch(
+      {.blocks = {Shape::kNodeFloats / kJoinLanes, static_cast<uint32_t>(args.plan.join_count), 1},
+       .threads = {kJoinLanes * kJoinWarps, 1, 1},
+       .shared_bytes = static_cast<size_t>(args.plan.nodes_max) * (32 + Shape::kN) * 4},
+      stream, JoinKernel<Shape>, args);
+}
+
+// A kernel's shape is chosen by dims and heads; bits do not depend on the stages.
+struct Chosen {
+  int (*launch)(const DecodeArgs&, Stream) = nullptr;
+  int blocks_per_processor = 0;
+  size_t node_floats = 0;
+};
+
+constexpr int kSharedPerProcessor = 233472;
+constexpr int kSharedReserved = 1024;  // by the system, a block
+
+template <class Shape>
+Chosen Choose() {
+  return {LaunchDecode<Shape>, kSharedPerProcessor / (Shape::kBytes + kSharedReserved),
+          Shape::kNodeFloats};
+}
+
+template <int kN>
+Chosen ChooseDims(const DecodeArgs& a) {
+  if (a.latent) {
+    if (a.first_dim == 512 && a.second_dim == 64)
+      return Choose<DecodeShape<kN, 512, 64, true, 1>>();
+    return {};
+  }
+  if (a.first_dim == 128 && a.second_dim == 128) {
+    return Choose<DecodeShape<kN, 128, 128, false, 3>>();
+  }
+  if (a.first_dim == 64 && a.second_dim == 64) return Choose<DecodeShape<kN, 64, 64, false, 4>>();
+  return {};
+}
+
+Chosen ChooseShape(const DecodeArgs& a) {
+  if (a.kv_heads < 1 || a.q_heads % a.kv_heads != 0) return {};
+  const int group = a.q_heads / a.kv_heads;
+  if (group <= 8) return ChooseDims<8>(a);
+  if (group <= 16) return ChooseDims<16>(a);
+  if (group <= kDecodeGroupMax) return ChooseDims<32>(a);
+  return {};
+}
+
+bool IsWide(const DecodeArgs& args) {
+  return args.q_heads > kDecodeGroupMax && DecodeWideServes(args);
+}
+
+}  // namespace
+
+bool DecodeServes(const DecodeArgs& args) {
+  return IsWide(args) || ChooseShape(args).launch != nullptr;
+}
+
+int DecodeWorkers(const DecodeArgs& args, int processors) {
+  if (IsWide(args)) return DecodeWideWorkers(args, processors);
+  return processors * ChooseShape(args).blocks_per_processor;
+}
+
+size_t DecodeNodeFloats(const DecodeArgs& args) {
+  return IsWide(args) ? DecodeWideNodeFloats(args) : ChooseShape(args).node_floats;
+}
+
+int Decode(const DecodeArgs& args, Stream stream) {
+  if (IsWide(args)) return DecodeWide(args, stream);
+  const Chosen chosen = ChooseShape(args);
+  if (chosen.launch == nullptr) return kErrorInvalidValue;
+  return chosen.launch(args, stream);
+}
+
+}  // namespace reprise::cuda
