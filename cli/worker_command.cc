@@ -74,6 +74,10 @@ void Declare(FlagSet& flags, worker::WorkerOptions& o) {
   flags.Add("failure-domain", &o.failure_domain, "replicas go to other domains first");
   flags.Add("prefill", &o.prefill, "serve prefill legs of requests that decode elsewhere");
   flags.Add("decode", &o.decode, "take requests to decode");
+  flags.AddChoice("device", &o.device, {"cpu", "gpu", "emulated"},
+                  "what computes; emulated: the CPU as a GPU would, slowly (docs/gpu.md)");
+  flags.Add("unproven-kernels", &o.unproven_kernels,
+            "use a GPU's kernels that no card has passed the tests of, too");
   flags.AddRange("threads", &o.threads, 1, 256, "compute threads");
   flags.AddChoice("isa", &o.isa, {"auto", "avx512", "avx2", "scalar"},
                   "instruction set; the bits are the same");

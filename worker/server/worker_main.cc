@@ -12,11 +12,13 @@
 #include "common/random.h"
 #include "common/rpc_server.h"
 #include "coordinator/client/reporter_group.h"
+#include "worker/device/device_executor.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/timed_executor.h"
 #include "worker/group/group_executor.h"
 #include "worker/model/model_executor.h"
 #include "worker/parallel/group_shape.h"
+#include "worker/parallel/ucx_group.h"
 #include "worker/server/convert.h"
 #include "worker/server/worker_service.h"
 
@@ -44,27 +46,39 @@ ModelExecutorOptions ModelOptionsOf(const WorkerOptions& options) {
 }
 
 StatusOr<std::unique_ptr<Executor>> MakeGroup(const WorkerOptions& options,
-                                              const kv::GroupSplit& split,
-                                              MetricsRegistry* metrics) {
+                                              const kv::GroupSplit& split, MetricsRegistry* metrics,
+                                              StopSignal* stop) {
   GroupOptions group;
   group.owner = options.name;
   group.split = split;
   group.ranks = absl::StrSplit(options.ranks, ',', absl::SkipEmpty());
-  ASSIGN_OR_RETURN(const HostPort listen, ParseHostPort(options.group_listen));
-  RETURN_IF_ERROR(CheckLoopback(listen.host));
-  group.transport = {.devices = options.devices,
-                     .shared_memory = options.shared_memory,
-                     .host = listen.host,
-                     .port = listen.port};
+  ASSIGN_OR_RETURN(
+      group.transport,
+      parallel::ParseUcxGroupOptions(options.group_listen, options.devices, options.shared_memory));
   group.model = ModelOptionsOf(options);
+  group.stop = stop;
   ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, GroupExecutor::Create(group, metrics));
   return executor;
 }
 
+StatusOr<std::unique_ptr<Executor>> MakeOnDevice(const WorkerOptions& options) {
+  DeviceExecutorOptions device;
+  device.model_dir = options.model;
+  device.kv_dtype = options.kv_dtype;
+  device.block_tokens = options.block_tokens;
+  device.chunk_tokens = options.chunk_tokens;
+  device.pool_bytes = options.pool_bytes;
+  device.emulated = options.device == "emulated";
+  device.unproven_kernels = options.unproven_kernels;
+  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, DeviceExecutor::Create(device));
+  return executor;
+}
+
 StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options,
-                                                 MetricsRegistry* metrics) {
+                                                 MetricsRegistry* metrics, StopSignal* stop) {
   ASSIGN_OR_RETURN(const kv::GroupSplit split, parallel::ParseGroupShape(options.group));
-  if (split.ranks() > 1) return MakeGroup(options, split, metrics);
+  if (split.ranks() > 1) return MakeGroup(options, split, metrics, stop);
+  if (options.device != "cpu") return MakeOnDevice(options);
   if (!options.timed) return MakeModelExecutor(ModelOptionsOf(options));
   TimedOptions timed;
   timed.model.key = static_cast<uint64_t>(options.timed_settings.key);
@@ -278,6 +292,15 @@ Status ValidateOptions(const WorkerOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("the timed engine has no ranks, the group is ", options.group));
   }
+  if (options.device != "cpu" && (options.timed || split.ranks() > 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device is ", options.device,
+                     ", which computes neither the timed engine nor a "
+                     "group's ranks"));
+  }
+  if (options.unproven_kernels && options.device == "cpu") {
+    return absl::InvalidArgumentError("unproven_kernels are a card's, the device is cpu");
+  }
   if (split.ranks() == 1 && !options.ranks.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("ranks are named (", options.ranks, ") and no group that they form"));
@@ -292,13 +315,15 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
   ASSIGN_OR_RETURN(EngineOptions engine_options, MakeEngineOptions(options, self));
   // Destroyed in the reverse order: the doors first, then the engine, then what it calls.
   MetricsRegistry metrics("worker");
-  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, MakeExecutor(options, &metrics));
+  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
+                   MakeExecutor(options, &metrics, control.stop));
   LeaderEpoch leader_epoch;
   AddLeaderEpochMetrics(&leader_epoch, &metrics);
   WorkerService service(self, leader_epoch);
-  ASSIGN_OR_RETURN(
-      const std::unique_ptr<Engine> engine,
-      Engine::Start(std::move(engine_options), std::move(executor), &service, &metrics));
+  auto started = Engine::Start(std::move(engine_options), std::move(executor), &service, &metrics);
+  if (!started.ok() && control.stop->stopped())
+    return absl::CancelledError(started.status().message());
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, std::move(started));
   service.Attach(engine.get());
   ASSIGN_OR_RETURN(auto metrics_door, ServeMetrics(metrics, options.metrics_listen));
   ASSIGN_OR_RETURN(const auto door, RpcServer::Start(options.listen, {&service}));

@@ -36,6 +36,10 @@ struct WorkerOptions {
   bool decode = true;   // takes requests from gateways
 
   std::string model;  // folder
+  // What computes: cpu; gpu, a card, in a build that has its kernels; emulated, in any other build:
+  // the CPU does what a card would, slowly, for trying and for tests.
+  std::string device = "cpu";
+  bool unproven_kernels = false;  // of a card: docs/gpu.md says which those are
   bool timed = false;
   TimedSettings timed_settings;
   std::string kv_dtype = "auto";
@@ -75,7 +79,8 @@ struct WorkerOptions {
 // INVALID_ARGUMENT names the option, the limit and the value.
 Status ValidateOptions(const WorkerOptions& options);
 
-// Returns after `control.stop`, or with the reason why it could not start.
+// Returns after `control.stop`, CANCELLED when that came before it served, or with the reason why
+// it could not start.
 Status RunWorker(const WorkerOptions& options, const RoleControl& control);
 
 }  // namespace reprise::worker

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "worker/group/silent_door.h"
+#include "worker/model/test_models.h"
 #include "worker/server/worker_main_fixture.h"
 
 namespace reprise::worker {
@@ -109,6 +111,22 @@ TEST_F(WorkerMainTest, LivesWithoutACoordinatorAndSaysGoodbyeToOne) {
     coordinator_.WaitFor("w");
   }
   EXPECT_TRUE(coordinator_.left());
+}
+
+TEST_F(WorkerMainTest, AWorkerWhoseGroupIsNotFormedYetEndsWhenToldTo) {
+  SilentDoor rank;
+  WorkerOptions options = Options("w");
+  options.timed = false;
+  options.model = TestModel(WidePreset("tiny"));
+  options.group = "tp2";
+  options.ranks = rank.address();
+  StopSignal stop;
+  Status ended;
+  Thread worker("worker", [&] { ended = RunWorker(options, {.stop = &stop, .ready = nullptr}); });
+  rank.WaitForCaller();
+  stop.Stop();
+  worker.Join();
+  EXPECT_EQ(ended.code(), absl::StatusCode::kCancelled) << ended;
 }
 
 TEST_F(WorkerMainTest, BadOptionsAreRefusedByName) {

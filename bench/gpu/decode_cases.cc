@@ -1,0 +1,203 @@
+// Decoding: latents at 16 and 128 heads, grouped heads; all keys from memory, pages in random
+// order.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
+
+#include "bench/gpu/harness.h"
+#include "kernels/cuda/decode.h"
+
+namespace reprise::bench::gpu {
+namespace {
+
+struct Dims {
+  bool latent;
+  int first;
+  int second;
+  int q_heads;
+  int kv_heads;
+  int key_dim() const { return latent ? first + second : first; }
+  int value_dim() const { return latent ? first : second; }
+  int64_t token_bytes() const { return int64_t{2} * kv_heads * (first + second); }
+};
+
+// A batch in device memory, decoded again and again.
+class Batch {
+ public:
+  Batch(Harness& harness, const Dims& dims, const std::vector<int32_t>& keys)
+      : harness_(harness), dims_(dims), keys_(keys) {
+    const int32_t most = *std::max_element(keys.begin(), keys.end());
+    pages_each_ = (most + cuda::kPageRows - 1) / cuda::kPageRows;
+    int64_t pages = 0;
+    for (const int32_t k : keys) pages += (k + cuda::kPageRows - 1) / cuda::kPageRows;
+    std::vector<int32_t> order(static_cast<size_t>(pages));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), std::mt19937(1));
+    std::vector<int32_t> table(keys.size() * static_cast<size_t>(pages_each_), 0);
+    size_t next = 0;
+    for (size_t r = 0; r < keys.size(); ++r) {
+      for (int32_t i = 0; i * cuda::kPageRows < keys[r]; ++i) {
+        table[r * static_cast<size_t>(pages_each_) + static_cast<size_t>(i)] = order[next++];
+      }
+    }
+    pool_ = harness.RandomBf16(
+        static_cast<size_t>(pages * cuda::kPageRows * dims.token_bytes() / 2), 3);
+    q_ = harness.RandomBf16(keys.size() * QRow(), 4);
+    table_ = harness.Upload(table);
+    device_keys_ = harness.Upload(keys);
+    out_ = harness.Memory(OutBytes());
+    lse_ = harness.Memory(keys.size() * static_cast<size_t>(dims.q_heads) * 4);
+    cuda::KvPool layer;
+    layer.layer_base = pool_.data();
+    layer.pages = pages;
+    layer.page_stride_bytes = cuda::kPageRows * dims.token_bytes();
+    layer.kv_heads = dims.kv_heads;
+    layer.first_dim = dims.first;
+    layer.second_dim = dims.second;
+    harness.Check(cuda::MakeKvMaps(layer, &args_.maps), "tensor map");
+    args_.latent = dims.latent;
+    args_.first_dim = dims.first;
+    args_.second_dim = dims.second;
+    args_.q_heads = dims.q_heads;
+    args_.kv_heads = dims.kv_heads;
+    args_.q = q_.as<uint16_t>();
+    args_.q_row_stride = static_cast<int64_t>(QRow());
+    args_.page_table = table_.as<int32_t>();
+    args_.page_table_stride = pages_each_;
+    args_.keys = device_keys_.as<int32_t>();
+    args_.scale = 0.07F;
+    args_.out = out_.as<uint16_t>();
+    args_.out_row_stride = dims.q_heads * dims.value_dim();
+    args_.lse = lse_.as<float>();
+    Plan(cuda::DecodeWorkers(args_, harness.processors()));
+  }
+
+  void Plan(int workers) {
+    const cuda::DecodePlan plan = cuda::PlanDecode(keys_, dims_.kv_heads, workers);
+    parts_.clear();
+    const auto keep = [&](cuda::Buffer memory) {
+      parts_.push_back(std::move(memory));
+      return parts_.back().data();
+    };
+    auto& view = args_.plan;
+    view.runs = static_cast<const cuda::DecodeRun*>(keep(harness_.Upload(plan.runs)));
+    view.run_begin = static_cast<const int32_t*>(keep(harness_.Upload(plan.run_begin)));
+    view.workers = workers;
+    view.joins = static_cast<const cuda::DecodeJoin*>(keep(harness_.Upload(plan.joins)));
+    view.join_count = static_cast<int>(plan.joins.size());
+    view.nodes = static_cast<const int32_t*>(keep(harness_.Upload(plan.nodes)));
+    view.merges = static_cast<const cuda::DecodeMerge*>(keep(harness_.Upload(plan.merges)));
+    view.round_begin = static_cast<const int32_t*>(keep(harness_.Upload(plan.round_begin)));
+    view.nodes_max = plan.nodes_max;
+    const auto slots = static_cast<size_t>(plan.slots);
+    view.node_out =
+        static_cast<float*>(keep(harness_.Memory(slots * cuda::DecodeNodeFloats(args_) * 4)));
+    view.node_lse2 = static_cast<float*>(keep(harness_.Memory(slots * cuda::kDecodeGroupMax * 4)));
+  }
+
+  double Seconds() {
+    return harness_.Time([this](int) { return cuda::Decode(args_, nullptr); });
+  }
+  std::vector<uint8_t> Result() {
+    harness_.Check(cuda::Fill(out_.data(), 0xFF, OutBytes(), nullptr), "fill");
+    harness_.Check(cuda::Decode(args_, nullptr), "decode");
+    return harness_.Download(out_.data(), OutBytes());
+  }
+  double Bytes() const {
+    int64_t keys = 0;
+    for (const int32_t k : keys_) keys += k;
+    return static_cast<double>(keys * dims_.token_bytes()) +
+           static_cast<double>(keys_.size() * QRow() * 2 + OutBytes());
+  }
+  double Operations() const {
+    double keys = 0;
+    for (const int32_t k : keys_) keys += k;
+    return 2 * keys * dims_.q_heads * (dims_.key_dim() + dims_.value_dim());
+  }
+
+ private:
+  size_t QRow() const { return static_cast<size_t>(dims_.q_heads * dims_.key_dim()); }
+  size_t OutBytes() const {
+    return keys_.size() * static_cast<size_t>(dims_.q_heads * dims_.value_dim()) * 2;
+  }
+
+  Harness& harness_;
+  const Dims dims_;
+  const std::vector<int32_t> keys_;
+  int32_t pages_each_ = 0;
+  cuda::Buffer pool_, q_, table_, device_keys_, out_, lse_;
+  std::vector<cuda::Buffer> parts_;
+  cuda::DecodeArgs args_;
+};
+
+std::vector<int32_t> Equal(size_t batch, int32_t keys) { return std::vector<int32_t>(batch, keys); }
+
+// Lengths as a server has them: normally distributed, half as wide as long.
+std::vector<int32_t> Varied(size_t batch, int32_t mean) {
+  std::mt19937 random(5);
+  std::normal_distribution<double> length(mean, mean / 2.0);
+  std::vector<int32_t> keys(batch);
+  for (int32_t& k : keys) k = std::max<int32_t>(1, static_cast<int32_t>(length(random)));
+  return keys;
+}
+
+enum class Asked : uint8_t { kBandwidth, kLatency, kRate };
+
+struct Case {
+  const char* name;
+  Dims dims;
+  size_t batch;
+  int32_t keys;
+  bool varied;
+  double least;  // TB/s, microseconds or TFLOP/s, as is asked
+  double aim;
+  Asked asked;
+  const char* peer;
+};
+
+void Measure(Harness& harness, const Case& c) {
+  const size_t batch = harness.tiny() ? std::min<size_t>(c.batch, 2) : c.batch;
+  const int32_t keys = harness.tiny() ? 400 : c.keys;
+  Batch data(harness, c.dims, c.varied ? Varied(batch, keys) : Equal(batch, keys));
+  const std::vector<uint8_t> first = data.Result();
+  harness.Expect(data.Result() == first, std::string(c.name) + ": the same bits again");
+  const double seconds = data.Seconds();
+  data.Plan(7);
+  harness.Expect(data.Result() == first, std::string(c.name) + ": the same bits by another plan");
+  const double floor = data.Bytes() / harness.CopyBytesPerSecond();
+  const std::string shape = "batch " + std::to_string(batch) + (c.varied ? " around " : " at ") +
+                            std::to_string(keys) + ", " + std::to_string(c.dims.q_heads) + "/" +
+                            std::to_string(c.dims.kv_heads);
+  if (c.asked == Asked::kRate) {
+    harness.Add({c.name, shape, data.Operations() / seconds / 1e12, "TFLOP/s", false, 790, c.least,
+                 c.aim, c.peer});
+  } else if (c.asked == Asked::kLatency) {
+    harness.Add({c.name, shape, seconds * 1e6, "us", true, floor * 1e6, c.least, c.aim, c.peer});
+  } else {
+    harness.Add({c.name, shape, data.Bytes() / seconds / 1e12, "TB/s", false,
+                 harness.CopyBytesPerSecond() / 1e12, c.least, c.aim, c.peer});
+  }
+}
+
+}  // namespace
+
+void DecodeCases(Harness& harness) {
+  const Dims lite = {true, 512, 64, 16, 1};
+  const Dims full = {true, 512, 64, 128, 1};
+  const Dims grouped = {false, 128, 128, 32, 8};
+  const Case cases[] = {
+      {"mla decode", lite, 128, 8192, false, 3.4, 3.9, Asked::kBandwidth, ""},
+      {"mla decode", lite, 128, 32768, false, 3.4, 3.9, Asked::kBandwidth, ""},
+      {"mla decode", lite, 128, 8192, true, 0, 0, Asked::kBandwidth, ""},
+      {"mla decode", lite, 1, 32768, false, 20, 16, Asked::kLatency, ""},
+      {"mla decode", lite, 1, 4096, false, 12, 8, Asked::kLatency, ""},
+      {"mla decode", full, 128, 8192, false, 350, 560, Asked::kRate, ""},
+      {"gqa decode", grouped, 64, 8192, false, 3.6, 4.0, Asked::kBandwidth, "gqa_decode"},
+      {"gqa decode", grouped, 1, 8192, false, 0, 0, Asked::kLatency, "gqa_decode_1"},
+  };
+  for (const Case& c : cases) Measure(harness, c);
+}
+
+}  // namespace reprise::bench::gpu

@@ -1,0 +1,81 @@
+// A model on a device behind the engine's Executor interface. The engine's pool in host memory has
+// every row, as soon as its layer is computed; the device has the same pages, number for number. So
+// streaming, replication, swapping and restoring know nothing of the device, and a device that
+// fails takes nothing with it but what was not yet on the host. Owned by the engine, called from
+// its step thread only.
+//
+// Invariants:
+// 1. A page that somebody else wrote is copied to the device before a step reads it.
+// 2. After a layer is done its rows are in the host's pages.
+// 3. An error of the device is UNAVAILABLE and final: the process is of no use any more.
+#ifndef REPRISE_WORKER_DEVICE_DEVICE_EXECUTOR_H_
+#define REPRISE_WORKER_DEVICE_DEVICE_EXECUTOR_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "worker/device/device_model.h"
+#include "worker/engine/executor.h"
+#include "worker/engine/sampling.h"
+
+namespace reprise::worker {
+
+struct DeviceExecutorOptions {
+  std::string model_dir;
+  std::string kv_dtype = "auto";  // auto or bf16: the device's kernels take nothing else
+  int block_tokens = 64;          // what they take
+  int chunk_tokens = 0;           // prompt tokens a step may hold; 0: kDeviceChunkTokens
+  int64_t pool_bytes = 0;         // of the pool that will be attached; 0: not known yet
+  bool emulated = false;          // the CPU computes what a card would; else a card does
+  bool unproven_kernels = false;
+};
+
+// Enough rows to keep a card's tensor cores busy.
+inline constexpr int32_t kDeviceChunkTokens = 2048;
+
+class DeviceExecutor final : public Executor {
+ public:
+  // FAILED_PRECONDITION without a device, INVALID_ARGUMENT and UNIMPLEMENTED for what it cannot do,
+  // by name, RESOURCE_EXHAUSTED when weights, pool and scratch do not fit, saying what would.
+  static StatusOr<std::unique_ptr<DeviceExecutor>> Create(const DeviceExecutorOptions& options);
+
+  const ExecutorInfo& info() const override { return info_; }
+  const DeviceKernels& kernels() const { return kernels_; }
+  bool repeated() const { return model_->repeated(); }
+
+  void SetTick(Tick tick) override { tick_ = std::move(tick); }
+  void AttachPool(uint8_t* base, int32_t pages) override;
+  void OnPagesReplaced(std::span<const int32_t> pages) override;
+  Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override;
+  SampledToken Sample(size_t item, const SampleInput& input) override;
+
+  // As Run, but every row gives logits.
+  Status RunAll(std::span<const StepItem> items);
+  std::span<const float> logits(int64_t output) const { return model_->logits(output); }
+
+ private:
+  DeviceExecutor(ExecutorInfo info, const DeviceKernels& kernels,
+                 std::unique_ptr<DeviceModel> model);
+  Status Step(std::span<const StepItem> items, bool all_outputs, const LayerDone& layer_done);
+  Status CopyReplaced(std::span<const StepItem> items);
+  void KeepRows(uint32_t layer, const uint16_t* first, const uint16_t* second);
+
+  const ExecutorInfo info_;
+  const DeviceKernels kernels_;
+  const std::unique_ptr<DeviceModel> model_;
+  uint8_t* base_ = nullptr;
+  int32_t pages_ = 0;
+  Status attached_ = absl::FailedPreconditionError("no KV pool is attached");
+  std::vector<uint8_t> replaced_;  // by page
+  Tick tick_;
+  std::vector<int64_t> output_of_item_;  // -1: none
+  std::vector<float> sample_scratch_;
+};
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_DEVICE_DEVICE_EXECUTOR_H_

@@ -1,0 +1,319 @@
+// The device's graph against the CPU's, and bit for bit against itself: on the emulator, or on a
+// card.
+#include "worker/device/device_executor.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "kernels/cuda/test_device.h"
+#include "worker/model/model_executor.h"
+#include "worker/model/test_models.h"
+
+namespace reprise::worker {
+namespace {
+
+constexpr int32_t kPages = 8;
+#if defined(REPRISE_ON_CARD)
+constexpr bool kEmulated = false;
+#else
+constexpr bool kEmulated = true;
+#endif
+
+// An executor with a pool of its own.
+class Device {
+ public:
+  explicit Device(DeviceExecutorOptions options) {
+    options.emulated = kEmulated;
+    auto made = DeviceExecutor::Create(options);
+    EXPECT_TRUE(made.ok()) << made.status();
+    if (!made.ok()) return;
+    executor = std::move(*made);
+    pool.assign(kPages * executor->info().kv_format.block_bytes(), 0);
+    executor->AttachPool(pool.data(), kPages);
+  }
+  // Logits of positions [first, first + count), in chunks.
+  std::vector<float> Logits(std::span<const int32_t> tokens, size_t first, size_t count,
+                            size_t chunk, int64_t prompt_end, std::span<const int32_t> pages) {
+    std::vector<float> all;
+    for (size_t at = first; at < first + count; at += chunk) {
+      const size_t n = std::min(chunk, first + count - at);
+      const std::vector<StepItem> items = {
+          {tokens.subspan(at, n), static_cast<int64_t>(at), pages, true, prompt_end}};
+      const Status status = executor->RunAll(items);
+      EXPECT_TRUE(status.ok()) << status;
+      for (size_t i = 0; i < n; ++i) {
+        const std::span<const float> row = executor->logits(static_cast<int64_t>(i));
+        all.insert(all.end(), row.begin(), row.end());
+      }
+    }
+    return all;
+  }
+
+  std::unique_ptr<DeviceExecutor> executor;
+  std::vector<uint8_t> pool;
+};
+
+std::vector<float> CpuLogits(const std::string& dir, std::span<const int32_t> tokens,
+                             std::span<const int32_t> pages, int64_t prompt_end) {
+  auto executor = ModelExecutor::Create({.model_dir = dir});
+  EXPECT_TRUE(executor.ok()) << executor.status();
+  std::vector<uint8_t> pool(kPages * (*executor)->info().kv_format.block_bytes());
+  (*executor)->AttachPool(pool.data(), kPages);
+  const std::vector<StepItem> items = {{tokens, 0, pages, true, prompt_end}};
+  EXPECT_TRUE((*executor)->RunAll(items).ok());
+  std::vector<float> all;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const std::span<const float> row = (*executor)->logits(static_cast<int64_t>(i));
+    all.insert(all.end(), row.begin(), row.end());
+  }
+  return all;
+}
+
+// ||got - want|| / ||want|| of each row, ascending.
+std::vector<double> RowErrors(const std::vector<float>& got, const std::vector<float>& want,
+                              int64_t vocab) {
+  EXPECT_EQ(got.size(), want.size());
+  std::vector<double> errors;
+  const auto cols = static_cast<size_t>(vocab);
+  for (size_t row = 0; row + cols <= std::min(got.size(), want.size()); row += cols) {
+    double difference = 0;
+    double norm = 0;
+    for (size_t i = row; i < row + cols; ++i) {
+      const double d = static_cast<double>(got[i]) - static_cast<double>(want[i]);
+      difference += d * d;
+      norm += static_cast<double>(want[i]) * static_cast<double>(want[i]);
+    }
+    errors.push_back(std::sqrt(difference / norm));
+  }
+  std::sort(errors.begin(), errors.end());
+  return errors;
+}
+
+// The CPU keeps what it does not multiply in f32, and so does the device; attention's operands and
+// the router's are rounded to bf16 here and not there, 2^-9 each, a few layers deep. A router's
+// choice between experts that are nearly equal may then fall to the other, for few rows.
+void ExpectClose(const std::vector<float>& got, const std::vector<float>& want, int64_t vocab) {
+  const std::vector<double> errors = RowErrors(got, want, vocab);
+  EXPECT_LT(errors[errors.size() / 2], 0.015);
+  EXPECT_LT(errors[errors.size() * 9 / 10], 0.03);
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// Families with every part there is: grouped heads, norms of heads, biases, latents with and
+// without a query rank, experts of each kind. Dims that the plain kernels take.
+std::vector<ModelConfig> PlainConfigs() {
+  std::vector<ModelConfig> configs;
+  for (const char* preset :
+       {"tiny-llama3", "tiny-mixtral", "tiny-qwen3-moe", "tiny-deepseek-v2", "tiny-deepseek-v3"}) {
+    auto config = PresetConfig(preset);
+    EXPECT_TRUE(config.ok()) << preset;
+    if (!config.ok()) continue;
+    if (config->latent) {
+      config->latent->value_dim = 24;
+      if (config->latent->q_rank > 0) config->latent->q_rank = 32;
+    }
+    configs.push_back(*config);
+  }
+  return configs;
+}
+
+// Dims that the Hopper kernels take.
+ModelConfig HopperHeads() {
+  ModelConfig c = *PresetConfig("tiny-llama3");
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 64;
+  c.layers = 2;
+  return c;
+}
+ModelConfig HopperLatents() {
+  ModelConfig c = *PresetConfig("tiny-deepseek-v2");
+  c.heads = c.kv_heads = 2;
+  c.layers = 2;
+  c.latent->q_rank = 32;
+  c.latent->kv_rank = 512;
+  c.latent->rope_dim = 64;
+  c.latent->nope_dim = 128;
+  c.latent->value_dim = 128;
+  c.head_dim = 192;
+  if (c.mixture) c.mixture->layers.resize(2);
+  return c;
+}
+
+class DeviceExecutorTest : public cuda::testing::OnDevice {
+ protected:
+  const std::vector<int32_t> pages_ = {5, 2, 7, 0};
+};
+
+TEST_F(DeviceExecutorTest, EveryFamilyAgreesWithTheCpu) {
+  for (const ModelConfig& config : PlainConfigs()) {
+    SCOPED_TRACE(std::string(FamilyName(config.family)));
+    const std::string dir = TestModel(config, {.dtype = "bf16"});
+    const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 3);
+    Device device({.model_dir = dir});
+    ASSERT_NE(device.executor, nullptr);
+    const std::vector<float> got = device.Logits(tokens, 0, 70, 70, INT64_MAX, pages_);
+    ExpectClose(got, CpuLogits(dir, tokens, pages_, INT64_MAX), config.vocab);
+  }
+}
+
+TEST_F(DeviceExecutorTest, HopperKernelsAgreeWithTheCpu) {
+  for (const ModelConfig& config : {HopperHeads(), HopperLatents()}) {
+    const std::string dir = TestModel(config, {.dtype = "bf16"});
+    const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 4);
+    Device device({.model_dir = dir, .unproven_kernels = true});
+    ASSERT_NE(device.executor, nullptr);
+    if (cuda::DeviceInfo info; cuda::FindDevice(&info) == 0 && info.major == 9) {
+      EXPECT_TRUE(device.executor->kernels().gemm);
+      EXPECT_TRUE(device.executor->kernels().prefill);
+      EXPECT_TRUE(device.executor->kernels().decode);
+    }
+    const std::vector<float> got = device.Logits(tokens, 0, 70, 70, 66, pages_);
+    ExpectClose(got, CpuLogits(dir, tokens, pages_, 66), config.vocab);
+  }
+}
+
+TEST_F(DeviceExecutorTest, ChunksAndCompanyChangeNoBit) {
+  for (const bool unproven : {false, true}) {
+    const ModelConfig config = unproven ? HopperLatents() : PlainConfigs()[1];
+    Device device(
+        {.model_dir = TestModel(config, {.dtype = "bf16"}), .unproven_kernels = unproven});
+    ASSERT_NE(device.executor, nullptr);
+    const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 5);
+    const std::vector<float> whole = device.Logits(tokens, 0, 70, 70, 66, pages_);
+    const std::vector<uint8_t> pool = device.pool;
+    EXPECT_TRUE(SameBits(device.Logits(tokens, 0, 70, 27, 66, pages_), whole));
+    EXPECT_EQ(device.pool, pool);
+    // The last row beside another sequence's.
+    const std::vector<int32_t> others = RandomTokens(9, config.vocab, 6);
+    const std::vector<int32_t> other_pages = {3};
+    const std::vector<StepItem> items = {
+        {others, 0, other_pages, true, 5},
+        {std::span(tokens).subspan(69, 1), 69, pages_, true, 66},
+    };
+    ASSERT_TRUE(device.executor->Run(items, nullptr).ok());
+    const auto vocab = static_cast<size_t>(config.vocab);
+    const std::span<const float> last = device.executor->logits(1);
+    EXPECT_EQ(std::memcmp(last.data(), whole.data() + 69 * vocab, vocab * sizeof(float)), 0);
+  }
+}
+
+// Steps of single rows are captured and repeated; filled up to a shape's rows, with a page table's
+// room.
+TEST_F(DeviceExecutorTest, RepeatedStepsHaveTheBitsOfOthers) {
+  for (const ModelConfig& config : {PlainConfigs()[1], HopperHeads(), HopperLatents()}) {
+    const bool unproven = config.head_dim >= 64;
+    Device device(
+        {.model_dir = TestModel(config, {.dtype = "bf16"}), .unproven_kernels = unproven});
+    ASSERT_NE(device.executor, nullptr);
+    const std::vector<int32_t> tokens = RandomTokens(72, config.vocab, 11);
+    constexpr int64_t kPromptEnd = 62;
+    const std::vector<float> whole = device.Logits(tokens, 0, 72, 72, kPromptEnd, pages_);
+    const std::vector<uint8_t> pool = device.pool;
+    const std::vector<std::vector<int32_t>> others = {{3}, {6}, {4}, {1}};
+    const auto vocab = static_cast<size_t>(config.vocab);
+    int repeated = 0;
+    for (size_t at = kPromptEnd; at < 72; ++at) {
+      std::vector<StepItem> items;
+      // One, then five rows, which are filled up to six, and one again.
+      if (at % 4 >= 2) {
+        for (const std::vector<int32_t>& page : others) {
+          items.push_back({std::span(tokens).subspan(at - 50, 1), static_cast<int64_t>(at - 60),
+                           page, true, 0});
+        }
+      }
+      items.push_back(
+          {std::span(tokens).subspan(at, 1), static_cast<int64_t>(at), pages_, true, kPromptEnd});
+      ASSERT_TRUE(device.executor->Run(items, nullptr).ok());
+      repeated += device.executor->repeated() ? 1 : 0;
+      const std::span<const float> last =
+          device.executor->logits(static_cast<int64_t>(items.size()) - 1);
+      EXPECT_EQ(std::memcmp(last.data(), whole.data() + at * vocab, vocab * sizeof(float)), 0)
+          << at;
+    }
+    EXPECT_GE(repeated, 4);
+    const size_t page = device.executor->info().kv_format.block_bytes();
+    for (const int32_t own : {5, 2}) {
+      EXPECT_EQ(std::memcmp(device.pool.data() + static_cast<size_t>(own) * page,
+                            pool.data() + static_cast<size_t>(own) * page, page),
+                0);
+    }
+  }
+}
+
+TEST_F(DeviceExecutorTest, AnotherProcessGoesOnFromTheHostsPages) {
+  const std::string dir = TestModel(PlainConfigs()[0], {.dtype = "bf16"});
+  const std::vector<int32_t> tokens = RandomTokens(70, PlainConfigs()[0].vocab, 7);
+  Device first({.model_dir = dir});
+  const std::vector<float> whole = first.Logits(tokens, 0, 70, 70, 60, pages_);
+  Device second({.model_dir = dir});
+  EXPECT_EQ(second.executor->info().kv_format.Digest(), first.executor->info().kv_format.Digest());
+  // Its device knows the page as it was, until it is told.
+  second.Logits(tokens, 0, 3, 3, 60, pages_);
+  const size_t page = second.executor->info().kv_format.block_bytes();
+  std::memcpy(second.pool.data() + 5 * page, first.pool.data() + 5 * page, page);
+  std::memcpy(second.pool.data() + 2 * page, first.pool.data() + 2 * page, page);
+  second.executor->OnPagesReplaced(std::vector<int32_t>{5, 2});
+  const std::vector<float> rest = second.Logits(tokens, 65, 5, 5, 60, pages_);
+  const auto vocab = static_cast<size_t>(PlainConfigs()[0].vocab);
+  EXPECT_EQ(std::memcmp(rest.data(), whole.data() + 65 * vocab, rest.size() * sizeof(float)), 0);
+}
+
+TEST_F(DeviceExecutorTest, LayersAreDoneInOrderWithTheirRowsOnTheHost) {
+  Device device({.model_dir = TestModel(PlainConfigs()[0], {.dtype = "bf16"})});
+  const std::vector<int32_t> tokens = RandomTokens(3, PlainConfigs()[0].vocab, 8);
+  const std::vector<StepItem> items = {{tokens, 0, pages_, true}};
+  const kv::KvFormat& format = device.executor->info().kv_format;
+  uint32_t next = 0;
+  const auto rows_of = [&](uint32_t layer) {
+    const uint8_t* segment =
+        device.pool.data() + 5 * format.block_bytes() + layer * format.segment_bytes();
+    return std::any_of(segment, segment + format.segment_bytes(), [](uint8_t b) { return b != 0; });
+  };
+  ASSERT_TRUE(device.executor
+                  ->Run(items,
+                        [&](uint32_t layer) {
+                          EXPECT_EQ(layer, next++);
+                          EXPECT_TRUE(rows_of(layer));
+                        })
+                  .ok());
+  EXPECT_EQ(next, format.layers);
+}
+
+TEST_F(DeviceExecutorTest, WhatDoesNotFitIsRefusedAndSaysWhatWould) {
+  const std::string dir = TestModel(PlainConfigs()[0], {.dtype = "bf16"});
+  const auto made = DeviceExecutor::Create(
+      {.model_dir = dir, .pool_bytes = int64_t{1} << 50, .emulated = kEmulated});
+  EXPECT_EQ(made.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(std::string(made.status().message()).find("would fit"), std::string::npos)
+      << made.status();
+  EXPECT_EQ(DeviceExecutor::Create({.model_dir = dir, .kv_dtype = "f32"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DeviceExecutor::Create({.model_dir = dir, .block_tokens = 16}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DeviceExecutor::Create({.model_dir = dir, .emulated = !kEmulated}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+#if !defined(REPRISE_ON_CARD)
+TEST_F(DeviceExecutorTest, AFailedDeviceIsFinal) {
+  Device device({.model_dir = TestModel(PlainConfigs()[0], {.dtype = "bf16"})});
+  const std::vector<int32_t> tokens = RandomTokens(3, PlainConfigs()[0].vocab, 9);
+  const std::vector<StepItem> items = {{tokens, 0, pages_, true}};
+  ASSERT_TRUE(device.executor->Run(items, nullptr).ok());
+  cuda::emulator::BreakDevice();
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(device.executor->Run(items, nullptr).code(), absl::StatusCode::kUnavailable);
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace reprise::worker

@@ -1,0 +1,59 @@
+#include "worker/device/device_kernels.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/decode.h"
+
+namespace reprise::worker {
+namespace {
+
+// The record of docs/gpu.md: a card has run the kernel's tests and they passed.
+constexpr bool kGemmProven = false;
+constexpr bool kPrefillProven = false;
+constexpr bool kDecodeProven = false;
+
+cuda::DecodeArgs DecodeShapeOf(const ModelConfig& c) {
+  cuda::DecodeArgs args;
+  args.q_heads = static_cast<int>(c.heads);
+  if (c.latent) {
+    args.latent = true;
+    args.first_dim = static_cast<int>(c.latent->kv_rank);
+    args.second_dim = static_cast<int>(c.latent->rope_dim);
+  } else {
+    args.kv_heads = static_cast<int>(c.kv_heads);
+    args.first_dim = args.second_dim = static_cast<int>(c.head_dim);
+  }
+  return args;
+}
+
+bool PrefillServes(const ModelConfig& c) {
+  const int64_t key = c.head_dim;
+  const int64_t value = c.value_dim();
+  return (key == 64 && value == 64) || (key == 128 && value == 128) || (key == 192 && value == 128);
+}
+
+}  // namespace
+
+std::string DeviceKernels::Text() const {
+  return absl::StrCat("gemm=", gemm ? "hopper" : "plain", " prefill=", prefill ? "hopper" : "plain",
+                      " decode=", decode ? "hopper" : "plain");
+}
+
+DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device,
+                            bool unproven) {
+  DeviceKernels kernels;
+  if (device.major != 9) return kernels;
+  kernels.gemm = kGemmProven || unproven;
+  kernels.prefill = (kPrefillProven || unproven) && PrefillServes(config);
+  kernels.decode = (kDecodeProven || unproven) && cuda::DecodeServes(DecodeShapeOf(config));
+  return kernels;
+}
+
+std::vector<std::string> UnprovenIn(const DeviceKernels& kernels) {
+  std::vector<std::string> names;
+  if (kernels.gemm && !kGemmProven) names.push_back("gemm");
+  if (kernels.prefill && !kPrefillProven) names.push_back("prefill");
+  if (kernels.decode && !kDecodeProven) names.push_back("decode");
+  return names;
+}
+
+}  // namespace reprise::worker

@@ -1,0 +1,35 @@
+// Which kernels the device computes with where there is a choice. The plain ones are right on any
+// card from compute capability 8.0 on; the others are for Hopper, and a card must have run them
+// before they are taken without being asked for (docs/gpu.md has the record). The choice is part of
+// the numerics class. A value.
+#ifndef REPRISE_WORKER_DEVICE_DEVICE_KERNELS_H_
+#define REPRISE_WORKER_DEVICE_DEVICE_KERNELS_H_
+
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/device/runtime.h"
+#include "worker/model/model_config.h"
+
+namespace reprise::worker {
+
+struct DeviceKernels {
+  bool gemm = false;     // Gemm, else GemmSimple
+  bool prefill = false;  // Prefill, else PrefillSimple
+  bool decode = false;   // Decode, else PrefillSimple
+
+  // Prompt rows and step rows go through different kernels.
+  bool two_forms() const { return prefill || decode; }
+  std::string Text() const;
+};
+
+// What serves this model on this device: all proven kernels, and with `unproven` the others that
+// fit.
+DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device,
+                            bool unproven);
+// Those of the choice that no card has run, by name: for a warning.
+std::vector<std::string> UnprovenIn(const DeviceKernels& kernels);
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_DEVICE_DEVICE_KERNELS_H_

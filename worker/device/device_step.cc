@@ -1,0 +1,277 @@
+#include "worker/device/device_step.h"
+
+#include <algorithm>
+
+namespace reprise::worker {
+
+using cuda::kPageRows;
+
+namespace {
+
+// Rows of a StepShape: few shapes, at most a third more rows than there are.
+int64_t RoundedRows(int64_t rows) {
+  int64_t step = 1;
+  while (rows > 4 * step) step *= 2;
+  return (rows + step - 1) / step * step;
+}
+// Page tables of a StepShape: a doubling sequence moves to the next shape when it has doubled.
+int64_t RoundedPages(int64_t pages) {
+  int64_t rounded = 4;
+  while (rounded < pages) rounded *= 2;
+  return rounded;
+}
+constexpr int64_t kShapeRowsMax = 256;
+
+// Rooms of a DecodePlan's arrays in a StepShape, in multiples of its workers and units. A plan that
+// needs more is not of the shape.
+constexpr size_t kNodesAWorker = 4;
+constexpr int kNodesMax = 320;
+
+}  // namespace
+
+DeviceStep::DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers,
+                       int processors)
+    : config_(config),
+      kernels_(kernels),
+      workers_(workers),
+      processors_(processors),
+      rope_(config) {}
+
+void DeviceStep::AddRows(const Run& run) {
+  const auto first = static_cast<size_t>(run.begin - run.item->first_position);
+  for (size_t i = 0; i < static_cast<size_t>(run.end - run.begin); ++i) {
+    const int64_t position = run.begin + static_cast<int64_t>(i);
+    ids_.push_back(run.item->tokens[first + i]);
+    positions_.push_back(position);
+    slots_.push_back({run.item->pages[static_cast<size_t>(position / kPageRows)],
+                      static_cast<int32_t>(position % kPageRows)});
+  }
+}
+
+StepShape DeviceStep::ShapeOf(std::span<const StepItem> items, bool all_outputs) const {
+  if (all_outputs || static_cast<int64_t>(items.size()) > kShapeRowsMax) return {};
+  int64_t pages = 0;
+  for (const StepItem& item : items) {
+    const bool step_form = !kernels_.two_forms() || item.first_position >= item.prompt_end;
+    if (item.tokens.size() != 1 || !item.wants_output || !step_form) return {};
+    pages = std::max(pages, item.first_position / kPageRows + 1);
+  }
+  return {RoundedRows(static_cast<int64_t>(items.size())), RoundedPages(pages)};
+}
+
+Status DeviceStep::PutRuns(std::span<const Run> runs, bool hopper, std::vector<Batch>* batches) {
+  if (runs.empty()) return absl::OkStatus();
+  std::vector<cuda::PrefillRun> prefill;
+  std::vector<int32_t> tables;
+  Batch batch;
+  batch.view.first_row = runs.front().row;
+  for (const Run& run : runs) {
+    cuda::PrefillRun r;
+    r.first_row = static_cast<int32_t>(run.row);
+    r.rows = static_cast<int32_t>(run.end - run.begin);
+    r.first_position = static_cast<int32_t>(run.begin);
+    r.key_rows = static_cast<int32_t>(run.end);
+    r.first_page = static_cast<int32_t>(tables.size());
+    prefill.push_back(r);
+    const auto pages = static_cast<size_t>((run.end + kPageRows - 1) / kPageRows);
+    tables.insert(tables.end(), run.item->pages.begin(),
+                  run.item->pages.begin() + static_cast<int64_t>(pages));
+    batch.view.rows += run.end - run.begin;
+    batch.view.rows_max = std::max(batch.view.rows_max, r.rows);
+  }
+  batch.view.run_count = static_cast<int64_t>(prefill.size());
+  if (hopper) {
+    cuda::PrefillPlan plan;
+    RETURN_IF_ERROR(DeviceStatus(cuda::PlanPrefill(prefill, &plan), "planning attention"));
+    batch.view.tile_count = static_cast<int64_t>(plan.tiles.size());
+    batch.view.leaves_max = plan.leaves_max;
+    batch.view.scratch_bytes =
+        cuda::PrefillScratchBytes(plan, static_cast<int>(config_.value_dim()), processors_);
+    batch.tiles = upload_.Put(plan.tiles);
+  }
+  if (shape_.rows > 0) {
+    // Rows beyond the step's see no key.
+    for (auto row = static_cast<int32_t>(prefill.size()); row < shape_.rows; ++row) {
+      cuda::PrefillRun none;
+      none.first_row = row;
+      none.rows = 1;
+      prefill.push_back(none);
+    }
+    batch.view.rows = batch.view.run_count = shape_.rows;
+  }
+  batch.runs = upload_.Put(prefill);
+  batch.page_tables = upload_.Put(tables, static_cast<size_t>(shape_.rows * shape_.pages));
+  batches->push_back(batch);
+  return absl::OkStatus();
+}
+
+Status DeviceStep::PutExpanded(std::span<const Run> runs, std::vector<Batch>* batches) {
+  for (const Run& run : runs) {
+    RETURN_IF_ERROR(PutRuns(std::span(&run, 1), true, batches));
+    Batch& batch = batches->back();
+    std::vector<cuda::KvSlot> slots;
+    for (int64_t i = 0; i < run.end; ++i) {
+      slots.push_back({run.item->pages[static_cast<size_t>(i / kPageRows)],
+                       static_cast<int32_t>(i % kPageRows)});
+    }
+    // Expanded keys lie in order.
+    std::vector<int32_t> table(static_cast<size_t>((run.end + kPageRows - 1) / kPageRows));
+    for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
+    batch.view.keys = run.end;
+    batch.key_slots = upload_.Put(slots);
+    batch.page_tables = upload_.Put(table);
+  }
+  return absl::OkStatus();
+}
+
+void DeviceStep::PutDecode(std::span<const Run> runs) {
+  std::vector<int32_t> keys;
+  table_stride_ = std::max<int64_t>(1, shape_.pages);
+  for (const Run& run : runs) {
+    table_stride_ = std::max(table_stride_, (run.end + kPageRows - 1) / kPageRows);
+  }
+  std::vector<int32_t> table;
+  for (const Run& run : runs) {
+    for (int64_t position = run.begin; position < run.end; ++position) {
+      keys.push_back(static_cast<int32_t>(position + 1));
+      const auto pages = static_cast<size_t>(position / kPageRows + 1);
+      table.insert(table.end(), run.item->pages.begin(),
+                   run.item->pages.begin() + static_cast<int64_t>(pages));
+      table.resize(keys.size() * static_cast<size_t>(table_stride_), 0);
+    }
+  }
+  // Rows beyond the step's see no key.
+  const auto rows = static_cast<size_t>(std::max<int64_t>(shape_.rows, step_rows_));
+  keys.resize(rows, 0);
+  table.resize(rows * static_cast<size_t>(table_stride_), 0);
+  const int kv_heads = config_.latent ? 1 : static_cast<int>(config_.kv_heads);
+  plan_ = cuda::PlanDecode(keys, kv_heads, workers_);
+  keys_ = upload_.Put(keys);
+  table_ = upload_.Put(table);
+  run_begin_ = upload_.Put(plan_.run_begin);
+  const auto workers = static_cast<size_t>(workers_);
+  const size_t units = rows * static_cast<size_t>(kv_heads);
+  const size_t nodes = shape_.rows > 0 ? kNodesAWorker * (workers + units) : 0;
+  if (shape_.rows > 0 && (plan_.nodes.size() > nodes || plan_.merges.size() > nodes ||
+                          plan_.round_begin.size() > nodes || plan_.joins.size() > units ||
+                          plan_.runs.size() > workers + units || plan_.nodes_max > kNodesMax)) {
+    repeats_ = false;
+  }
+  nodes_ = upload_.Put(plan_.nodes, nodes);
+  round_begin_ = upload_.Put(plan_.round_begin, nodes);
+  decode_runs_ = upload_.Put(plan_.runs, shape_.rows > 0 ? workers + units : 0);
+  joins_ = upload_.Put(plan_.joins, shape_.rows > 0 ? units : 0);
+  merges_ = upload_.Put(plan_.merges, nodes);
+  joins_there_ = upload_.Put(std::vector<int32_t>{static_cast<int32_t>(plan_.joins.size())});
+  units_ = static_cast<int>(units);
+}
+
+void DeviceStep::FillDecode(cuda::DecodeArgs* args) const {
+  args->keys = upload_.At(keys_);
+  args->page_table = upload_.At(table_);
+  args->page_table_stride = table_stride_;
+  args->plan.runs = upload_.At(decode_runs_);
+  args->plan.run_begin = upload_.At(run_begin_);
+  args->plan.workers = workers_;
+  args->plan.joins = upload_.At(joins_);
+  args->plan.join_count = static_cast<int>(plan_.joins.size());
+  args->plan.joins_there = nullptr;
+  args->plan.nodes_max = plan_.nodes_max;
+  if (repeats_) {
+    // A unit that is shared ends in one worker and begins in another.
+    args->plan.join_count = std::min(units_, workers_);
+    args->plan.joins_there = upload_.At(joins_there_);
+    args->plan.nodes_max = kNodesMax;
+  }
+  args->plan.nodes = upload_.At(nodes_);
+  args->plan.merges = upload_.At(merges_);
+  args->plan.round_begin = upload_.At(round_begin_);
+}
+
+void DeviceStep::View(const std::vector<Batch>& from, std::vector<PromptBatch>* to) const {
+  to->clear();
+  for (const Batch& batch : from) {
+    PromptBatch view = batch.view;
+    view.runs = upload_.At(batch.runs);
+    view.tiles = upload_.At(batch.tiles);
+    view.page_tables = upload_.At(batch.page_tables);
+    view.key_slots = upload_.At(batch.key_slots);
+    to->push_back(view);
+  }
+}
+
+Status DeviceStep::Prepare(std::span<const StepItem> items, bool all_outputs, cuda::Stream stream) {
+  shape_ = ShapeOf(items, all_outputs);
+  repeats_ = shape_.rows > 0;
+  step_runs_.clear();
+  prompt_runs_.clear();
+  for (const StepItem& item : items) {
+    const int64_t end = item.first_position + static_cast<int64_t>(item.tokens.size());
+    const int64_t prompt_end =
+        kernels_.two_forms() ? std::clamp<int64_t>(item.prompt_end, item.first_position, end) : end;
+    if (prompt_end > item.first_position) {
+      prompt_runs_.push_back({&item, item.first_position, prompt_end, 0});
+    }
+    if (end > prompt_end) step_runs_.push_back({&item, prompt_end, end, 0});
+  }
+  ids_.clear();
+  positions_.clear();
+  slots_.clear();
+  for (auto* runs : {&step_runs_, &prompt_runs_}) {
+    for (Run& run : *runs) {
+      run.row = static_cast<int64_t>(ids_.size());
+      AddRows(run);
+    }
+    if (runs == &step_runs_) step_rows_ = static_cast<int64_t>(ids_.size());
+  }
+  output_rows_.clear();
+  for (const StepItem& item : items) {
+    for (const auto* runs : {&prompt_runs_, &step_runs_}) {
+      for (const Run& run : *runs) {
+        if (run.item != &item) continue;
+        const int64_t last = item.first_position + static_cast<int64_t>(item.tokens.size()) - 1;
+        for (int64_t p = run.begin; p < run.end; ++p) {
+          if (!all_outputs && (p != last || !item.wants_output)) continue;
+          output_rows_.push_back(static_cast<int32_t>(run.row + p - run.begin));
+        }
+      }
+    }
+  }
+
+  upload_.Clear();
+  step_pending_.clear();
+  prompt_pending_.clear();
+  rows_ = std::max(static_cast<int64_t>(ids_.size()), shape_.rows);
+  if (shape_.rows > 0 && kernels_.two_forms()) step_rows_ = rows_;
+  const auto rows = static_cast<size_t>(rows_);
+  std::vector<cuda::KvSlot> slots = slots_;
+  slots.resize(rows, {-1, 0});
+  std::vector<int32_t> output_rows = output_rows_;
+  for (int64_t row = outputs(); row < shape_.rows; ++row) {
+    output_rows.push_back(static_cast<int32_t>(row));
+  }
+  positions_.resize(rows, 0);
+  device_ids_ = upload_.Put(ids_, rows);
+  device_slots_ = upload_.Put(slots);
+  device_output_rows_ = upload_.Put(output_rows);
+  const kernels::RopeTable rope = rope_.Fill(positions_);
+  const auto angles = static_cast<size_t>(rows_ * rope.half);
+  cos_ = upload_.Put(std::span(rope.cos, angles));
+  sin_ = upload_.Put(std::span(rope.sin, angles));
+  if (step_rows_ > 0 && kernels_.decode) {
+    PutDecode(step_runs_);
+  } else {
+    RETURN_IF_ERROR(PutRuns(step_runs_, false, &step_pending_));
+  }
+  if (kernels_.prefill && config_.latent) {
+    RETURN_IF_ERROR(PutExpanded(prompt_runs_, &prompt_pending_));
+  } else {
+    RETURN_IF_ERROR(PutRuns(prompt_runs_, kernels_.prefill, &prompt_pending_));
+  }
+  RETURN_IF_ERROR(upload_.Send(stream));
+  View(step_pending_, &step_batches_);
+  View(prompt_pending_, &prompt_batches_);
+  return absl::OkStatus();
+}
+
+}  // namespace reprise::worker

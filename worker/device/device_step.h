@@ -1,0 +1,138 @@
+// A step as the device's kernels see it: its rows, step rows first, with the arrays that say where
+// each stands. Planned on the host, sent once a step. Owned by the DeviceModel; one thread.
+#ifndef REPRISE_WORKER_DEVICE_DEVICE_STEP_H_
+#define REPRISE_WORKER_DEVICE_DEVICE_STEP_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "common/status.h"
+#include "kernels/cuda/decode.h"
+#include "kernels/cuda/kv_rows.h"
+#include "kernels/cuda/prefill.h"
+#include "worker/device/device_kernels.h"
+#include "worker/device/step_upload.h"
+#include "worker/engine/executor.h"
+#include "worker/model/model_config.h"
+#include "worker/model/rope_rows.h"
+
+namespace reprise::worker {
+
+// Runs of rows that one call of a prompt kernel serves.
+struct PromptBatch {
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  const cuda::PrefillRun* runs = nullptr;
+  int64_t run_count = 0;
+  int rows_max = 0;  // of a run
+  // For Prefill.
+  const cuda::PrefillTile* tiles = nullptr;
+  int64_t tile_count = 0;
+  int leaves_max = 0;
+  const int32_t* page_tables = nullptr;
+  // For keys that are expanded first: one run.
+  int64_t keys = 0;
+  const cuda::KvSlot* key_slots = nullptr;  // [keys]
+  int64_t scratch_bytes = 0;
+};
+
+// What the launches of a step depend on, where they can be repeated for another: steps of single
+// rows that all want output, filled up to `rows`. Equal keys have equal launches, pointers aside.
+struct StepShape {
+  int64_t rows = 0;   // 0: not such a step
+  int64_t pages = 0;  // room of a page table
+  bool operator==(const StepShape&) const = default;
+  bool operator<(const StepShape& other) const {
+    return rows != other.rows ? rows < other.rows : pages < other.pages;
+  }
+};
+
+class DeviceStep {
+ public:
+  DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers, int processors);
+
+  // Plans and sends. Precondition: CheckStep.
+  Status Prepare(std::span<const StepItem> items, bool all_outputs, cuda::Stream stream);
+
+  // Rows that the kernels compute: those of a StepShape, what is beyond the step's own of no use.
+  int64_t rows() const { return rows_; }
+  // A step whose launches may be repeated for others of the same shape; rows 0: none.
+  StepShape shape() const { return repeats_ ? shape_ : StepShape{}; }
+  const void* place() const { return upload_.place(); }
+  // Rows [0, step_rows()) are computed in step form, the others in prompt form; zero where the
+  // kernels have one form.
+  int64_t step_rows() const { return step_rows_; }
+  const int32_t* ids() const { return upload_.At(device_ids_); }
+  const cuda::KvSlot* slots() const { return upload_.At(device_slots_); }
+  const float* cos() const { return upload_.At(cos_); }
+  const float* sin() const { return upload_.At(sin_); }
+  // Of step rows without Decode, and of prompt rows.
+  const std::vector<PromptBatch>& step_batches() const { return step_batches_; }
+  const std::vector<PromptBatch>& prompt_batches() const { return prompt_batches_; }
+  // Of Decode: keys, tables and plan of the step rows; nodes are the caller's.
+  void FillDecode(cuda::DecodeArgs* args) const;
+  int32_t decode_slots() const { return plan_.slots; }
+
+  int64_t outputs() const { return static_cast<int64_t>(output_rows_.size()); }
+  // Rows of logits that are computed.
+  int64_t output_rows_computed() const { return shape_.rows > 0 ? shape_.rows : outputs(); }
+  const int32_t* output_rows() const { return upload_.At(device_output_rows_); }
+  // Host: where row r goes.
+  const std::vector<cuda::KvSlot>& host_slots() const { return slots_; }
+
+ private:
+  struct Run {
+    const StepItem* item = nullptr;
+    int64_t begin = 0;  // positions
+    int64_t end = 0;
+    int64_t row = 0;
+  };
+  struct Batch {
+    PromptBatch view;
+    Uploaded<cuda::PrefillRun> runs;
+    Uploaded<cuda::PrefillTile> tiles;
+    Uploaded<int32_t> page_tables;
+    Uploaded<cuda::KvSlot> key_slots;
+  };
+  StepShape ShapeOf(std::span<const StepItem> items, bool all_outputs) const;
+  void AddRows(const Run& run);
+  Status PutRuns(std::span<const Run> runs, bool hopper, std::vector<Batch>* batches);
+  // Keys of all of a latent model's prompt rows are expanded, run by run.
+  Status PutExpanded(std::span<const Run> runs, std::vector<Batch>* batches);
+  void PutDecode(std::span<const Run> runs);
+  void View(const std::vector<Batch>& from, std::vector<PromptBatch>* to) const;
+
+  const ModelConfig& config_;
+  const DeviceKernels kernels_;
+  const int workers_;
+  const int processors_;
+  RopeRows rope_;
+  StepUpload upload_;
+  std::vector<Run> step_runs_, prompt_runs_;
+  StepShape shape_;  // that its arrays have room for
+  bool repeats_ = false;
+  int units_ = 0;  // of Decode
+  int64_t rows_ = 0;
+  std::vector<int32_t> ids_;
+  std::vector<int64_t> positions_;
+  std::vector<cuda::KvSlot> slots_;
+  std::vector<int32_t> output_rows_;  // by output, in the order of the items
+  int64_t step_rows_ = 0;
+  Uploaded<int32_t> device_ids_, device_output_rows_;
+  Uploaded<cuda::KvSlot> device_slots_;
+  Uploaded<float> cos_, sin_;
+  std::vector<Batch> step_pending_, prompt_pending_;
+  std::vector<PromptBatch> step_batches_, prompt_batches_;
+
+  cuda::DecodePlan plan_;
+  int64_t table_stride_ = 0;
+  Uploaded<int32_t> keys_, table_, run_begin_, nodes_, round_begin_, joins_there_;
+  Uploaded<cuda::DecodeRun> decode_runs_;
+  Uploaded<cuda::DecodeJoin> joins_;
+  Uploaded<cuda::DecodeMerge> merges_;
+};
+
+}  // namespace reprise::worker
+
+#endif  // REPRISE_WORKER_DEVICE_DEVICE_STEP_H_
