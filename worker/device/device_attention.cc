@@ -120,16 +120,10 @@ Status DeviceModel::AttendHeads(int64_t index, const cuda::KvPool& pool) {
 
 Status DeviceModel::RunDecode(int64_t index, const uint16_t* q, int64_t q_cols, uint16_t* out,
                               int64_t out_cols) {
-  cuda::DecodeArgs args;
+  cuda::DecodeArgs args = DecodeShapeOf(config_);
   args.maps = maps_[static_cast<size_t>(index)];
-  args.latent = config_.latent.has_value();
-  args.first_dim = first_dim_;
-  args.second_dim = second_dim_;
-  args.q_heads = static_cast<int>(config_.heads);
-  args.kv_heads = kv_heads_;
   args.q = q;
   args.q_row_stride = q_cols;
-  args.scale = static_cast<float>(config_.attention_scale());
   args.out = out;
   args.out_row_stride = out_cols;
   // As ReserveStep has made them.
@@ -178,7 +172,7 @@ Status DeviceModel::AttendLatents(int64_t index, const DeviceLayer& layer,
   if (absorbed_rows > 0) {
     ASSIGN_OR_RETURN(uint16_t* const q, absorbed_.Get<uint16_t>(rows * q_cols));
     ASSIGN_OR_RETURN(uint16_t* const out, latent_out_.Get<uint16_t>(rows * out_cols));
-    RETURN_IF_ERROR(Absorb(w, 0, absorbed_rows));
+    RETURN_IF_ERROR(Absorb(w, absorbed_rows));
     if (step_.step_rows() > 0 && kernels_.decode) {
       RETURN_IF_ERROR(RunDecode(index, q, q_cols, out, out_cols));
     }
@@ -190,7 +184,7 @@ Status DeviceModel::AttendLatents(int64_t index, const DeviceLayer& layer,
         RETURN_IF_ERROR(RunPrompt(batch, pool, q, q_cols, out, out_cols, true, false));
       }
     }
-    RETURN_IF_ERROR(ValuesOf(w, 0, absorbed_rows));
+    RETURN_IF_ERROR(ValuesOf(w, absorbed_rows));
   }
   if (!kernels_.prefill) return absl::OkStatus();
   for (const PromptBatch& batch : step_.prompt_batches()) {
@@ -200,15 +194,14 @@ Status DeviceModel::AttendLatents(int64_t index, const DeviceLayer& layer,
 }
 
 // Per head: [absorbed plain part | rotated part].
-Status DeviceModel::Absorb(const DeviceLatent& w, int64_t first, int64_t rows) {
+Status DeviceModel::Absorb(const DeviceLatent& w, int64_t rows) {
   const LatentAttention& l = *config_.latent;
   const int64_t dim = config_.head_dim;
   const int64_t q_cols = config_.heads * dim;
   const int64_t to_dim = l.kv_rank + l.rope_dim;
-  ASSIGN_OR_RETURN(uint16_t * q, q_.Get<uint16_t>(step_.rows() * q_cols));
-  ASSIGN_OR_RETURN(uint16_t * to, absorbed_.Get<uint16_t>(step_.rows() * config_.heads * to_dim));
-  q += first * q_cols;
-  to += first * config_.heads * to_dim;
+  ASSIGN_OR_RETURN(uint16_t* const q, q_.Get<uint16_t>(step_.rows() * q_cols));
+  ASSIGN_OR_RETURN(uint16_t* const to,
+                   absorbed_.Get<uint16_t>(step_.rows() * config_.heads * to_dim));
   RETURN_IF_ERROR(
       MultiplyBy(w.absorb.view, {q + l.rope_dim, config_.heads, rows, l.nope_dim, q_cols, dim},
                  {.bf16 = to, .row_stride = config_.heads * to_dim, .batch_stride = to_dim}));
@@ -222,16 +215,15 @@ Status DeviceModel::Absorb(const DeviceLatent& w, int64_t first, int64_t rows) {
                       "rotated queries");
 }
 
-Status DeviceModel::ValuesOf(const DeviceLatent& w, int64_t first, int64_t rows) {
+Status DeviceModel::ValuesOf(const DeviceLatent& w, int64_t rows) {
   const LatentAttention& l = *config_.latent;
   const int64_t cols = config_.heads * l.value_dim;
   ASSIGN_OR_RETURN(uint16_t* const from,
                    latent_out_.Get<uint16_t>(step_.rows() * config_.heads * l.kv_rank));
   ASSIGN_OR_RETURN(uint16_t* const to, attended_.Get<uint16_t>(step_.rows() * cols));
   return MultiplyBy(w.value.view,
-                    {from + first * config_.heads * l.kv_rank, config_.heads, rows, l.kv_rank,
-                     config_.heads * l.kv_rank, l.kv_rank},
-                    {.bf16 = to + first * cols, .row_stride = cols, .batch_stride = l.value_dim});
+                    {from, config_.heads, rows, l.kv_rank, config_.heads * l.kv_rank, l.kv_rank},
+                    {.bf16 = to, .row_stride = cols, .batch_stride = l.value_dim});
 }
 
 // Every head's keys [rotated | plain] and values of one run, in pages of their own.

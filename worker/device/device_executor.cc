@@ -66,19 +66,14 @@ Status CheckDevice(const cuda::DeviceInfo& device, bool emulated) {
                  "--device=emulated does what a card would on the CPU, slowly");
 }
 
-int64_t PageBytes(const ModelConfig& c) {
-  const int64_t row =
-      c.latent ? c.latent->kv_rank + c.latent->rope_dim : 2 * c.kv_heads * c.head_dim;
-  return c.layers * cuda::kPageRows * row * 2;
-}
-
 // Weights, pool and scratch against what is free.
 Status CheckMemory(const ModelConfig& c, const DeviceKernels& kernels,
-                   const cuda::DeviceInfo& device, int32_t chunk, int64_t pool_bytes) {
+                   const cuda::DeviceInfo& device, const ExecutorInfo& info, int64_t pool_bytes) {
+  const int32_t chunk = info.chunk_tokens_max;
   const int64_t weights = DeviceWeightBytes(c);
   const int64_t scratch = DeviceModel::ScratchBytes(c, kernels, chunk, c.context);
   const int64_t left = device.free_bytes - kReservedBytes - weights - scratch;
-  const int64_t page = PageBytes(c);
+  const auto page = static_cast<int64_t>(info.kv_format.block_bytes());
   const int64_t pool = std::max(page, pool_bytes);
   if (left >= pool) return absl::OkStatus();
   const std::string fits =
@@ -104,22 +99,21 @@ StatusOr<std::unique_ptr<DeviceExecutor>> DeviceExecutor::Create(
   const ModelConfig& config = folder.config();
   RETURN_IF_ERROR(CheckDims(config));
   const DeviceKernels kernels = ChooseKernels(config, device, options.unproven_kernels);
-  const int32_t chunk =
+  ExecutorInfo info = DescribeModel(folder, kv::ElementCodec::kBF16, options.block_tokens);
+  info.two_forms = kernels.two_forms();
+  info.chunk_tokens_max =
       std::min(options.chunk_tokens > 0 ? options.chunk_tokens : kDeviceChunkTokens,
                static_cast<int32_t>(config.context));
-  RETURN_IF_ERROR(CheckMemory(config, kernels, device, chunk, options.pool_bytes));
+  RETURN_IF_ERROR(CheckMemory(config, kernels, device, info, options.pool_bytes));
   ModelFingerprint fingerprint;
   kernels::DType dtype = kernels::DType::kBF16;
   ASSIGN_OR_RETURN(DeviceWeights weights, LoadDeviceWeights(folder, &fingerprint, &dtype));
   auto model = std::make_unique<DeviceModel>(config, std::move(weights), kernels, device);
   RETURN_IF_ERROR(model->Open());
 
-  ExecutorInfo info = DescribeModel(folder, kv::ElementCodec::kBF16, options.block_tokens);
   info.kv_format.model_fingerprint = fingerprint.Digest();
   ASSIGN_OR_RETURN(info.kv_format.numerics_class, DeviceNumericsClass(config, kernels, device));
   RETURN_IF_ERROR(kv::ValidateFormat(info.kv_format));
-  info.two_forms = kernels.two_forms();
-  info.chunk_tokens_max = chunk;
   const std::vector<std::string> unproven = UnprovenIn(kernels);
   if (!unproven.empty()) {
     LogWarning("unproven_kernels", {{"kernels", absl::StrJoin(unproven, ",")}});

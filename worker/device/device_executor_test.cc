@@ -248,6 +248,27 @@ TEST_F(DeviceExecutorTest, RepeatedStepsHaveTheBitsOfOthers) {
   }
 }
 
+// A larger step moves the memory that captured ones are about.
+TEST_F(DeviceExecutorTest, ARepeatedStepFollowsItsMemory) {
+  const ModelConfig config = PlainConfigs()[0];
+  const std::string dir = TestModel(config, {.dtype = "bf16"});
+  const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 12);
+  const std::vector<int32_t> own = {3, 6};
+  Device apart({.model_dir = dir});
+  const std::vector<float> want = apart.Logits(tokens, 0, 6, 6, INT64_MAX, own);
+  Device device({.model_dir = dir});
+  const auto vocab = static_cast<size_t>(config.vocab);
+  for (size_t at = 0; at < 6; ++at) {
+    if (at == 3) device.Logits(tokens, 0, 70, 70, INT64_MAX, pages_);
+    const std::vector<StepItem> items = {
+        {std::span(tokens).subspan(at, 1), static_cast<int64_t>(at), own, true}};
+    ASSERT_TRUE(device.executor->Run(items, nullptr).ok());
+    EXPECT_EQ(device.executor->repeated(), at != 0 && at != 3) << at;
+    const std::span<const float> got = device.executor->logits(0);
+    EXPECT_EQ(std::memcmp(got.data(), want.data() + at * vocab, vocab * sizeof(float)), 0) << at;
+  }
+}
+
 TEST_F(DeviceExecutorTest, AnotherProcessGoesOnFromTheHostsPages) {
   const std::string dir = TestModel(PlainConfigs()[0], {.dtype = "bf16"});
   const std::vector<int32_t> tokens = RandomTokens(70, PlainConfigs()[0].vocab, 7);

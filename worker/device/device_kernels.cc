@@ -1,7 +1,6 @@
 #include "worker/device/device_kernels.h"
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cuda/decode.h"
 
 namespace reprise::worker {
 namespace {
@@ -10,20 +9,6 @@ namespace {
 constexpr bool kGemmProven = false;
 constexpr bool kPrefillProven = false;
 constexpr bool kDecodeProven = false;
-
-cuda::DecodeArgs DecodeShapeOf(const ModelConfig& c) {
-  cuda::DecodeArgs args;
-  args.q_heads = static_cast<int>(c.heads);
-  if (c.latent) {
-    args.latent = true;
-    args.first_dim = static_cast<int>(c.latent->kv_rank);
-    args.second_dim = static_cast<int>(c.latent->rope_dim);
-  } else {
-    args.kv_heads = static_cast<int>(c.kv_heads);
-    args.first_dim = args.second_dim = static_cast<int>(c.head_dim);
-  }
-  return args;
-}
 
 bool PrefillServes(const ModelConfig& c) {
   const int64_t key = c.head_dim;
@@ -36,6 +21,21 @@ bool PrefillServes(const ModelConfig& c) {
 std::string DeviceKernels::Text() const {
   return absl::StrCat("gemm=", gemm ? "hopper" : "plain", " prefill=", prefill ? "hopper" : "plain",
                       " decode=", decode ? "hopper" : "plain");
+}
+
+cuda::DecodeArgs DecodeShapeOf(const ModelConfig& config) {
+  cuda::DecodeArgs args;
+  args.q_heads = static_cast<int>(config.heads);
+  args.latent = config.latent.has_value();
+  if (config.latent) {
+    args.first_dim = static_cast<int>(config.latent->kv_rank);
+    args.second_dim = static_cast<int>(config.latent->rope_dim);
+  } else {
+    args.kv_heads = static_cast<int>(config.kv_heads);
+    args.first_dim = args.second_dim = static_cast<int>(config.head_dim);
+  }
+  args.scale = static_cast<float>(config.attention_scale());
+  return args;
 }
 
 DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device,

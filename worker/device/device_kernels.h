@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/decode.h"
 #include "kernels/cuda/device/runtime.h"
 #include "worker/model/model_config.h"
 
@@ -27,6 +28,8 @@ struct DeviceKernels {
 // fit.
 DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device,
                             bool unproven);
+// What Decode is told of the model; rows, memory and plan are a step's.
+cuda::DecodeArgs DecodeShapeOf(const ModelConfig& config);
 // Those of the choice that no card has run, by name: for a warning.
 std::vector<std::string> UnprovenIn(const DeviceKernels& kernels);
 

@@ -15,41 +15,11 @@ namespace {
 // More shapes than a server meets in a while; then it begins again.
 constexpr size_t kGraphsMax = 64;
 
-cuda::DecodeArgs DecodeShapeOf(const ModelConfig& c) {
-  cuda::DecodeArgs args;
-  args.latent = c.latent.has_value();
-  args.q_heads = static_cast<int>(c.heads);
-  args.kv_heads = c.latent ? 1 : static_cast<int>(c.kv_heads);
-  args.first_dim = static_cast<int>(c.latent ? c.latent->kv_rank : c.head_dim);
-  args.second_dim = static_cast<int>(c.latent ? c.latent->rope_dim : c.head_dim);
-  return args;
-}
-
 int DecodeBlocks(const ModelConfig& c, const cuda::DeviceInfo& device) {
   return std::max(1, cuda::DecodeWorkers(DecodeShapeOf(c), device.processors));
 }
 
 }  // namespace
-
-// Host memory that the device writes.
-struct DeviceModel::Pinned {
-  ~Pinned() {
-    cuda::FreePinned(rows);
-    cuda::FreePinned(logits);
-  }
-  static Status Grow(void** memory, size_t* have, size_t want) {
-    if (*have >= want) return absl::OkStatus();
-    RETURN_IF_ERROR(DeviceStatus(cuda::FreePinned(std::exchange(*memory, nullptr)), "host memory"));
-    *have = 0;
-    RETURN_IF_ERROR(DeviceStatus(cuda::AllocatePinned(memory, want), "host memory"));
-    *have = want;
-    return absl::OkStatus();
-  }
-  void* rows = nullptr;  // [layers][rows, first part], then [layers][rows, second part]
-  size_t rows_bytes = 0;
-  void* logits = nullptr;
-  size_t logits_bytes = 0;
-};
 
 DeviceModel::DeviceModel(const ModelConfig& config, DeviceWeights weights,
                          const DeviceKernels& kernels, const cuda::DeviceInfo& device)
@@ -62,8 +32,7 @@ DeviceModel::DeviceModel(const ModelConfig& config, DeviceWeights weights,
       kv_heads_(config.latent ? 1 : static_cast<int>(config.kv_heads)),
       segment_bytes_(int64_t{2} * kv_heads_ * cuda::kPageRows * (first_dim_ + second_dim_)),
       page_bytes_(segment_bytes_ * config.layers),
-      step_(config_, kernels, DecodeBlocks(config, device), device.processors),
-      host_(std::make_unique<Pinned>()) {}
+      step_(config_, kernels, DecodeBlocks(config, device), device.processors, &moves_) {}
 
 DeviceModel::~DeviceModel() {
   DropGraphs();
@@ -161,10 +130,8 @@ Status DeviceModel::Forward(std::span<const StepItem> items, bool all_outputs) {
 Status DeviceModel::ReserveStep() {
   const int64_t rows = step_.rows();
   const int64_t cols = int64_t{kv_heads_} * (first_dim_ + second_dim_);
-  RETURN_IF_ERROR(Pinned::Grow(&host_->rows, &host_->rows_bytes,
-                               static_cast<size_t>(config_.layers * rows * cols) * 2));
-  RETURN_IF_ERROR(Pinned::Grow(
-      &host_->logits, &host_->logits_bytes,
+  RETURN_IF_ERROR(host_rows_.Reserve(static_cast<size_t>(config_.layers * rows * cols) * 2));
+  RETURN_IF_ERROR(host_logits_.Reserve(
       static_cast<size_t>(step_.output_rows_computed() * weights_.head().view.n) * sizeof(float)));
   if (!kernels_.decode || step_.step_rows() == 0) return absl::OkStatus();
   const int64_t slots = step_.decode_slots();
@@ -186,19 +153,19 @@ Status DeviceModel::QueueStep() {
                    "the embedding"));
   for (int64_t layer = 0; layer < config_.layers; ++layer) RETURN_IF_ERROR(Layer(layer));
   RETURN_IF_ERROR(Logits());
-  if (capturing_) return absl::OkStatus();
+  if (moves_.capturing) return absl::OkStatus();
   return DeviceStatus(cuda::Record(sampled_, stream_), "the step");
 }
 
 // The first step of a shape runs as any; memory has its size then, and the second is captured. What
-// finds memory elsewhere begins again.
+// finds that memory has moved since begins again.
 Status DeviceModel::Repeat(const StepShape& shape) {
   if (graphs_.size() >= kGraphsMax && !graphs_.contains(shape)) DropGraphs();
   Recorded& recorded = graphs_[shape];
-  if (recorded.places != Places()) {
+  if (recorded.moves != moves_.count) {
     if (recorded.graph != nullptr) cuda::DestroyGraph(std::exchange(recorded.graph, nullptr));
     RETURN_IF_ERROR(QueueStep());
-    recorded.places = Places();
+    recorded.moves = moves_.count;
     return absl::OkStatus();
   }
   if (recorded.graph == nullptr) RETURN_IF_ERROR(Capture(&recorded));
@@ -209,9 +176,9 @@ Status DeviceModel::Repeat(const StepShape& shape) {
 
 Status DeviceModel::Capture(Recorded* recorded) {
   RETURN_IF_ERROR(DeviceStatus(cuda::BeginCapture(stream_), "capturing a step"));
-  capturing_ = true;
+  moves_.capturing = true;
   Status status = QueueStep();
-  capturing_ = false;
+  moves_.capturing = false;
   status.Update(DeviceStatus(cuda::EndCapture(stream_, &recorded->graph), "capturing a step"));
   return status;
 }
@@ -221,40 +188,6 @@ void DeviceModel::DropGraphs() {
     if (recorded.graph != nullptr) cuda::DestroyGraph(recorded.graph);
   }
   graphs_.clear();
-}
-
-std::vector<const void*> DeviceModel::Places() const {
-  std::vector<const void*> places = {step_.place(), host_->rows, host_->logits};
-  for (const Scratch* scratch : {&x_,
-                                 &normed_,
-                                 &qkv_,
-                                 &q_low_,
-                                 &q_low_normed_,
-                                 &q_,
-                                 &absorbed_,
-                                 &latent_out_,
-                                 &attended_,
-                                 &gate_up_,
-                                 &activated_,
-                                 &logits_,
-                                 &out_x_,
-                                 &node_out_,
-                                 &node_lse2_,
-                                 &gate_logits_,
-                                 &expert_ids_,
-                                 &expert_weights_,
-                                 &expert_counts_,
-                                 &expert_begins_,
-                                 &expert_rows_,
-                                 &expert_places_,
-                                 &expert_scratch_,
-                                 &expert_x_,
-                                 &expert_out_,
-                                 &sent_first_,
-                                 &sent_second_}) {
-    places.push_back(scratch->place());
-  }
-  return places;
 }
 
 Status DeviceModel::Layer(int64_t index) {
@@ -294,13 +227,13 @@ Status DeviceModel::SendRows(int64_t layer) {
                                               stream_),
                                "reading rows"));
   // A graph is short, and all of it is awaited: its copies need no stream of their own.
-  const cuda::Stream stream = capturing_ ? stream_ : copies_;
-  if (!capturing_) {
+  const cuda::Stream stream = moves_.capturing ? stream_ : copies_;
+  if (!moves_.capturing) {
     const cuda::Event computed = computed_[static_cast<size_t>(layer)];
     RETURN_IF_ERROR(DeviceStatus(cuda::Record(computed, stream_), "reading rows"));
     RETURN_IF_ERROR(DeviceStatus(cuda::WaitFor(copies_, computed), "reading rows"));
   }
-  auto* const host = static_cast<uint16_t*>(host_->rows);
+  auto* const host = host_rows_.as<uint16_t>();
   RETURN_IF_ERROR(DeviceStatus(
       cuda::CopyOut(host + layer * rows * first, a, static_cast<size_t>(rows * first) * 2, stream),
       "copying rows"));
@@ -308,7 +241,7 @@ Status DeviceModel::SendRows(int64_t layer) {
       DeviceStatus(cuda::CopyOut(host + config_.layers * rows * first + layer * rows * second, b,
                                  static_cast<size_t>(rows * second) * 2, stream),
                    "copying rows"));
-  if (capturing_) return absl::OkStatus();
+  if (moves_.capturing) return absl::OkStatus();
   return DeviceStatus(cuda::Record(copied_[static_cast<size_t>(layer)], copies_), "copying rows");
 }
 
@@ -318,7 +251,7 @@ Status DeviceModel::AwaitRows(uint32_t layer, const uint16_t** first, const uint
   const int64_t rows = step_.rows();
   const int64_t first_cols = int64_t{kv_heads_} * first_dim_;
   const int64_t second_cols = int64_t{kv_heads_} * second_dim_;
-  const auto* const host = static_cast<const uint16_t*>(host_->rows);
+  const auto* const host = host_rows_.as<uint16_t>();
   *first = host + layer * rows * first_cols;
   *second = host + config_.layers * rows * first_cols + layer * rows * second_cols;
   return absl::OkStatus();
@@ -345,7 +278,7 @@ Status DeviceModel::Logits() {
   ASSIGN_OR_RETURN(float* const logits, logits_.Get<float>(outputs * stride));
   RETURN_IF_ERROR(
       Multiply(weights_.head(), Rows(normed, outputs, config_.hidden), {.f32 = logits}));
-  return DeviceStatus(cuda::CopyOut(host_->logits, logits,
+  return DeviceStatus(cuda::CopyOut(host_logits_.as<float>(), logits,
                                     static_cast<size_t>(outputs * stride) * sizeof(float), stream_),
                       "copying logits");
 }
@@ -353,7 +286,7 @@ Status DeviceModel::Logits() {
 Status DeviceModel::AwaitLogits() { return DeviceStatus(cuda::AwaitEvent(sampled_), "the step"); }
 
 std::span<const float> DeviceModel::logits(int64_t output) const {
-  return {static_cast<const float*>(host_->logits) + output * weights_.head().view.n,
+  return {host_logits_.as<float>() + output * weights_.head().view.n,
           static_cast<size_t>(config_.vocab)};
 }
 

@@ -4,22 +4,18 @@
 //
 // Invariants:
 // 1. A row's bits do not depend on its company, the chunks or the pages: linear layers sum over k
-// in one
-//    order (gemm.h), attention's order follows from positions (numerics.h), the rest goes row by
-//    row.
+//    in one order (gemm.h), attention's order follows from positions (numerics.h), the rest goes
+//    row by row.
 // 2. Nothing waits for the device until its results are asked for: rows of a layer can be awaited
-// while
-//    later layers are computed.
+//    while later layers are computed.
 // 3. Steps of single rows repeat what the last one of their shape (StepShape) launched, as a graph;
-// the
-//    launches, so the bits, are the same.
+//    the launches, so the bits, are the same.
 // 4. After an error nothing on the device is of use.
 #ifndef REPRISE_WORKER_DEVICE_DEVICE_MODEL_H_
 #define REPRISE_WORKER_DEVICE_DEVICE_MODEL_H_
 
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,6 +26,7 @@
 #include "worker/device/device_kernels.h"
 #include "worker/device/device_step.h"
 #include "worker/device/device_weights.h"
+#include "worker/device/step_memory.h"
 
 namespace reprise::worker {
 
@@ -67,26 +64,10 @@ class DeviceModel {
                               int64_t keys);
 
  private:
-  // Device memory by what it holds; grows.
-  class Scratch {
-   public:
-    template <class T>
-    StatusOr<T*> Get(int64_t count) {
-      const auto bytes = static_cast<size_t>(count) * sizeof(T);
-      if (memory_.bytes() < bytes) RETURN_IF_ERROR(Grow(bytes));
-      return memory_.as<T>();
-    }
-    const void* place() const { return memory_.data(); }
-
-   private:
-    Status Grow(size_t bytes) { return DeviceStatus(memory_.Reset(bytes), "scratch"); }
-    cuda::Buffer memory_;
-  };
-
-  // Launches of a step, captured, and the memory they are about.
+  // Launches of a step, captured, and where memory was.
   struct Recorded {
     cuda::Graph graph = nullptr;
-    std::vector<const void*> places;
+    uint64_t moves = UINT64_MAX;
   };
 
   cuda::KvPool LayerPool(int64_t layer) const;
@@ -95,7 +76,6 @@ class DeviceModel {
   Status Repeat(const StepShape& shape);
   Status Capture(Recorded* recorded);
   void DropGraphs();
-  std::vector<const void*> Places() const;
   Status Multiply(const DeviceMatrix& w, const cuda::GemmMatrix& x, cuda::GemmOutput y,
                   const cuda::GemmGroups& groups = {});
   Status MultiplyBy(const cuda::GemmWeights& w, const cuda::GemmMatrix& x,
@@ -110,8 +90,8 @@ class DeviceModel {
   Status ProjectLatents(const DeviceLayer& layer, const cuda::KvPool& pool);
   Status AttendHeads(int64_t index, const cuda::KvPool& pool);
   Status AttendLatents(int64_t index, const DeviceLayer& layer, const cuda::KvPool& pool);
-  Status Absorb(const DeviceLatent& w, int64_t first, int64_t rows);
-  Status ValuesOf(const DeviceLatent& w, int64_t first, int64_t rows);
+  Status Absorb(const DeviceLatent& w, int64_t rows);
+  Status ValuesOf(const DeviceLatent& w, int64_t rows);
   Status RunDecode(int64_t index, const uint16_t* q, int64_t q_cols, uint16_t* out,
                    int64_t out_cols);
   Status RunPrompt(const PromptBatch& batch, const cuda::KvPool& pool, const uint16_t* q,
@@ -127,6 +107,7 @@ class DeviceModel {
   const cuda::DeviceInfo device_;
   const int first_dim_, second_dim_, kv_heads_;
   const int64_t segment_bytes_, page_bytes_;
+  StepMoves moves_;
   DeviceStep step_;
 
   cuda::Stream stream_ = nullptr;
@@ -134,21 +115,23 @@ class DeviceModel {
   std::vector<cuda::Event> computed_, copied_;  // by layer
   cuda::Event sampled_ = nullptr;
   std::map<StepShape, Recorded> graphs_;
-  bool capturing_ = false;
   bool repeated_ = false;  // the last step was a graph: its rows are there when its logits are
 
   cuda::Buffer pool_;
   int32_t pages_ = 0;
   std::vector<cuda::KvMaps> maps_;  // by layer, for Decode
 
-  Scratch x_, normed_, qkv_, q_low_, q_low_normed_, q_, absorbed_, latent_out_, attended_, gate_up_,
-      activated_, logits_, out_x_, node_out_, node_lse2_, prefill_scratch_;
-  Scratch latents_, rotated_, expanded_;
-  Scratch gate_logits_, expert_ids_, expert_weights_, expert_counts_, expert_begins_, expert_rows_,
-      expert_places_, expert_scratch_, expert_x_, expert_out_;
-  Scratch sent_first_, sent_second_;
-  struct Pinned;
-  std::unique_ptr<Pinned> host_;  // rows and logits on the host
+  DeviceScratch x_{&moves_}, normed_{&moves_}, qkv_{&moves_}, q_low_{&moves_},
+      q_low_normed_{&moves_}, q_{&moves_}, absorbed_{&moves_}, latent_out_{&moves_},
+      attended_{&moves_}, gate_up_{&moves_}, activated_{&moves_}, logits_{&moves_}, out_x_{&moves_},
+      node_out_{&moves_}, node_lse2_{&moves_};
+  DeviceScratch gate_logits_{&moves_}, expert_ids_{&moves_}, expert_weights_{&moves_},
+      expert_counts_{&moves_}, expert_begins_{&moves_}, expert_rows_{&moves_},
+      expert_places_{&moves_}, expert_scratch_{&moves_}, expert_x_{&moves_}, expert_out_{&moves_};
+  DeviceScratch sent_first_{&moves_}, sent_second_{&moves_};
+  PromptScratch prefill_scratch_{&moves_}, latents_{&moves_}, rotated_{&moves_}, expanded_{&moves_};
+  PinnedMemory host_rows_{&moves_};  // [layers][rows, first part], then [layers][rows, second part]
+  PinnedMemory host_logits_{&moves_};
 };
 
 }  // namespace reprise::worker

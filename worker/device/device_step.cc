@@ -30,12 +30,13 @@ constexpr int kNodesMax = 320;
 }  // namespace
 
 DeviceStep::DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers,
-                       int processors)
+                       int processors, StepMoves* moves)
     : config_(config),
       kernels_(kernels),
       workers_(workers),
       processors_(processors),
-      rope_(config) {}
+      rope_(config),
+      upload_(moves) {}
 
 void DeviceStep::AddRows(const Run& run) {
   const auto first = static_cast<size_t>(run.begin - run.item->first_position);

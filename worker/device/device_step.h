@@ -50,7 +50,8 @@ struct StepShape {
 
 class DeviceStep {
  public:
-  DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers, int processors);
+  DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers, int processors,
+             StepMoves* moves);
 
   // Plans and sends. Precondition: CheckStep.
   Status Prepare(std::span<const StepItem> items, bool all_outputs, cuda::Stream stream);
@@ -59,7 +60,6 @@ class DeviceStep {
   int64_t rows() const { return rows_; }
   // A step whose launches may be repeated for others of the same shape; rows 0: none.
   StepShape shape() const { return repeats_ ? shape_ : StepShape{}; }
-  const void* place() const { return upload_.place(); }
   // Rows [0, step_rows()) are computed in step form, the others in prompt form; zero where the
   // kernels have one form.
   int64_t step_rows() const { return step_rows_; }

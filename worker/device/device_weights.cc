@@ -209,16 +209,19 @@ StatusOr<DeviceWeights> LoadDeviceWeights(const ModelFolder& folder, ModelFinger
   DeviceWeights d;
   const ModelShare whole = WholeModel(folder.config());
   ModelShare share = whole;
+  ModelFingerprint known(folder);
   for (int64_t layer = 0; layer < whole.layers.end; ++layer) {
     share.first_stage = share.last_stage = false;
     share.layers = {layer, layer + 1};
-    ASSIGN_OR_RETURN(const ModelWeights one, LoadModelWeights(folder, share));
+    ASSIGN_OR_RETURN(ModelWeights one, LoadModelWeights(folder, share, std::move(known)));
+    known = std::move(one.fingerprint);
     ASSIGN_OR_RETURN(DeviceLayer uploaded, UploadLayer(up, one.layers.front()));
     d.layers.push_back(std::move(uploaded));
   }
   share.first_stage = share.last_stage = true;
   share.layers = {0, 0};
-  ASSIGN_OR_RETURN(ModelWeights ends, LoadModelWeights(folder, share, Sums::kOfAll));
+  ASSIGN_OR_RETURN(ModelWeights ends,
+                   LoadModelWeights(folder, share, std::move(known), Sums::kOfAll));
   RETURN_IF_ERROR(UploadEnds(up, ends, &d));
   *fingerprint = std::move(ends.fingerprint);
   *dtype = ends.dtype;

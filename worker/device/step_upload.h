@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "common/status.h"
-#include "kernels/cuda/device/buffer.h"
 #include "worker/device/device_status.h"
+#include "worker/device/step_memory.h"
 
 namespace reprise::worker {
 
@@ -24,6 +24,8 @@ struct Uploaded {
 
 class StepUpload {
  public:
+  explicit StepUpload(StepMoves* moves) : device_(moves) {}
+
   void Clear() { host_.clear(); }
 
   // Room for `room` values, zeros behind those given; the same calls with the same rooms give the
@@ -42,24 +44,22 @@ class StepUpload {
 
   // The host's copy stays as it is until the stream has read it.
   Status Send(cuda::Stream stream) {
-    if (device_.bytes() < host_.size()) {
-      RETURN_IF_ERROR(DeviceStatus(device_.Reset(2 * host_.size()), "the step's arrays"));
-    }
-    return DeviceStatus(cuda::CopyIn(device_.data(), host_.data(), host_.size(), stream),
+    const size_t room = device_.bytes() < host_.size() ? 2 * host_.size() : host_.size();
+    ASSIGN_OR_RETURN(base_, device_.Get<uint8_t>(static_cast<int64_t>(room)));
+    return DeviceStatus(cuda::CopyIn(base_, host_.data(), host_.size(), stream),
                         "the step's arrays");
   }
-  // Changes when the device's memory does.
-  const void* place() const { return device_.data(); }
   // On the device, after Send.
   template <class T>
   const T* At(const Uploaded<T>& array) const {
-    return reinterpret_cast<const T*>(device_.as<uint8_t>() + array.offset);
+    return reinterpret_cast<const T*>(base_ + array.offset);
   }
 
  private:
   static constexpr size_t kAlignment = 256;
   std::vector<uint8_t> host_;
-  cuda::Buffer device_;
+  DeviceScratch device_;
+  uint8_t* base_ = nullptr;
 };
 
 }  // namespace reprise::worker

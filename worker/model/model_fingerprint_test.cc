@@ -68,5 +68,19 @@ TEST_F(ModelFingerprintTest, AnotherSumOfWhatWasNotReadIsAnotherModel) {
   EXPECT_NE(*digest, whole_);
 }
 
+TEST_F(ModelFingerprintTest, SumsThatAreKnownAreNotMadeAgain) {
+  // Another model's would be the sums of a tensor that is read twice.
+  const ModelFolder other = *ModelFolder::Open(TestModel("tiny", {.seed = 2}));
+  const ModelShare share = *ShareOf(folder_.config(), {.pipeline = 2}, 1);
+  const auto all = LoadModelWeights(other, share, OfSecondStage(), Sums::kOfAll);
+  ASSERT_TRUE(all.ok()) << all.status();
+  std::vector<uint32_t> want = LoadModelWeights(other)->fingerprint.Sums();
+  EXPECT_NE(want[Place(kSecond)], AllSums()[Place(kSecond)]);
+  for (const auto& [name, tensor] : folder_.tensors()) {
+    if (OfSecondStage().Knows(name)) want[Place(name)] = AllSums()[Place(name)];
+  }
+  EXPECT_EQ(all->fingerprint.Sums(), want);
+}
+
 }  // namespace
 }  // namespace reprise::worker

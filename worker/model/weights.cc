@@ -346,10 +346,15 @@ StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder) {
 
 StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share,
                                         Sums sums) {
+  return LoadModelWeights(folder, share, ModelFingerprint(folder), sums);
+}
+
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share,
+                                        ModelFingerprint known, Sums sums) {
   const bool tied = folder.config().tied_embeddings;
   const Span vocab{0, folder.config().vocab};
   ModelWeights w;
-  w.fingerprint = ModelFingerprint(folder);
+  w.fingerprint = std::move(known);
   const Loader loader(folder, share, &w.fingerprint);
   w.dtype = TypeOf(folder.tensor(kEmbedding));
   if (share.first_stage) {

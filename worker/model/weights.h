@@ -100,6 +100,10 @@ enum class Sums { kOfShare, kOfAll };
 StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share,
                                         Sums sums = Sums::kOfShare);
 StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder);  // whole
+// With the sums that an earlier share of the same folder had: they are not made again, and the
+// fingerprint has them, too.
+StatusOr<ModelWeights> LoadModelWeights(const ModelFolder& folder, const ModelShare& share,
+                                        ModelFingerprint known, Sums sums = Sums::kOfShare);
 
 // Rows `ids` of a packed matrix as f32: out row i = row ids[i]. Ids are in [0, packed.n()).
 void GatherRows(const kernels::CpuOps& ops, const kernels::PackedWeights& packed,
