@@ -69,7 +69,7 @@ uint64_t SimWorker::FoldOf(const worker::StepItem& item) {
 
 void SimWorker::EndStep() {
   worker::StepDone done;
-  for (const worker::StepPlan::Sample& sample : plan_->samples) {
+  for (const worker::StepSample& sample : plan_->samples) {
     const uint64_t fold = FoldOf(plan_->items[sample.item]);
     done.samples.push_back(worker::TimedSample(context_.model, fold, sample.input));
   }

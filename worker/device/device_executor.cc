@@ -85,6 +85,16 @@ Status CheckMemory(const ModelConfig& c, const DeviceKernels& kernels,
                    " MiB, the KV pool ", pool >> 20, " MiB: ", fits));
 }
 
+Status CheckSamples(const StepWishes& wishes) {
+  for (size_t i = 0; i < wishes.samples.size(); ++i) {
+    const size_t item = wishes.samples[i].item;
+    if (item < wishes.items.size() && wishes.items[item].wants_output) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("sample ", i, " is of step item ", item, ", which gives no output"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 StatusOr<std::unique_ptr<DeviceExecutor>> DeviceExecutor::Create(
@@ -180,12 +190,12 @@ void DeviceExecutor::KeepRows(uint32_t layer, const uint16_t* first, const uint1
   }
 }
 
-Status DeviceExecutor::Step(std::span<const StepItem> items, bool all_outputs,
-                            const LayerDone& layer_done) {
+Status DeviceExecutor::Step(const StepWishes& wishes, const LayerDone& layer_done) {
   RETURN_IF_ERROR(attached_);
-  RETURN_IF_ERROR(CheckStep(info_, pages_, items));
-  RETURN_IF_ERROR(CopyReplaced(items));
-  RETURN_IF_ERROR(model_->Forward(items, all_outputs));
+  RETURN_IF_ERROR(CheckStep(info_, pages_, wishes.items));
+  RETURN_IF_ERROR(CheckSamples(wishes));
+  RETURN_IF_ERROR(CopyReplaced(wishes.items));
+  RETURN_IF_ERROR(model_->Forward(wishes));
   for (uint32_t layer = 0; layer < info_.kv_format.layers; ++layer) {
     const uint16_t* first = nullptr;
     const uint16_t* second = nullptr;
@@ -194,24 +204,47 @@ Status DeviceExecutor::Step(std::span<const StepItem> items, bool all_outputs,
     if (layer_done) layer_done(layer);
     if (tick_) tick_();
   }
-  return model_->AwaitLogits();
+  return model_->AwaitOutputs();
 }
 
 Status DeviceExecutor::Run(std::span<const StepItem> items, const LayerDone& layer_done) {
   output_of_item_.clear();
   int64_t outputs = 0;
   for (const StepItem& item : items) output_of_item_.push_back(item.wants_output ? outputs++ : -1);
-  return Step(items, false, layer_done);
+  return Step({.items = items}, layer_done);
 }
 
 Status DeviceExecutor::RunAll(std::span<const StepItem> items) {
   output_of_item_.clear();
-  return Step(items, true, nullptr);
+  return Step({.items = items, .all_outputs = true}, nullptr);
 }
 
 SampledToken DeviceExecutor::Sample(size_t item, const SampleInput& input) {
   if (item >= output_of_item_.size() || output_of_item_[item] < 0) return {};
-  const std::span<const float> logits = model_->logits(output_of_item_[item]);
+  return SampleOnHost(model_->logits(output_of_item_[item]), input);
+}
+
+Status DeviceExecutor::RunAndSample(std::span<const StepItem> items,
+                                    std::span<const StepSample> samples,
+                                    const LayerDone& layer_done,
+                                    std::vector<SampledToken>* tokens) {
+  if (info_.vocab_size > cuda::kSampleVocabMax) {
+    return Executor::RunAndSample(items, samples, layer_done, tokens);
+  }
+  tokens->clear();
+  drawn_ = 0;
+  output_of_item_.clear();
+  RETURN_IF_ERROR(Step({.items = items, .samples = samples}, layer_done));
+  for (size_t i = 0; i < samples.size(); ++i) {
+    std::optional<SampledToken> drawn = model_->drawn(i);
+    drawn_ += drawn ? 1 : 0;
+    tokens->push_back(drawn ? *std::move(drawn)
+                            : SampleOnHost(model_->sample_logits(i), samples[i].input));
+  }
+  return absl::OkStatus();
+}
+
+SampledToken DeviceExecutor::SampleOnHost(std::span<const float> logits, const SampleInput& input) {
   std::copy(logits.begin(), logits.end(), sample_scratch_.begin());
   return SampleWith(kernels::Select(kernels::BestIsa()), sample_scratch_, input);
 }

@@ -46,12 +46,17 @@ class DeviceExecutor final : public Executor {
   const ExecutorInfo& info() const override { return info_; }
   const DeviceKernels& kernels() const { return kernels_; }
   bool repeated() const { return model_->repeated(); }
+  // Tokens of the last step that the device drew.
+  int64_t drawn() const { return drawn_; }
 
   void SetTick(Tick tick) override { tick_ = std::move(tick); }
   void AttachPool(uint8_t* base, int32_t pages) override;
   void OnPagesReplaced(std::span<const int32_t> pages) override;
   Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override;
   SampledToken Sample(size_t item, const SampleInput& input) override;
+  // On the device, where the rule of docs/gpu.md allows: then no logits cross the bus.
+  Status RunAndSample(std::span<const StepItem> items, std::span<const StepSample> samples,
+                      const LayerDone& layer_done, std::vector<SampledToken>* tokens) override;
 
   // As Run, but every row gives logits.
   Status RunAll(std::span<const StepItem> items);
@@ -60,7 +65,8 @@ class DeviceExecutor final : public Executor {
  private:
   DeviceExecutor(ExecutorInfo info, const DeviceKernels& kernels,
                  std::unique_ptr<DeviceModel> model);
-  Status Step(std::span<const StepItem> items, bool all_outputs, const LayerDone& layer_done);
+  Status Step(const StepWishes& wishes, const LayerDone& layer_done);
+  SampledToken SampleOnHost(std::span<const float> logits, const SampleInput& input);
   Status CopyReplaced(std::span<const StepItem> items);
   void KeepRows(uint32_t layer, const uint16_t* first, const uint16_t* second);
 
@@ -74,6 +80,7 @@ class DeviceExecutor final : public Executor {
   Tick tick_;
   std::vector<int64_t> output_of_item_;  // -1: none
   std::vector<float> sample_scratch_;
+  int64_t drawn_ = 0;
 };
 
 }  // namespace reprise::worker

@@ -7,10 +7,15 @@
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/rows.h"
+#include "kernels/cuda/sample.h"
 #include "worker/model/attention_block.h"
 
 namespace reprise::worker {
 namespace {
+
+// A row's token and alternatives.
+constexpr size_t kSampleBytes =
+    sizeof(cuda::SampledToken) + static_cast<size_t>(kSampledTopMax) * sizeof(cuda::SampledTop);
 
 // More shapes than a server meets in a while; then it begins again.
 constexpr size_t kGraphsMax = 64;
@@ -118,12 +123,16 @@ Status DeviceModel::Norm(const float* x, const cuda::Buffer& weight, int64_t row
                       "a norm");
 }
 
-Status DeviceModel::Forward(std::span<const StepItem> items, bool all_outputs) {
-  RETURN_IF_ERROR(step_.Prepare(items, all_outputs, stream_));
+Status DeviceModel::Forward(const StepWishes& wishes) {
+  RETURN_IF_ERROR(step_.Prepare(wishes, stream_));
   RETURN_IF_ERROR(ReserveStep());
   repeated_ = false;
   const StepShape shape = step_.shape();
-  return shape.rows > 0 ? Repeat(shape) : QueueStep();
+  RETURN_IF_ERROR(shape.rows > 0 ? Repeat(shape) : QueueStep());
+  if (step_.sampled()) {
+    for (const int64_t output : step_.samples().on_host()) RETURN_IF_ERROR(SendLogits(output, 1));
+  }
+  return DeviceStatus(cuda::Record(sampled_, stream_), "the step");
 }
 
 // Memory whose size follows from the step and not from its shape alone.
@@ -131,8 +140,13 @@ Status DeviceModel::ReserveStep() {
   const int64_t rows = step_.rows();
   const int64_t cols = int64_t{kv_heads_} * (first_dim_ + second_dim_);
   RETURN_IF_ERROR(host_rows_.Reserve(static_cast<size_t>(config_.layers * rows * cols) * 2));
-  RETURN_IF_ERROR(host_logits_.Reserve(
-      static_cast<size_t>(step_.output_rows_computed() * weights_.head().view.n) * sizeof(float)));
+  if (!step_.sampled() || !step_.samples().on_host().empty()) {
+    RETURN_IF_ERROR(
+        host_logits_.Reserve(static_cast<size_t>(step_.output_rows_computed()) * LogitsBytes()));
+  }
+  if (step_.sampled()) {
+    RETURN_IF_ERROR(host_samples_.Reserve(step_.samples().rows().size() * kSampleBytes));
+  }
   if (!kernels_.decode || step_.step_rows() == 0) return absl::OkStatus();
   const int64_t slots = step_.decode_slots();
   const auto floats = static_cast<int64_t>(cuda::DecodeNodeFloats(DecodeShapeOf(config_)));
@@ -153,8 +167,7 @@ Status DeviceModel::QueueStep() {
                    "the embedding"));
   for (int64_t layer = 0; layer < config_.layers; ++layer) RETURN_IF_ERROR(Layer(layer));
   RETURN_IF_ERROR(Logits());
-  if (moves_.capturing) return absl::OkStatus();
-  return DeviceStatus(cuda::Record(sampled_, stream_), "the step");
+  return step_.sampled() ? Draw() : SendLogits(0, step_.output_rows_computed());
 }
 
 // The first step of a shape runs as any; memory has its size then, and the second is captured. What
@@ -171,7 +184,7 @@ Status DeviceModel::Repeat(const StepShape& shape) {
   if (recorded.graph == nullptr) RETURN_IF_ERROR(Capture(&recorded));
   RETURN_IF_ERROR(DeviceStatus(cuda::LaunchGraph(recorded.graph, stream_), "a step's graph"));
   repeated_ = true;
-  return DeviceStatus(cuda::Record(sampled_, stream_), "a step's graph");
+  return absl::OkStatus();
 }
 
 Status DeviceModel::Capture(Recorded* recorded) {
@@ -274,20 +287,85 @@ Status DeviceModel::Logits() {
                                "taking outputs"));
   RETURN_IF_ERROR(Norm(out, weights_.final_norm, outputs));
   ASSIGN_OR_RETURN(uint16_t* const normed, normed_.Get<uint16_t>(outputs * config_.hidden));
-  const int64_t stride = weights_.head().view.n;
-  ASSIGN_OR_RETURN(float* const logits, logits_.Get<float>(outputs * stride));
-  RETURN_IF_ERROR(
-      Multiply(weights_.head(), Rows(normed, outputs, config_.hidden), {.f32 = logits}));
-  return DeviceStatus(cuda::CopyOut(host_logits_.as<float>(), logits,
-                                    static_cast<size_t>(outputs * stride) * sizeof(float), stream_),
+  ASSIGN_OR_RETURN(float* const logits, LogitsMemory());
+  return Multiply(weights_.head(), Rows(normed, outputs, config_.hidden), {.f32 = logits});
+}
+
+// [outputs, then copies for sampling; head rows].
+StatusOr<float*> DeviceModel::LogitsMemory() {
+  const int64_t copies =
+      step_.sampled() ? static_cast<int64_t>(step_.samples().copied().size()) : 0;
+  return logits_.Get<float>((step_.output_rows_computed() + copies) * weights_.head().view.n);
+}
+
+size_t DeviceModel::LogitsBytes() const {
+  return static_cast<size_t>(weights_.head().view.n) * sizeof(float);
+}
+
+// Outputs [first, first + count) on their way to the host.
+Status DeviceModel::SendLogits(int64_t first, int64_t count) {
+  if (count == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const float* const logits, LogitsMemory());
+  const int64_t begin = first * weights_.head().view.n;
+  return DeviceStatus(cuda::CopyOut(host_logits_.as<float>() + begin, logits + begin,
+                                    static_cast<size_t>(count) * LogitsBytes(), stream_),
                       "copying logits");
 }
 
-Status DeviceModel::AwaitLogits() { return DeviceStatus(cuda::AwaitEvent(sampled_), "the step"); }
+// Tokens, then alternatives, of all rows; and on their way to the host.
+Status DeviceModel::Draw() {
+  const SamplePlan& plan = step_.samples();
+  ASSIGN_OR_RETURN(float* const logits, LogitsMemory());
+  if (!plan.copied().empty()) {
+    const auto row_bytes = static_cast<int64_t>(LogitsBytes());
+    RETURN_IF_ERROR(DeviceStatus(
+        cuda::CopyRows({.x = logits,
+                        .x_stride_bytes = row_bytes,
+                        .y = logits + step_.output_rows_computed() * weights_.head().view.n,
+                        .y_stride_bytes = row_bytes,
+                        .from = step_.copied_outputs(),
+                        .rows = static_cast<int64_t>(plan.copied().size()),
+                        .row_bytes = row_bytes},
+                       stream_),
+        "logits of branches"));
+  }
+  cuda::SampleArgs args;
+  step_.FillSampling(&args);
+  const size_t bytes = plan.rows().size() * kSampleBytes;
+  ASSIGN_OR_RETURN(uint8_t* const results, samples_.Get<uint8_t>(static_cast<int64_t>(bytes)));
+  args.logits = logits;
+  args.stride = weights_.head().view.n;
+  args.vocab = static_cast<int>(config_.vocab);
+  args.tokens = reinterpret_cast<cuda::SampledToken*>(results);
+  args.top = reinterpret_cast<cuda::SampledTop*>(args.tokens + args.rows);
+  args.top_stride = kSampledTopMax;
+  RETURN_IF_ERROR(DeviceStatus(cuda::Sample(args, stream_), "sampling"));
+  return DeviceStatus(cuda::CopyOut(host_samples_.as<uint8_t>(), results, bytes, stream_),
+                      "copying tokens");
+}
+
+Status DeviceModel::AwaitOutputs() { return DeviceStatus(cuda::AwaitEvent(sampled_), "the step"); }
 
 std::span<const float> DeviceModel::logits(int64_t output) const {
   return {host_logits_.as<float>() + output * weights_.head().view.n,
           static_cast<size_t>(config_.vocab)};
+}
+
+std::optional<SampledToken> DeviceModel::drawn(size_t sample) const {
+  const int64_t row = step_.samples().place(sample).row;
+  if (row < 0) return std::nullopt;
+  const auto* const tokens = host_samples_.as<cuda::SampledToken>();
+  const auto* const tops =
+      reinterpret_cast<const cuda::SampledTop*>(tokens + step_.samples().rows().size());
+  SampledToken token;
+  token.id = tokens[row].id;
+  token.logprob = tokens[row].logprob;
+  const int32_t wanted = step_.samples().rows()[static_cast<size_t>(row)].top;
+  for (const cuda::SampledTop& top :
+       std::span(tops + row * kSampledTopMax, static_cast<size_t>(std::max(wanted, 0)))) {
+    if (top.id >= 0) token.top.emplace_back(top.id, top.logprob);
+  }
+  return token;
 }
 
 int64_t DeviceModel::ScratchBytes(const ModelConfig& c, const DeviceKernels& kernels, int64_t rows,

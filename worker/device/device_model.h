@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -44,19 +45,25 @@ class DeviceModel {
   int64_t page_bytes() const { return page_bytes_; }
   cuda::Stream stream() const { return stream_; }
 
-  // Queues the step. Of every row, or of the last of each item that wants output.
-  Status Forward(std::span<const StepItem> items, bool all_outputs);
+  // Queues the step.
+  Status Forward(const StepWishes& wishes);
   // The rows that layer `layer` of the step put into the pool, [rows, first part | second part] in
   // bf16, once they are on the host: parts are [heads * elements] each.
   Status AwaitRows(uint32_t layer, const uint16_t** first, const uint16_t** second);
   // Where they belong, by row.
   const std::vector<cuda::KvSlot>& slots() const { return step_.host_slots(); }
-  // Waits for logits, [outputs, vocab] f32.
-  Status AwaitLogits();
+  // Waits for what the step was asked for.
+  Status AwaitOutputs();
   int64_t outputs() const { return step_.outputs(); }
   // The last step repeated another's launches.
   bool repeated() const { return repeated_; }
+  // [vocab] f32, of a step without samples.
   std::span<const float> logits(int64_t output) const;
+  // What the device drew, or nothing: then the host has the logits to draw from.
+  std::optional<SampledToken> drawn(size_t sample) const;
+  std::span<const float> sample_logits(size_t sample) const {
+    return logits(step_.samples().place(sample).output);
+  }
 
   // Device memory that a model of this configuration takes besides weights and pool, for steps of
   // `rows` rows over `keys` keys.
@@ -100,6 +107,10 @@ class DeviceModel {
   Status Mlp(const DeviceMlp& w, const uint16_t* x, int64_t rows, float* y);
   Status Mixture(const DeviceMixture& w);
   Status Logits();
+  StatusOr<float*> LogitsMemory();
+  size_t LogitsBytes() const;  // of a row
+  Status SendLogits(int64_t first, int64_t count);
+  Status Draw();
 
   const ModelConfig config_;
   const DeviceWeights weights_;
@@ -129,9 +140,11 @@ class DeviceModel {
       expert_counts_{&moves_}, expert_begins_{&moves_}, expert_rows_{&moves_},
       expert_places_{&moves_}, expert_scratch_{&moves_}, expert_x_{&moves_}, expert_out_{&moves_};
   DeviceScratch sent_first_{&moves_}, sent_second_{&moves_};
+  DeviceScratch samples_{&moves_};
   PromptScratch prefill_scratch_{&moves_}, latents_{&moves_}, rotated_{&moves_}, expanded_{&moves_};
   PinnedMemory host_rows_{&moves_};  // [layers][rows, first part], then [layers][rows, second part]
   PinnedMemory host_logits_{&moves_};
+  PinnedMemory host_samples_{&moves_};  // [rows] tokens, then [rows, kSampledTopMax] alternatives
 };
 
 }  // namespace reprise::worker

@@ -37,7 +37,7 @@ Status RunKnownModel(const ModelConfig& model, const DeviceKernels& kernels,
     const size_t count = step == 0 ? kTokens : 1;
     const std::vector<StepItem> items = {{std::span(tokens).subspan(first, count),
                                           static_cast<int64_t>(first), pages, true, kTokens}};
-    RETURN_IF_ERROR(known.Forward(items, true));
+    RETURN_IF_ERROR(known.Forward({.items = items, .all_outputs = true}));
     for (int64_t layer = 0; layer < c.layers; ++layer) {
       const uint16_t* a = nullptr;
       const uint16_t* b = nullptr;
@@ -47,7 +47,7 @@ Status RunKnownModel(const ModelConfig& model, const DeviceKernels& kernels,
       Update(*hash, std::span(a, count * static_cast<size_t>(first_cols)));
       Update(*hash, std::span(b, count * static_cast<size_t>(second_cols)));
     }
-    RETURN_IF_ERROR(known.AwaitLogits());
+    RETURN_IF_ERROR(known.AwaitOutputs());
     for (int64_t i = 0; i < known.outputs(); ++i) Update(*hash, known.logits(i));
   }
   return absl::OkStatus();

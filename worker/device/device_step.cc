@@ -49,15 +49,21 @@ void DeviceStep::AddRows(const Run& run) {
   }
 }
 
-StepShape DeviceStep::ShapeOf(std::span<const StepItem> items, bool all_outputs) const {
-  if (all_outputs || static_cast<int64_t>(items.size()) > kShapeRowsMax) return {};
+StepShape DeviceStep::ShapeOf(const StepWishes& wishes) const {
+  const std::span<const StepItem> items = wishes.items;
+  const std::span<const StepSample> samples = wishes.samples;
+  if (wishes.all_outputs || static_cast<int64_t>(items.size()) > kShapeRowsMax) return {};
+  if (!samples.empty() && samples.size() != items.size()) return {};
+  for (size_t i = 0; i < samples.size(); ++i) {
+    if (samples[i].item != i) return {};
+  }
   int64_t pages = 0;
   for (const StepItem& item : items) {
     const bool step_form = !kernels_.two_forms() || item.first_position >= item.prompt_end;
     if (item.tokens.size() != 1 || !item.wants_output || !step_form) return {};
     pages = std::max(pages, item.first_position / kPageRows + 1);
   }
-  return {RoundedRows(static_cast<int64_t>(items.size())), RoundedPages(pages)};
+  return {RoundedRows(static_cast<int64_t>(items.size())), RoundedPages(pages), !samples.empty()};
 }
 
 Status DeviceStep::PutRuns(std::span<const Run> runs, bool hopper, std::vector<Batch>* batches) {
@@ -201,9 +207,8 @@ void DeviceStep::View(const std::vector<Batch>& from, std::vector<PromptBatch>* 
   }
 }
 
-Status DeviceStep::Prepare(std::span<const StepItem> items, bool all_outputs, cuda::Stream stream) {
-  shape_ = ShapeOf(items, all_outputs);
-  repeats_ = shape_.rows > 0;
+// Step rows first, each run with its first row.
+void DeviceStep::SplitRuns(std::span<const StepItem> items) {
   step_runs_.clear();
   prompt_runs_.clear();
   for (const StepItem& item : items) {
@@ -225,40 +230,56 @@ Status DeviceStep::Prepare(std::span<const StepItem> items, bool all_outputs, cu
     }
     if (runs == &step_runs_) step_rows_ = static_cast<int64_t>(ids_.size());
   }
+}
+
+void DeviceStep::PutOutputs(const StepWishes& wishes) {
   output_rows_.clear();
-  for (const StepItem& item : items) {
+  output_of_.clear();
+  for (const StepItem& item : wishes.items) {
+    const int64_t last = item.first_position + static_cast<int64_t>(item.tokens.size()) - 1;
     for (const auto* runs : {&prompt_runs_, &step_runs_}) {
       for (const Run& run : *runs) {
         if (run.item != &item) continue;
-        const int64_t last = item.first_position + static_cast<int64_t>(item.tokens.size()) - 1;
         for (int64_t p = run.begin; p < run.end; ++p) {
-          if (!all_outputs && (p != last || !item.wants_output)) continue;
+          if (!wishes.all_outputs && (p != last || !item.wants_output)) continue;
           output_rows_.push_back(static_cast<int32_t>(run.row + p - run.begin));
         }
       }
     }
+    output_of_.push_back(item.wants_output ? outputs() - 1 : -1);
   }
+  std::vector<int32_t> output_rows = output_rows_;
+  for (int64_t row = outputs(); row < shape_.rows; ++row) {
+    output_rows.push_back(static_cast<int32_t>(row));
+  }
+  device_output_rows_ = upload_.Put(output_rows);
+}
 
+// As the kernels compute them, those beyond the step's own included.
+void DeviceStep::PutRows() {
+  const auto rows = static_cast<size_t>(rows_);
+  std::vector<cuda::KvSlot> slots = slots_;
+  slots.resize(rows, {-1, 0});
+  positions_.resize(rows, 0);
+  device_ids_ = upload_.Put(ids_, rows);
+  device_slots_ = upload_.Put(slots);
+  const kernels::RopeTable rope = rope_.Fill(positions_);
+  const auto angles = static_cast<size_t>(rows_ * rope.half);
+  cos_ = upload_.Put(std::span(rope.cos, angles));
+  sin_ = upload_.Put(std::span(rope.sin, angles));
+}
+
+Status DeviceStep::Prepare(const StepWishes& wishes, cuda::Stream stream) {
+  shape_ = ShapeOf(wishes);
+  repeats_ = shape_.rows > 0;
+  SplitRuns(wishes.items);
   upload_.Clear();
   step_pending_.clear();
   prompt_pending_.clear();
   rows_ = std::max(static_cast<int64_t>(ids_.size()), shape_.rows);
   if (shape_.rows > 0 && kernels_.two_forms()) step_rows_ = rows_;
-  const auto rows = static_cast<size_t>(rows_);
-  std::vector<cuda::KvSlot> slots = slots_;
-  slots.resize(rows, {-1, 0});
-  std::vector<int32_t> output_rows = output_rows_;
-  for (int64_t row = outputs(); row < shape_.rows; ++row) {
-    output_rows.push_back(static_cast<int32_t>(row));
-  }
-  positions_.resize(rows, 0);
-  device_ids_ = upload_.Put(ids_, rows);
-  device_slots_ = upload_.Put(slots);
-  device_output_rows_ = upload_.Put(output_rows);
-  const kernels::RopeTable rope = rope_.Fill(positions_);
-  const auto angles = static_cast<size_t>(rows_ * rope.half);
-  cos_ = upload_.Put(std::span(rope.cos, angles));
-  sin_ = upload_.Put(std::span(rope.sin, angles));
+  PutOutputs(wishes);
+  PutRows();
   if (step_rows_ > 0 && kernels_.decode) {
     PutDecode(step_runs_);
   } else {
@@ -269,10 +290,24 @@ Status DeviceStep::Prepare(std::span<const StepItem> items, bool all_outputs, cu
   } else {
     RETURN_IF_ERROR(PutRuns(prompt_runs_, kernels_.prefill, &prompt_pending_));
   }
+  sampled_ = !wishes.samples.empty();
+  if (sampled_) {
+    samples_.Plan(wishes.samples, output_of_, output_rows_computed());
+    device_copied_ = upload_.Put(samples_.copied());
+    sample_rows_ = upload_.Put(samples_.rows());
+    // The last of all: how many there are is not part of a shape.
+    edits_ = upload_.Put(samples_.edits());
+  }
   RETURN_IF_ERROR(upload_.Send(stream));
   View(step_pending_, &step_batches_);
   View(prompt_pending_, &prompt_batches_);
   return absl::OkStatus();
+}
+
+void DeviceStep::FillSampling(cuda::SampleArgs* args) const {
+  args->rows = static_cast<int64_t>(samples_.rows().size());
+  args->params = upload_.At(sample_rows_);
+  args->edits = upload_.WritableAt(edits_);
 }
 
 }  // namespace reprise::worker

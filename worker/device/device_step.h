@@ -3,6 +3,7 @@
 #ifndef REPRISE_WORKER_DEVICE_DEVICE_STEP_H_
 #define REPRISE_WORKER_DEVICE_DEVICE_STEP_H_
 
+#include <compare>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "kernels/cuda/kv_rows.h"
 #include "kernels/cuda/prefill.h"
 #include "worker/device/device_kernels.h"
+#include "worker/device/sample_plan.h"
 #include "worker/device/step_upload.h"
 #include "worker/engine/executor.h"
 #include "worker/model/model_config.h"
@@ -37,15 +39,22 @@ struct PromptBatch {
   int64_t scratch_bytes = 0;
 };
 
+// What is asked of a step.
+struct StepWishes {
+  std::span<const StepItem> items;
+  bool all_outputs = false;  // every row gives logits; else the last of each item that wants output
+  // Of such items. Drawn on the device, and no logits reach the host but those of samples that the
+  // host must draw; none: all logits do.
+  std::span<const StepSample> samples = {};
+};
+
 // What the launches of a step depend on, where they can be repeated for another: steps of single
 // rows that all want output, filled up to `rows`. Equal keys have equal launches, pointers aside.
 struct StepShape {
   int64_t rows = 0;   // 0: not such a step
   int64_t pages = 0;  // room of a page table
-  bool operator==(const StepShape&) const = default;
-  bool operator<(const StepShape& other) const {
-    return rows != other.rows ? rows < other.rows : pages < other.pages;
-  }
+  bool sampled = false;
+  auto operator<=>(const StepShape&) const = default;
 };
 
 class DeviceStep {
@@ -53,8 +62,8 @@ class DeviceStep {
   DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers, int processors,
              StepMoves* moves);
 
-  // Plans and sends. Precondition: CheckStep.
-  Status Prepare(std::span<const StepItem> items, bool all_outputs, cuda::Stream stream);
+  // Plans and sends. Precondition: CheckStep; samples are of items that want output.
+  Status Prepare(const StepWishes& wishes, cuda::Stream stream);
 
   // Rows that the kernels compute: those of a StepShape, what is beyond the step's own of no use.
   int64_t rows() const { return rows_; }
@@ -77,6 +86,11 @@ class DeviceStep {
   int64_t outputs() const { return static_cast<int64_t>(output_rows_.size()); }
   // Rows of logits that are computed.
   int64_t output_rows_computed() const { return shape_.rows > 0 ? shape_.rows : outputs(); }
+  // Whether samples were asked for; then FillSampling says of what, logits and results apart.
+  bool sampled() const { return sampled_; }
+  const SamplePlan& samples() const { return samples_; }
+  void FillSampling(cuda::SampleArgs* args) const;
+  const int32_t* copied_outputs() const { return upload_.At(device_copied_); }
   const int32_t* output_rows() const { return upload_.At(device_output_rows_); }
   // Host: where row r goes.
   const std::vector<cuda::KvSlot>& host_slots() const { return slots_; }
@@ -95,7 +109,10 @@ class DeviceStep {
     Uploaded<int32_t> page_tables;
     Uploaded<cuda::KvSlot> key_slots;
   };
-  StepShape ShapeOf(std::span<const StepItem> items, bool all_outputs) const;
+  StepShape ShapeOf(const StepWishes& wishes) const;
+  void SplitRuns(std::span<const StepItem> items);
+  void PutOutputs(const StepWishes& wishes);
+  void PutRows();
   void AddRows(const Run& run);
   Status PutRuns(std::span<const Run> runs, bool hopper, std::vector<Batch>* batches);
   // Keys of all of a latent model's prompt rows are expanded, run by run.
@@ -118,8 +135,13 @@ class DeviceStep {
   std::vector<int64_t> positions_;
   std::vector<cuda::KvSlot> slots_;
   std::vector<int32_t> output_rows_;  // by output, in the order of the items
+  std::vector<int64_t> output_of_;    // by item, -1: none; of several outputs the last
+  bool sampled_ = false;
+  SamplePlan samples_;
   int64_t step_rows_ = 0;
-  Uploaded<int32_t> device_ids_, device_output_rows_;
+  Uploaded<int32_t> device_ids_, device_output_rows_, device_copied_;
+  Uploaded<cuda::SampleRow> sample_rows_;
+  Uploaded<cuda::TokenEdit> edits_;
   Uploaded<cuda::KvSlot> device_slots_;
   Uploaded<float> cos_, sin_;
   std::vector<Batch> step_pending_, prompt_pending_;

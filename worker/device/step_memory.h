@@ -1,6 +1,6 @@
 // Memory that the launches of a step are about: scratch on the device, and host memory that the
-// device writes. It grows, and then it moves; steps that are captured are told by one counter, which
-// a buffer cannot be made without. Owned by the DeviceModel; one thread.
+// device writes. It grows, and then it moves; steps that are captured are told by one counter,
+// which a buffer cannot be made without. Owned by the DeviceModel; one thread.
 #ifndef REPRISE_WORKER_DEVICE_STEP_MEMORY_H_
 #define REPRISE_WORKER_DEVICE_STEP_MEMORY_H_
 

@@ -52,7 +52,11 @@ class StepUpload {
   // On the device, after Send.
   template <class T>
   const T* At(const Uploaded<T>& array) const {
-    return reinterpret_cast<const T*>(base_ + array.offset);
+    return WritableAt(array);
+  }
+  template <class T>
+  T* WritableAt(const Uploaded<T>& array) const {
+    return reinterpret_cast<T*>(base_ + array.offset);
   }
 
  private:

@@ -294,17 +294,12 @@ void Engine::RunStep(const StepPlan& plan) {
     executor_->OnPagesReplaced({&copy.to, 1});
   }
   StepDone done;
-  done.status = executor_->Run(plan.items, [&](uint32_t layer) { OnLayer(plan, layer); });
-  if (done.status.ok()) {
-    done.samples.reserve(plan.samples.size());
-    for (const StepPlan::Sample& sample : plan.samples) {
-      done.samples.push_back(executor_->Sample(sample.item, sample.input));
-    }
-  } else if (absl::IsUnavailable(done.status) || absl::IsFailedPrecondition(done.status)) {
+  done.status = executor_->RunAndSample(
+      plan.items, plan.samples, [&](uint32_t layer) { OnLayer(plan, layer); }, &done.samples);
+  if (absl::IsUnavailable(done.status) || absl::IsFailedPrecondition(done.status)) {
     return LoseExecutor(done.status);
-  } else {
-    LogError("step_failed", {{"status", done.status}});
   }
+  if (!done.status.ok()) LogError("step_failed", {{"status", done.status}});
   if (plan.decode_rows > 0) Failpoint("worker.step.done");
   const TimeNs end = RealClock().NowNs();
   const double ms = MsFromNs(end - start);

@@ -27,15 +27,16 @@ Status Engine::CheckStep() {
   item.tokens = tokens;
   item.pages = pages;
   item.wants_output = true;
-  RETURN_IF_ERROR(executor_->Run({&item, 1}, nullptr));
   const SamplingParams params;
-  SampleInput input;
-  input.params = &params;
-  input.prompt = tokens;
-  const SampledToken token = executor_->Sample(0, input);
-  if (token.id >= 0 && token.id < info().vocab_size) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("the first step gave token ", token.id,
-                                          " of a vocabulary of ", info().vocab_size));
+  StepSample sample;
+  sample.input.params = &params;
+  sample.input.prompt = tokens;
+  std::vector<SampledToken> drawn;
+  RETURN_IF_ERROR(executor_->RunAndSample({&item, 1}, {&sample, 1}, nullptr, &drawn));
+  const int32_t id = drawn.front().id;
+  if (id >= 0 && id < info().vocab_size) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("the first step gave token ", id, " of a vocabulary of ", info().vocab_size));
 }
 
 Status Engine::CheckStream() {

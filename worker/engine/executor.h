@@ -21,6 +21,7 @@
 #include "common/status.h"
 #include "kvstore/block/kv_format.h"
 #include "worker/engine/chunk_budget.h"
+#include "worker/engine/sampling.h"
 
 namespace reprise::worker {
 
@@ -46,8 +47,11 @@ struct StepItem {
   int64_t prompt_end = INT64_MAX;
 };
 
-struct SampleInput;   // worker/engine/sampling.h
-struct SampledToken;  // worker/engine/sampling.h
+// A token wanted of a step: drawn from the output of items[item], which wants_output.
+struct StepSample {
+  size_t item = 0;
+  SampleInput input;
+};
 
 class Executor {
  public:
@@ -81,6 +85,12 @@ class Executor {
   // Samples from the last Run's output of items[item]; may be called several times per item (n
   // branches). Pure in (output, input).
   virtual SampledToken Sample(size_t item, const SampleInput& input) = 0;
+
+  // Run, and Sample for each of `samples`, which is what it does unless the executor draws where
+  // its outputs are. The tokens are the same to the bit, in the order of `samples`, whose spans
+  // stay as they are meanwhile; Sample says nothing of such a step afterwards. Errors are Run's.
+  virtual Status RunAndSample(std::span<const StepItem> items, std::span<const StepSample> samples,
+                              const LayerDone& layer_done, std::vector<SampledToken>* tokens);
 };
 
 }  // namespace reprise::worker

@@ -102,10 +102,7 @@ void FakeCluster::Run(const std::string& name, StepPlan plan) {
   After(1 + step_ns + Delay(), [this, name, plan = std::move(plan)] {
     TimedExecutor& executor = *workers_.at(name).executor;
     StepDone done;
-    done.status = executor.Run(plan.items, nullptr);
-    for (const StepPlan::Sample& sample : plan.samples) {
-      done.samples.push_back(executor.Sample(sample.item, sample.input));
-    }
+    done.status = executor.RunAndSample(plan.items, plan.samples, nullptr, &done.samples);
     if (!done.status.ok() && trouble.empty()) trouble = std::string(done.status.message());
     Deliver(name, std::move(done));
   });

@@ -343,15 +343,11 @@ struct StepPlan {
     kv::BlockId id;
     PageId page = -1;
   };
-  struct Sample {
-    size_t item = 0;
-    SampleInput input;
-  };
   std::vector<PageCopy> copies;  // before the step, in order
   std::vector<StepItem> items;   // decode rows first
   // Listed as pending and complete, layer by layer, as this step runs.
   std::vector<Completed> completes;
-  std::vector<Sample> samples;
+  std::vector<StepSample> samples;
   int64_t prompt_tokens = 0;
   int64_t decode_rows = 0;
 };
