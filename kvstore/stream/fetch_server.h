@@ -5,7 +5,9 @@
 // 1. A pin is released when its item is over and none of its payloads is posted. A connection that
 //    is not known dead is never closed while payloads are posted on it: the peer could still read.
 // 2. Runs of one item are posted in layer order; fetches take turns, one run each.
-// 3. Layers of a `summed` block are sent under the checksums its source gave, never under new ones.
+// 3. Layers are sent under the checksums that a block's source gave, those of a `summed` block
+// never
+//    under new ones.
 //    From what follows for a part of their heads see part_copy.h; where the bytes no longer give
 //    the sum, the item is withdrawn.
 // 4. What a fetch wants of a block is posted from where it lies when it is contiguous there; else

@@ -94,7 +94,8 @@ void FetchServer::Pump() {
 
 uint32_t FetchServer::ChecksumOf(const Fetch& fetch, const Item& item, uint32_t layer) const {
   const PartView& view = fetch.view;
-  if (item.block.summed) return item.block.checksums[layer - view.outer().layers.begin];
+  const size_t at = layer - view.outer().layers.begin;
+  if (at < item.block.checksums.size()) return item.block.checksums[at];
   return SegmentChecksum(item.id, layer, item.block.first_position,
                          item.block.data + view.SegmentAt(layer), view.outer_segment_bytes());
 }

@@ -91,8 +91,8 @@ class SegmentSource {
     int64_t first_position = 0;     // of the block's first row in its sequence
     const uint8_t* data = nullptr;  // layers * segment_bytes, valid while `pin` lives
     // The layers were summed when they came, and are never summed here again: `checksums` has those
-    // of the layers that are ready, Publish brings more. Unset: summed when sent, which is right
-    // only where the bytes were made.
+    // of the layers that are ready, Publish brings more. Unset: it may have some, of the first
+    // layers, and the others are summed when sent, which is right only where the bytes were made.
     bool summed = false;
     std::vector<uint32_t> checksums;
     SegmentPin pin;
@@ -219,7 +219,7 @@ class KvStream {
   virtual void CancelFetch(FetchHandle fetch) = 0;
 
   // The source's first `layers_ready` layers of a pending block are complete. `checksums` are
-  // theirs when the block is `summed`, else empty.
+  // of the first of them: of all when the block is `summed`, else of those that are known.
   virtual void Publish(const BlockId& id, uint32_t layers_ready,
                        std::vector<uint32_t> checksums) = 0;
   // A pending block will never be complete: subscribers get NOT_FOUND.

@@ -31,7 +31,7 @@ class FakeSource : public SegmentSource {
             .layers_ready = entry.layers_ready,
             .first_position = entry.first_position,
             .data = entry.data.data(),
-            .summed = !entry.checksums.empty(),
+            .summed = !entry.checksums.empty() && !entry.made_here,
             .checksums = entry.checksums,
             .pin = SegmentPin([this] { --pins; })};
   }
@@ -41,6 +41,7 @@ class FakeSource : public SegmentSource {
     uint32_t layers_ready = 4;
     int64_t first_position = 0;
     std::vector<uint32_t> checksums;
+    bool made_here = false;  // else summed when it has checksums
   };
   Entry& Add(const BlockId& id, bool pending = false) {
     Entry& entry = blocks[id];
@@ -260,6 +261,25 @@ TEST_F(KvStreamTest, LayersOfASummedBlockAreSentUnderTheSumsTheyWerePublishedWit
     source_stream_->Publish(id, 4, sums);
     network_.RunUntilIdle();
     EXPECT_THAT(fetch->codes(), ElementsAre(damaged ? kDataLoss : kOk));
+  }
+}
+
+// A source that made the bytes may have summed some, and what changes afterwards is not data.
+TEST_F(KvStreamTest, SumsThatTheMakerOfABlockHasAreTaken) {
+  const size_t n = TestFormat().segment_bytes();
+  for (const uint32_t changed : {1U, 2U}) {
+    const BlockId& id = changed == 1 ? a_ : b_;
+    FakeSource::Entry& entry = source_.Add(id, true);
+    entry.made_here = true;
+    std::vector<uint32_t> sums;
+    for (uint32_t layer = 0; layer < 2; ++layer) {
+      sums.push_back(SegmentChecksum(id, layer, 0, entry.data.data() + layer * n, n));
+    }
+    entry.data[changed * n] ^= 1;
+    const auto fetch = FetchNow({id});
+    source_stream_->Publish(id, 4, sums);
+    network_.RunUntilIdle();
+    EXPECT_THAT(fetch->codes(), ElementsAre(changed == 1 ? kDataLoss : kOk));
   }
 }
 

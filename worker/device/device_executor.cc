@@ -188,6 +188,19 @@ void DeviceExecutor::KeepRows(uint32_t layer, const uint16_t* first, const uint1
     }
     part += field.heads * format.block_tokens * head_bytes;
   }
+  const SegmentPacker& whole = model_->segments();
+  for (size_t i = 0; i < whole.pages().size(); ++i) {
+    std::memcpy(
+        base_ + static_cast<size_t>(whole.pages()[i]) * format.block_bytes() + layer * segment,
+        whole.segment(layer, i), segment);
+  }
+}
+
+std::optional<uint32_t> DeviceExecutor::SegmentPart(int32_t page, uint32_t layer) {
+  const SegmentPacker& whole = model_->segments();
+  const auto found = std::find(whole.pages().begin(), whole.pages().end(), page);
+  if (found == whole.pages().end()) return std::nullopt;
+  return whole.part(layer, static_cast<size_t>(found - whole.pages().begin()));
 }
 
 Status DeviceExecutor::Step(const StepWishes& wishes, const LayerDone& layer_done) {

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -53,6 +54,7 @@ class DeviceExecutor final : public Executor {
   void AttachPool(uint8_t* base, int32_t pages) override;
   void OnPagesReplaced(std::span<const int32_t> pages) override;
   Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override;
+  std::optional<uint32_t> SegmentPart(int32_t page, uint32_t layer) override;
   SampledToken Sample(size_t item, const SampleInput& input) override;
   // On the device, where the rule of docs/gpu.md allows: then no logits cross the bus.
   Status RunAndSample(std::span<const StepItem> items, std::span<const StepSample> samples,

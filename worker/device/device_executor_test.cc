@@ -9,6 +9,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "common/crc32c.h"
 #include "kernels/cuda/test_device.h"
 #include "worker/model/model_executor.h"
 #include "worker/model/test_models.h"
@@ -453,6 +454,57 @@ TEST_F(DeviceExecutorTest, LayersAreDoneInOrderWithTheirRowsOnTheHost) {
                         })
                   .ok());
   EXPECT_EQ(next, format.layers);
+}
+
+// Pages that a step writes whole come with their sums; those that are finished by pieces do not.
+TEST_F(DeviceExecutorTest, SegmentsWrittenWholeComeSummed) {
+  for (const ModelConfig& config : {PlainConfigs()[0], PlainConfigs()[3], HopperLatents()}) {
+    Device device({.model_dir = TestModel(config, {.dtype = "bf16"}),
+                   .unproven_kernels = config.head_dim == 192});
+    ASSERT_NE(device.executor, nullptr);
+    const std::vector<int32_t> tokens = RandomTokens(200, config.vocab, 15);
+    const std::vector<int32_t> others = {3, 6};
+    const kv::KvFormat& format = device.executor->info().kv_format;
+    const auto expect = [&](int32_t page, uint32_t layer, bool whole) {
+      const uint8_t* segment =
+          device.pool.data() + page * format.block_bytes() + layer * format.segment_bytes();
+      const std::optional<uint32_t> part = device.executor->SegmentPart(page, layer);
+      ASSERT_EQ(part.has_value(), whole) << page << " " << layer;
+      if (whole) EXPECT_EQ(*part, Crc32cPart(segment, format.segment_bytes()));
+    };
+    uint32_t layers = 0;
+    // Two whole pages, one of them of both forms, and the beginning of a third; and another
+    // sequence's, which begins within a page.
+    const std::vector<StepItem> first = {
+        {std::span(tokens).first(140), 0, pages_, true, 100},
+        {std::span(tokens).first(5), 0, others, true, 100},
+    };
+    const std::vector<StepItem> second = {
+        {std::span(tokens).subspan(140, 60), 140, pages_, true, 100},
+        {std::span(tokens).subspan(5, 123), 5, others, true, 100},
+    };
+    ASSERT_TRUE(device.executor
+                    ->Run(first,
+                          [&](uint32_t layer) {
+                            expect(5, layer, true);
+                            expect(2, layer, true);
+                            expect(7, layer, false);
+                            expect(3, layer, false);
+                            ++layers;
+                          })
+                    .ok());
+    ASSERT_TRUE(device.executor
+                    ->Run(second,
+                          [&](uint32_t layer) {
+                            expect(5, layer, false);
+                            expect(7, layer, false);
+                            expect(3, layer, false);
+                            expect(6, layer, true);
+                            ++layers;
+                          })
+                    .ok());
+    EXPECT_EQ(layers, 2 * format.layers);
+  }
 }
 
 TEST_F(DeviceExecutorTest, WhatDoesNotFitIsRefusedAndSaysWhatWould) {

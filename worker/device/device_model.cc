@@ -125,6 +125,7 @@ Status DeviceModel::Norm(const float* x, const cuda::Buffer& weight, int64_t row
 
 Status DeviceModel::Forward(const StepWishes& wishes) {
   RETURN_IF_ERROR(step_.Prepare(wishes, stream_));
+  RETURN_IF_ERROR(segments_.Prepare(pool(), step_.whole_pages(), stream_));
   RETURN_IF_ERROR(ReserveStep());
   repeated_ = false;
   const StepShape shape = step_.shape();
@@ -137,7 +138,7 @@ Status DeviceModel::Forward(const StepWishes& wishes) {
 
 // Memory whose size follows from the step and not from its shape alone.
 Status DeviceModel::ReserveStep() {
-  const int64_t rows = step_.rows();
+  const int64_t rows = step_.sent_rows();
   const int64_t cols = int64_t{kv_heads_} * (first_dim_ + second_dim_);
   RETURN_IF_ERROR(host_rows_.Reserve(static_cast<size_t>(config_.layers * rows * cols) * 2));
   if (!step_.sampled() || !step_.samples().on_host().empty()) {
@@ -224,7 +225,7 @@ Status DeviceModel::Layer(int64_t index) {
 
 // The layer's new rows on their way to the host, while the layer goes on.
 Status DeviceModel::SendRows(int64_t layer) {
-  const int64_t rows = step_.rows();
+  const int64_t rows = step_.sent_rows();
   const int64_t first = int64_t{kv_heads_} * first_dim_;
   const int64_t second = int64_t{kv_heads_} * second_dim_;
   // A place for each layer: the copies of one may still be under way when the next begins.
@@ -233,7 +234,7 @@ Status DeviceModel::SendRows(int64_t layer) {
   a += layer * rows * first;
   b += layer * rows * second;
   RETURN_IF_ERROR(DeviceStatus(cuda::ReadRows({.pool = LayerPool(layer),
-                                               .slots = step_.slots(),
+                                               .slots = step_.sent_slots(),
                                                .first = {a, first, true},
                                                .second = {b, second, true},
                                                .rows = rows},
@@ -246,6 +247,7 @@ Status DeviceModel::SendRows(int64_t layer) {
     RETURN_IF_ERROR(DeviceStatus(cuda::Record(computed, stream_), "reading rows"));
     RETURN_IF_ERROR(DeviceStatus(cuda::WaitFor(copies_, computed), "reading rows"));
   }
+  RETURN_IF_ERROR(segments_.Send(layer, stream));
   auto* const host = host_rows_.as<uint16_t>();
   RETURN_IF_ERROR(DeviceStatus(
       cuda::CopyOut(host + layer * rows * first, a, static_cast<size_t>(rows * first) * 2, stream),
@@ -261,7 +263,7 @@ Status DeviceModel::SendRows(int64_t layer) {
 Status DeviceModel::AwaitRows(uint32_t layer, const uint16_t** first, const uint16_t** second) {
   RETURN_IF_ERROR(
       DeviceStatus(cuda::AwaitEvent(repeated_ ? sampled_ : copied_[layer]), "a layer of the step"));
-  const int64_t rows = step_.rows();
+  const int64_t rows = step_.sent_rows();
   const int64_t first_cols = int64_t{kv_heads_} * first_dim_;
   const int64_t second_cols = int64_t{kv_heads_} * second_dim_;
   const auto* const host = host_rows_.as<uint16_t>();

@@ -27,6 +27,7 @@
 #include "worker/device/device_kernels.h"
 #include "worker/device/device_step.h"
 #include "worker/device/device_weights.h"
+#include "worker/device/segment_packer.h"
 #include "worker/device/step_memory.h"
 
 namespace reprise::worker {
@@ -47,11 +48,13 @@ class DeviceModel {
 
   // Queues the step.
   Status Forward(const StepWishes& wishes);
-  // The rows that layer `layer` of the step put into the pool, [rows, first part | second part] in
-  // bf16, once they are on the host: parts are [heads * elements] each.
+  // What layer `layer` of the step put into the pool, once it is on the host: pages that the step
+  // wrote whole as segments(), other rows as [rows, first part | second part] in bf16, parts of
+  // [heads * elements] each.
   Status AwaitRows(uint32_t layer, const uint16_t** first, const uint16_t** second);
-  // Where they belong, by row.
+  // Where those rows belong, by row.
   const std::vector<cuda::KvSlot>& slots() const { return step_.host_slots(); }
+  const SegmentPacker& segments() const { return segments_; }
   // Waits for what the step was asked for.
   Status AwaitOutputs();
   int64_t outputs() const { return step_.outputs(); }
@@ -142,6 +145,7 @@ class DeviceModel {
   DeviceScratch sent_first_{&moves_}, sent_second_{&moves_};
   DeviceScratch samples_{&moves_};
   PromptScratch prefill_scratch_{&moves_}, latents_{&moves_}, rotated_{&moves_}, expanded_{&moves_};
+  SegmentPacker segments_{config_.layers, segment_bytes_};
   PinnedMemory host_rows_{&moves_};  // [layers][rows, first part], then [layers][rows, second part]
   PinnedMemory host_logits_{&moves_};
   PinnedMemory host_samples_{&moves_};  // [rows] tokens, then [rows, kSampledTopMax] alternatives

@@ -22,6 +22,10 @@ int64_t RoundedPages(int64_t pages) {
 }
 constexpr int64_t kShapeRowsMax = 256;
 
+int64_t EndOf(const StepItem& item) {
+  return item.first_position + static_cast<int64_t>(item.tokens.size());
+}
+
 // Rooms of a DecodePlan's arrays in a StepShape, in multiples of its workers and units. A plan that
 // needs more is not of the shape.
 constexpr size_t kNodesAWorker = 4;
@@ -38,14 +42,26 @@ DeviceStep::DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, 
       rope_(config),
       upload_(moves) {}
 
+int64_t DeviceStep::sent_rows() const {
+  return whole_pages_.empty() ? rows_ : static_cast<int64_t>(loose_.size());
+}
+
 void DeviceStep::AddRows(const Run& run) {
   const auto first = static_cast<size_t>(run.begin - run.item->first_position);
   for (size_t i = 0; i < static_cast<size_t>(run.end - run.begin); ++i) {
     const int64_t position = run.begin + static_cast<int64_t>(i);
     ids_.push_back(run.item->tokens[first + i]);
     positions_.push_back(position);
-    slots_.push_back({run.item->pages[static_cast<size_t>(position / kPageRows)],
-                      static_cast<int32_t>(position % kPageRows)});
+    const int64_t row = position % kPageRows;
+    slots_.push_back(
+        {run.item->pages[static_cast<size_t>(position / kPageRows)], static_cast<int32_t>(row)});
+    const bool whole = position - row >= run.item->first_position &&
+                       position - row + kPageRows <= EndOf(*run.item);
+    if (!whole) {
+      loose_.push_back(slots_.back());
+    } else if (row == 0) {
+      whole_pages_.push_back(slots_.back().page);
+    }
   }
 }
 
@@ -212,7 +228,7 @@ void DeviceStep::SplitRuns(std::span<const StepItem> items) {
   step_runs_.clear();
   prompt_runs_.clear();
   for (const StepItem& item : items) {
-    const int64_t end = item.first_position + static_cast<int64_t>(item.tokens.size());
+    const int64_t end = EndOf(item);
     const int64_t prompt_end =
         kernels_.two_forms() ? std::clamp<int64_t>(item.prompt_end, item.first_position, end) : end;
     if (prompt_end > item.first_position) {
@@ -223,6 +239,8 @@ void DeviceStep::SplitRuns(std::span<const StepItem> items) {
   ids_.clear();
   positions_.clear();
   slots_.clear();
+  loose_.clear();
+  whole_pages_.clear();
   for (auto* runs : {&step_runs_, &prompt_runs_}) {
     for (Run& run : *runs) {
       run.row = static_cast<int64_t>(ids_.size());
@@ -236,7 +254,7 @@ void DeviceStep::PutOutputs(const StepWishes& wishes) {
   output_rows_.clear();
   output_of_.clear();
   for (const StepItem& item : wishes.items) {
-    const int64_t last = item.first_position + static_cast<int64_t>(item.tokens.size()) - 1;
+    const int64_t last = EndOf(item) - 1;
     for (const auto* runs : {&prompt_runs_, &step_runs_}) {
       for (const Run& run : *runs) {
         if (run.item != &item) continue;
@@ -263,6 +281,7 @@ void DeviceStep::PutRows() {
   positions_.resize(rows, 0);
   device_ids_ = upload_.Put(ids_, rows);
   device_slots_ = upload_.Put(slots);
+  if (!whole_pages_.empty()) device_loose_ = upload_.Put(loose_);
   const kernels::RopeTable rope = rope_.Fill(positions_);
   const auto angles = static_cast<size_t>(rows_ * rope.half);
   cos_ = upload_.Put(std::span(rope.cos, angles));

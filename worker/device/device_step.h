@@ -92,8 +92,16 @@ class DeviceStep {
   void FillSampling(cuda::SampleArgs* args) const;
   const int32_t* copied_outputs() const { return upload_.At(device_copied_); }
   const int32_t* output_rows() const { return upload_.At(device_output_rows_); }
-  // Host: where row r goes.
-  const std::vector<cuda::KvSlot>& host_slots() const { return slots_; }
+  // Pages that the step writes from their first row to their last.
+  const std::vector<int32_t>& whole_pages() const { return whole_pages_; }
+  // The other rows, which reach the host one by one: sent_rows() of them, those beyond the step's
+  // own included.
+  int64_t sent_rows() const;
+  const cuda::KvSlot* sent_slots() const {
+    return whole_pages_.empty() ? slots() : upload_.At(device_loose_);
+  }
+  // Host: where sent row r goes; those beyond the step's own go nowhere.
+  const std::vector<cuda::KvSlot>& host_slots() const { return loose_; }
 
  private:
   struct Run {
@@ -134,6 +142,8 @@ class DeviceStep {
   std::vector<int32_t> ids_;
   std::vector<int64_t> positions_;
   std::vector<cuda::KvSlot> slots_;
+  std::vector<cuda::KvSlot> loose_;
+  std::vector<int32_t> whole_pages_;
   std::vector<int32_t> output_rows_;  // by output, in the order of the items
   std::vector<int64_t> output_of_;    // by item, -1: none; of several outputs the last
   bool sampled_ = false;
@@ -142,7 +152,7 @@ class DeviceStep {
   Uploaded<int32_t> device_ids_, device_output_rows_, device_copied_;
   Uploaded<cuda::SampleRow> sample_rows_;
   Uploaded<cuda::TokenEdit> edits_;
-  Uploaded<cuda::KvSlot> device_slots_;
+  Uploaded<cuda::KvSlot> device_slots_, device_loose_;
   Uploaded<float> cos_, sin_;
   std::vector<Batch> step_pending_, prompt_pending_;
   std::vector<PromptBatch> step_batches_, prompt_batches_;

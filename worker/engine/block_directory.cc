@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "kvstore/block/checksum.h"
+
 namespace reprise::worker {
 
 BlockDirectory::BlockDirectory(const Pool& pool, std::function<void(PageId)> quiet)
     : pool_(pool),
+      past_segment_(pool.block_bytes / pool.layers),
       quiet_(std::move(quiet)),
       pins_(static_cast<size_t>(pool.pages)),
       retired_(static_cast<size_t>(pool.pages)) {}
@@ -20,6 +23,7 @@ kv::SegmentSource::Block BlockDirectory::Find(const kv::BlockId& id) {
   block.state = entry.layers_ready == pool_.layers ? State::kReady : State::kPending;
   block.layers_ready = entry.layers_ready;
   block.first_position = entry.first_position;
+  block.checksums = entry.checksums;
   block.data = pool_.base + static_cast<size_t>(entry.page) * pool_.block_bytes;
   ++pins_[static_cast<size_t>(entry.page)];
   block.pin = kv::SegmentPin([this, page = entry.page] { Unpin(page); });
@@ -38,7 +42,7 @@ void BlockDirectory::Unpin(PageId page) {
 bool BlockDirectory::List(const ListBlock& command) {
   MutexLock lock(mu_);
   Entry& entry = entries_[command.id];
-  entry.page = command.page;
+  if (std::exchange(entry.page, command.page) != command.page) entry.checksums.clear();
   entry.first_position = command.first_position;
   if (command.state == ListBlock::State::kPending) return false;
   return std::exchange(entry.layers_ready, pool_.layers) != pool_.layers;
@@ -58,11 +62,18 @@ BlockDirectory::Unlisted BlockDirectory::Unlist(const UnlistBlock& command) {
   return result;
 }
 
-void BlockDirectory::SetReady(const kv::BlockId& id, uint32_t layers) {
+std::vector<uint32_t> BlockDirectory::SetReady(const kv::BlockId& id, uint32_t layers,
+                                               std::optional<uint32_t> part) {
   MutexLock lock(mu_);
   const auto found = entries_.find(id);
-  if (found == entries_.end()) return;
-  found->second.layers_ready = std::max(found->second.layers_ready, layers);
+  if (found == entries_.end()) return {};
+  Entry& entry = found->second;
+  entry.layers_ready = std::max(entry.layers_ready, layers);
+  if (part && entry.checksums.size() + 1 == layers) {
+    entry.checksums.push_back(
+        kv::SegmentChecksumOfParts(id, layers - 1, entry.first_position, *part, past_segment_));
+  }
+  return entry.checksums;
 }
 
 }  // namespace reprise::worker

@@ -6,14 +6,18 @@
 // 1. A pinned page never changes under a reader: after Unlist it counts as quiet only when its last
 //    pin is gone, and then `quiet` says so exactly once.
 // 2. A pending block's ready layers only grow.
+// 3. A listed block's checksums are of the bytes as its page got them; the page does not change
+//    while it is listed.
 #ifndef REPRISE_WORKER_ENGINE_BLOCK_DIRECTORY_H_
 #define REPRISE_WORKER_ENGINE_BLOCK_DIRECTORY_H_
 
 #include <functional>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include "absl/hash/hash.h"
+#include "common/crc32c.h"
 #include "common/mutex.h"
 #include "kvstore/stream/kv_stream.h"
 #include "worker/engine/core/types.h"
@@ -40,18 +44,23 @@ class BlockDirectory : public kv::SegmentSource {
     bool quiet = false;        // no reader; else `quiet` is called later
   };
   Unlisted Unlist(const UnlistBlock& command);
-  // The first `layers` layers of a pending block are complete.
-  void SetReady(const kv::BlockId& id, uint32_t layers);
+  // The first `layers` layers of a pending block are complete; `part` is what the last of them
+  // makes of a checksum (common/crc32c.h), when it is known. The checksums known now, of the first
+  // layers: behind one without there are none.
+  std::vector<uint32_t> SetReady(const kv::BlockId& id, uint32_t layers,
+                                 std::optional<uint32_t> part);
 
  private:
   struct Entry {
     PageId page = -1;
     uint32_t layers_ready = 0;
     int64_t first_position = 0;
+    std::vector<uint32_t> checksums;  // of the first layers, in `page`
   };
   void Unpin(PageId page);
 
   const Pool pool_;
+  const Crc32cShift past_segment_;
   const std::function<void(PageId)> quiet_;
   Mutex mu_;
   std::unordered_map<kv::BlockId, Entry, absl::Hash<kv::BlockId>> entries_ GUARDED_BY(mu_);

@@ -325,8 +325,9 @@ void Engine::LoseExecutor(const Status& why) {
 void Engine::OnLayer(const StepPlan& plan, uint32_t layer) {
   if (options_.publish_layers) {
     for (const StepPlan::Completed& block : plan.completes) {
-      directory_->SetReady(block.id, layer + 1);
-      stream_->Publish(block.id, layer + 1, {});
+      stream_->Publish(
+          block.id, layer + 1,
+          directory_->SetReady(block.id, layer + 1, executor_->SegmentPart(block.page, layer)));
     }
     if (!plan.completes.empty()) Failpoint("worker.leg.layer");
   }

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -77,6 +78,13 @@ class Executor {
   // UNAVAILABLE or FAILED_PRECONDITION: nothing can be computed any more, by no fault of the step.
   // Any other error is the step's.
   virtual Status Run(std::span<const StepItem> items, const LayerDone& layer_done) = 0;
+
+  // Of a page that the step under way wrote from its first row to its last, once layer_done(layer)
+  // is called: the part (common/crc32c.h) of the segment's checksum, where the executor has made it
+  // along with the bytes. None: whoever sends the segment sums it.
+  virtual std::optional<uint32_t> SegmentPart(int32_t /*page*/, uint32_t /*layer*/) {
+    return std::nullopt;
+  }
 
   // Ends a Run that waits for other processes with UNAVAILABLE, and so all later ones. Any thread;
   // executors that wait for nobody leave it alone.
