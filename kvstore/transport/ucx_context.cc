@@ -78,9 +78,10 @@ void QuietenUcx() {
   RestoreCrashReport();
 }
 
-// UCX 1.13.1 asserts, or finds freed memory, when a worker is destroyed that somebody has just tried
-// to connect to, whatever was closed and flushed before. Workers live about as long as processes
-// here, so what is left of one (descriptors, some memory, no endpoint) stays until the process ends.
+// UCX 1.13.1 asserts, or finds freed memory, when a worker is destroyed that somebody has just
+// tried to connect to, whatever was closed and flushed before. Workers live about as long as
+// processes here, so what is left of one (descriptors, some memory, no endpoint) stays until the
+// process ends.
 void LeaveToTheProcess(ucp_context_h context, ucp_worker_h worker) {
   static Mutex mu;
   static auto* const left = new std::vector<std::pair<ucp_context_h, ucp_worker_h>>;
