@@ -11,6 +11,7 @@
 #include "cli/roles.h"
 #include "cli/status.h"
 #include "cli/up.h"
+#include "common/crash_report.h"
 #include "common/process_tuning.h"
 
 namespace reprise::cli {
@@ -69,6 +70,7 @@ int Main(int argc, char** argv) {
 }  // namespace reprise::cli
 
 int main(int argc, char** argv) {
+  reprise::InstallCrashReport(argv[0]);
   reprise::TuneProcess();
   return reprise::cli::Main(argc, argv);
 }

@@ -19,6 +19,7 @@ constexpr TimeNs kWatchNs = 100 * kMillisecond;
 // A child that lived shorter than this died of its start, not of its work.
 constexpr TimeNs kQuickDeathNs = 5 * kSecond;
 constexpr int kQuickDeathsMax = 5;
+constexpr size_t kLastLogLines = 40;  // a crash with its stack and what led to it
 
 }  // namespace
 
@@ -35,7 +36,7 @@ std::string Supervisor::LastLogLines(const std::string& name) const {
   std::deque<std::string> lines;
   for (std::string line; std::getline(in, line);) {
     lines.push_back(line);
-    if (lines.size() > 5) lines.pop_front();
+    if (lines.size() > kLastLogLines) lines.pop_front();
   }
   return absl::StrJoin(lines, "\n");
 }

@@ -60,6 +60,7 @@ class Supervisor {
 
   const RoleAddresses& addresses(const std::string& name) const { return children_.at(name).ready; }
   std::string log_path(const std::string& name) const;
+  std::string LastLogLines(const std::string& name) const;
   pid_t pid(const std::string& name) const { return children_.at(name).process->pid(); }
   std::vector<std::string> names() const { return order_; }
 
@@ -79,7 +80,6 @@ class Supervisor {
   };
   Status Spawn(Child& child);
   std::string ready_path(const std::string& name) const;
-  std::string LastLogLines(const std::string& name) const;
 
   const Options options_;
   std::map<std::string, Child> children_;

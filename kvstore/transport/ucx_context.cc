@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/crash_report.h"
+
 namespace reprise::kv {
 namespace {
 
@@ -73,6 +75,18 @@ StatusOr<Config> MakeConfig(const UcxContextOptions& options) {
 void QuietenUcx() {
   ucs_global_opts_set_value("LOG_LEVEL", "fatal");
   for (const int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) ucs_debug_disable_signal(signal);
+  RestoreCrashReport();
+}
+
+// UCX 1.13.1 asserts, or finds freed memory, when a worker is destroyed that somebody has just
+// tried to connect to, whatever was closed and flushed before. Workers live about as long as
+// processes here, so what is left of one (descriptors, some memory, no endpoint) stays until the
+// process ends.
+void LeaveToTheProcess(ucp_context_h context, ucp_worker_h worker) {
+  static Mutex mu;
+  static auto* const left = new std::vector<std::pair<ucp_context_h, ucp_worker_h>>;
+  MutexLock lock(mu);
+  left->emplace_back(context, worker);
 }
 
 }  // namespace
@@ -155,8 +169,11 @@ UcxContext::~UcxContext() {
     MutexLock lock(mappings_->mu);
     for (ucp_mem_h handle : mappings_->handles) ucp_mem_unmap(context_, handle);
   }
-  if (worker_ != nullptr) ucp_worker_destroy(worker_);
-  if (context_ != nullptr) ucp_cleanup(context_);
+  if (worker_ != nullptr) {
+    LeaveToTheProcess(context_, worker_);
+  } else if (context_ != nullptr) {
+    ucp_cleanup(context_);
+  }
 }
 
 void UcxContext::Sleep(TimeNs timeout_ns) {

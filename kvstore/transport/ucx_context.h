@@ -34,7 +34,8 @@ struct UcxContextOptions {
 class UcxContext {
  public:
   static StatusOr<std::unique_ptr<UcxContext>> Create(const UcxContextOptions& options);
-  ~UcxContext();  // after every endpoint and listener is gone
+  // After every endpoint and listener is gone. The worker stays, idle, as long as the process.
+  ~UcxContext();
   UcxContext(const UcxContext&) = delete;
   UcxContext& operator=(const UcxContext&) = delete;
 

@@ -14,6 +14,7 @@
 #include "common/limits.h"
 #include "common/mutex.h"
 #include "common/thread.h"
+#include "kvstore/transport/port_sockets.h"
 #include "kvstore/transport/ucx_context.h"
 
 namespace reprise::kv {
@@ -73,6 +74,7 @@ class UcxTransport final : public Transport {
   void Run();
   void End();
   void Flush();
+  void CloseListener(int listeners);
   bool RunPosted();
   bool RunDeferred();
   void Finish(Operation* operation, ucs_status_t status);
@@ -248,10 +250,8 @@ void UcxTransport::Run() {
 
 void UcxTransport::End() {
   ending_ = true;
-  // First, while the worker is still progressed: UCX takes connections in on a thread of its own,
-  // and one that comes while everything is taken down finds freed memory there.
+  const int listeners = listener_ != nullptr ? ShutListeners(port_) : 0;
   RunDeferred();  // refuses those that have come
-  if (listener_ != nullptr) ucp_listener_destroy(std::exchange(listener_, nullptr));
   std::vector<EndpointId> open;
   for (const auto& [id, endpoint] : endpoints_) open.push_back(id);
   for (const EndpointId id : open) Close(id);
@@ -260,6 +260,7 @@ void UcxTransport::End() {
     if (!RunDeferred() && !progressed) context_->Sleep(kMillisecond);
   }
   Flush();
+  CloseListener(listeners);
   while (RunPosted()) {  // what the last completions posted
   }
   std::vector<std::function<void()>> dropped;  // destroyed outside the lock
@@ -279,6 +280,20 @@ void UcxTransport::Flush() {
     if (ucp_worker_progress(context_->worker()) == 0) context_->Sleep(kMillisecond);
   }
   ucp_request_free(request);
+}
+
+// UCX takes connections in on a thread of its own, and one whose request arrives after the listener
+// or the worker is gone finds freed memory. So nobody is taken in any more by now; here those that
+// were, and have not said yet who they are, are cut off and waited for, while all of it still
+// stands.
+void UcxTransport::CloseListener(int listeners) {
+  if (listener_ == nullptr) return;
+  const TimeNs deadline_ns = NowNs() + kFlushTimeoutNs;
+  while (ShutPort(port_) > listeners && NowNs() < deadline_ns) {
+    const bool progressed = ucp_worker_progress(context_->worker()) != 0;
+    if (!RunDeferred() && !progressed) context_->Sleep(kMillisecond);
+  }
+  ucp_listener_destroy(std::exchange(listener_, nullptr));
 }
 
 // ---- Endpoints. ----

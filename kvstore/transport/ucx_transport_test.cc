@@ -4,16 +4,27 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "common/crash_report.h"
 #include "common/mutex.h"
+#include "common/thread.h"
 
 namespace reprise::kv {
 namespace {
@@ -206,6 +217,63 @@ TEST_P(UcxTransportTest, RefusesAHostThatIsNotNumeric) {
 TEST_P(UcxTransportTest, RegistersMemory) {
   std::vector<uint8_t> memory(1 << 20);
   EXPECT_TRUE(transports_[0]->Register(memory.data(), memory.size()).ok());
+}
+
+TEST_P(UcxTransportTest, WhoConnectsWhileItStopsFindsNothingFreed) {
+  constexpr size_t kPeers = 6;
+  std::array<Recorder, kPeers> heard;
+  std::array<std::unique_ptr<Transport>, kPeers> peers;
+  for (size_t i = 0; i < kPeers; ++i) {
+    auto made = CreateUcxTransport({.shared_memory = GetParam(), .listen = false});
+    ASSERT_TRUE(made.ok()) << made.status();
+    peers[i] = *std::move(made);
+    peers[i]->Start(&heard[i]);
+  }
+  for (int round = 0; round < 30; ++round) {
+    auto stopped = CreateUcxTransport({.shared_memory = GetParam()});
+    ASSERT_TRUE(stopped.ok()) << stopped.status();
+    Recorder recorder;
+    (*stopped)->Start(&recorder);
+    for (const auto& peer : peers) {
+      peer->Post([peer = peer.get(), port = (*stopped)->port()] {
+        static_cast<void>(peer->Connect("127.0.0.1", port));
+      });
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(100 * round));
+    (*stopped)->Stop([] { return true; });
+  }
+  for (const auto& peer : peers) peer->Stop([] { return true; });
+}
+
+// Somebody who connects and never says who it is.
+TEST_P(UcxTransportTest, WhoConnectsAndIsSilentDoesNotKeepItFromStopping) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(transports_[1]->port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int silent = socket(AF_INET, SOCK_STREAM, 0);
+  ASSERT_EQ(connect(silent, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  transports_[1]->Stop([] { return true; });
+  const timeval patience = {.tv_sec = 10, .tv_usec = 0};
+  setsockopt(silent, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  char byte = 0;
+  const ssize_t read = recv(silent, &byte, 1, 0);
+  EXPECT_TRUE(read == 0 || errno == ECONNRESET) << read << ", " << errno;
+  close(silent);
+}
+
+TEST(UcxTransport, LeavesTheCrashReportInPlace) {
+#ifdef REPRISE_SANITIZER
+  GTEST_SKIP() << "a sanitizer reports crashes itself";
+#endif
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        InstallCrashReport("/proc/self/exe");
+        const auto transport = CreateUcxTransport({});
+        raise(SIGSEGV);
+      },
+      testing::KilledBySignal(SIGSEGV), "SEGV at address");
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, UcxTransportTest, testing::Values(true, false),

@@ -84,6 +84,9 @@ class Cluster {
   StatusOr<double> CpuSeconds(const std::string& name) const;
   pid_t pid(const std::string& name) const { return supervisor_->pid(name); }
   std::string log_path(const std::string& name) const { return supervisor_->log_path(name); }
+  std::string LastLogLines(const std::string& name) const {
+    return supervisor_->LastLogLines(name);
+  }
   const std::string& dir() const { return dir_->path(); }
 
   Status Signal(const std::string& name, int signal) const;

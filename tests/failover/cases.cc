@@ -41,7 +41,8 @@ Status IsDrained(Cluster& cluster, const std::string& name) {
   const auto end = cluster.WaitEnd(name, kPatienceNs);
   if (!end.has_value()) return absl::DeadlineExceededError(absl::StrCat(name, " did not end"));
   if (end->ok()) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(name, " ended with ", end->ToString()));
+  return absl::InternalError(absl::StrCat(name, " ended with ", end->ToString(),
+                                          "; the end of its log:\n", cluster.LastLogLines(name)));
 }
 
 std::vector<std::string> Coordinators(const Cluster& cluster) {
