@@ -8,6 +8,7 @@
 #include <random>
 #include <utility>
 
+#include "common/half.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/ref/ref.h"
@@ -147,7 +148,7 @@ class DecodeBatch {
           ASSERT_NEAR(lse, want.lse[h], 2e-4) << "row " << r;
         }
         for (size_t d = 0; d < value_dim; ++d) {
-          const double got = WidenBf16(result.out[(r * heads + h) * value_dim + d]);
+          const double got = Bf16ToF32(result.out[(r * heads + h) * value_dim + d]);
           // Probabilities and the result are rounded to bf16, 2^-9 each; values are below 1.
           const double w = want.out[h * value_dim + d];
           ASSERT_NEAR(got, w, 0x1p-9 * (1 + std::abs(w)) * 1.1) << "row " << r << " dim " << d;
@@ -168,7 +169,7 @@ class DecodeBatch {
   // Not 1 / sqrt(key dim): a scale the kernel could not have guessed.
   float Scale() const { return 2.5F / std::sqrt(static_cast<float>(dims_.key_dim())); }
   uint16_t RandomValue() {
-    return RoundBf16(std::uniform_real_distribution<float>(-1, 1)(random_));
+    return F32ToBf16(std::uniform_real_distribution<float>(-1, 1)(random_));
   }
   std::vector<uint16_t> Random(size_t count) {
     std::vector<uint16_t> values(count);
@@ -198,13 +199,13 @@ class DecodeBatch {
     kernels::ref::Vec k;
     kernels::ref::Vec v;
     const size_t q_row = static_cast<size_t>(dims_.q_heads * dims_.key_dim());
-    for (size_t i = 0; i < q_row; ++i) q.push_back(WidenBf16(q_[r * q_row + i]));
+    for (size_t i = 0; i < q_row; ++i) q.push_back(Bf16ToF32(q_[r * q_row + i]));
     for (int key = 0; key < keys; ++key) {
       const int32_t page =
           table_[r * static_cast<size_t>(pages_each_) + static_cast<size_t>(key / kPageRows)];
       for (int h = 0; h < dims_.kv_heads; ++h) {
         const auto at = [&](int part, int i) {
-          return WidenBf16(pool_[Element(page, part, h, key % kPageRows, i)]);
+          return Bf16ToF32(pool_[Element(page, part, h, key % kPageRows, i)]);
         };
         for (int i = 0; i < dims_.first; ++i) k.push_back(at(0, i));
         for (int i = 0; i < dims_.second; ++i) (dims_.latent ? k : v).push_back(at(1, i));

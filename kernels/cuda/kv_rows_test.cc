@@ -2,6 +2,7 @@
 // nothing but those rows written.
 #include "kernels/cuda/kv_rows.h"
 
+#include "common/half.h"
 #include "kernels/cuda/rows_test_util.h"
 
 namespace reprise::cuda {
@@ -110,7 +111,7 @@ class Step {
 
   std::vector<float> Rounded(std::vector<float> v) const {
     if (s_.bf16) {
-      for (float& x : v) x = testing::WidenBf16(F32ToBf16(x));
+      for (float& x : v) x = Bf16ToF32(F32ToBf16(x));
     }
     return v;
   }

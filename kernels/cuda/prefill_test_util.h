@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "common/half.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/ref/ref.h"
@@ -83,7 +84,7 @@ class PrefillBatch {
   int32_t AddQueries(int32_t rows) {
     const auto first = static_cast<int32_t>(q_.size() / QWidth());
     for (size_t i = 0; i < static_cast<size_t>(rows) * QWidth(); ++i) {
-      q_.push_back(RoundBf16(2 * Draw()));
+      q_.push_back(F32ToBf16(2 * Draw()));
     }
     return first;
   }
@@ -151,7 +152,7 @@ class PrefillBatch {
     if (args.out_bf16) {
       result.out_bf16.resize(bytes.size() / 2);
       std::memcpy(result.out_bf16.data(), bytes.data(), bytes.size());
-      for (const uint16_t x : result.out_bf16) result.out.push_back(WidenBf16(x));
+      for (const uint16_t x : result.out_bf16) result.out.push_back(Bf16ToF32(x));
     } else {
       result.out.resize(bytes.size() / 4);
       std::memcpy(result.out.data(), bytes.data(), bytes.size());
@@ -187,7 +188,7 @@ class PrefillBatch {
     std::vector<double> q;
     for (size_t i = 0; i < static_cast<size_t>(run.rows) * QWidth(); ++i) {
       q.push_back(
-          static_cast<double>(WidenBf16(q_[static_cast<size_t>(run.first_row) * QWidth() + i])));
+          static_cast<double>(Bf16ToF32(q_[static_cast<size_t>(run.first_row) * QWidth() + i])));
     }
     const auto k = slice(s.k, shape_.key_dim, false);
     const auto want = kernels::ref::Attention(q, k, slice(s.v, shape_.value_dim, false), shape);
@@ -229,9 +230,9 @@ class PrefillBatch {
                             (second ? pool_.FirstBytes() : 0)) /
                                2 +
                            (int64_t{head} * kPageRows + row % kPageRows) * dim + i;
-        const uint16_t bits = RoundBf16(Draw());
+        const uint16_t bits = F32ToBf16(Draw());
         memory_[static_cast<size_t>(at)] = bits;
-        values->push_back(static_cast<double>(WidenBf16(bits)));
+        values->push_back(static_cast<double>(Bf16ToF32(bits)));
       }
     }
   }
