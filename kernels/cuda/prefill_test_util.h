@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "common/half.h"
+#include "kernels/cuda/fp8_test_rows.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/ref/ref.h"
@@ -33,6 +34,7 @@ struct TestShape {
   int q_heads = 1;
   int kv_heads = 1;
   bool latent = false;  // the pool holds latents, the value, and rotated keys
+  bool fp8 = false;     // in rows of kernels/fp8_row.h
 };
 
 struct TestResult {
@@ -49,6 +51,7 @@ class PrefillBatch {
     pool_.kv_heads = shape.kv_heads;
     pool_.first_dim = shape.latent ? shape.value_dim : shape.key_dim;
     pool_.second_dim = shape.latent ? shape.key_dim - shape.value_dim : shape.value_dim;
+    pool_.fp8 = shape.fp8;
     pool_.page_stride_bytes = 2 * pool_.SegmentBytes();
     memory_.assign(static_cast<size_t>(pages * pool_.page_stride_bytes / 2), 0xFFFF);
     free_.resize(static_cast<size_t>(pages));
@@ -71,6 +74,10 @@ class PrefillBatch {
     tables_.insert(tables_.end(), s.table.begin(), s.table.end());
     tables_.insert(tables_.end(), 3, 0x3FFFFFFF);
     for (int32_t row = 0; row < keys; ++row) {
+      if (shape_.fp8) {
+        StoreFp8(row, &s);
+        continue;
+      }
       StoreRow(s, row, false, &s.k);
       if (shape_.latent) s.v.insert(s.v.end(), s.k.end() - shape_.value_dim, s.k.end());
       StoreRow(s, row, true, shape_.latent ? &s.k : &s.v);
@@ -221,6 +228,17 @@ class PrefillBatch {
   const TestShape& shape() const { return shape_; }
 
  private:
+  void StoreFp8(int32_t row, TestSequence* s) {
+    const int64_t page = s->table[static_cast<size_t>(row / kPageRows)];
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(memory_.data()) + page * pool_.page_stride_bytes +
+                     pool_.SegmentBytes() + row % kPageRows * kernels::kFp8RowBytes;
+    FillFp8Row(random_, bytes);
+    for (int i = 0; i < shape_.key_dim; ++i) {
+      const auto x = static_cast<double>(Fp8RowAt(bytes, i));
+      s->k.push_back(x);
+      if (i < shape_.value_dim) s->v.push_back(x);
+    }
+  }
   void StoreRow(const TestSequence& s, int32_t row, bool second, std::vector<double>* values) {
     const int dim = second ? pool_.second_dim : pool_.first_dim;
     const int64_t page = s.table[static_cast<size_t>(row / kPageRows)];

@@ -146,6 +146,9 @@ REPRISE_DEVICE uint32_t PackBf16(float low, float high) {
 struct alignas(16) Words {
   uint32_t w[4];
 };
+struct alignas(8) TwoWords {
+  uint32_t w[2];
+};
 REPRISE_DEVICE Words Load16(const void* from) { return *static_cast<const Words*>(from); }
 REPRISE_DEVICE void Store16(void* to, const Words& words) { *static_cast<Words*>(to) = words; }
 #if defined(__CUDACC__)
