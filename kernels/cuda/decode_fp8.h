@@ -1,11 +1,11 @@
-// Decoding latents in fp8 rows (kernels/fp8_row.h) for at most 32 query heads: decode.cu's transposed
-// products, with the widening to bf16 between memory and the tensor cores.
+// Decoding latents in fp8 rows (kernels/fp8_row.h) for at most 32 query heads: decode.cu's
+// transposed products, with the widening to bf16 between memory and the tensor cores.
 //
 // A block has two warpgroups. Warps 4 to 7, the scorers, take 16 rows of a tile each, as 10,496
 // bytes that one copy brings. A thread's codes become exactly its fragment of the scores' product:
 // the tile's columns go into the product in an order (PlaceOfUnit) in which a warp's loads of codes
-// and stores of values meet no bank twice, the query's columns in the same one. What was widened goes
-// from registers into the product and, swizzled, into shared memory for the values' product.
+// and stores of values meet no bank twice, the query's columns in the same one. What was widened
+// goes from registers into the product and, swizzled, into shared memory for the values' product.
 // Softmax follows, in decode.cu's order. Warps 0 to 3, the summers, add the values' products up and
 // walk the tree (decode_nodes.h), one tile behind: two tiles' values are there at a time.
 //
@@ -14,7 +14,8 @@
 // (three for each of 32,768 values: half a conversion, half an unpacking's pair, a product, half a
 // rounding and its share of what unpacks), 128 loads and stores, softmax and addresses. Shared
 // memory moves 250 KB, 1,950 cycles: the copy 42, codes 42, values stored 66 and read by the tensor
-// cores 66, operands of 16 heads 35. A fragment from registers saves the 74 KB that keys would take.
+// cores 66, operands of 16 heads 35. A fragment from registers saves the 74 KB that keys would
+// take.
 #ifndef REPRISE_KERNELS_CUDA_DECODE_FP8_H_
 #define REPRISE_KERNELS_CUDA_DECODE_FP8_H_
 
@@ -35,7 +36,7 @@ struct Fp8Shape {
   static constexpr int kStages = 2;  // of widened values, with what goes with them
 
   // ---- shared memory ----
-  static constexpr int kChunkBytes = 8192;                      // 64 keys of 64 values, swizzled
+  static constexpr int kChunkBytes = 8192;  // 64 keys of 64 values, swizzled
   static constexpr int kValueBytes = kValueChunks * kChunkBytes;
   static constexpr int kQueryChunkBytes = kN * 128;
   static constexpr int kQuery = kStages * kValueBytes;
@@ -52,10 +53,9 @@ struct Fp8Shape {
   static constexpr int kPieceBytes = 16 * kernels::kFp8RowBytes;
   static constexpr int kBarriersMax = 16;
   static constexpr int kSharedMax = 232448;
-  static constexpr int kPieceCount =
-      (kSharedMax - kBarriersMax * 8 - kPieces) / kPieceBytes < 8
-          ? (kSharedMax - kBarriersMax * 8 - kPieces) / kPieceBytes
-          : 8;
+  static constexpr int kPieceCount = (kSharedMax - kBarriersMax * 8 - kPieces) / kPieceBytes < 8
+                                         ? (kSharedMax - kBarriersMax * 8 - kPieces) / kPieceBytes
+                                         : 8;
   static_assert(kPieceCount >= 4);
   static constexpr int kBarriers = kPieces + kPieceCount * kPieceBytes;
   static constexpr int kBytes = kBarriers + kBarriersMax * 8;
@@ -212,7 +212,8 @@ struct Fp8Scorer {
     }
     REPRISE_UNROLL
     for (int step = 0; step < 4; ++step) {
-      const auto at = static_cast<uint32_t>(place.row * 128 + 16 * UnitOf(step, false) + 8 * Half());
+      const auto at =
+          static_cast<uint32_t>(place.row * 128 + 16 * UnitOf(step, false) + 8 * Half());
       REPRISE_UNROLL
       for (int r = 0; r < 2; ++r) {
         float x[4];
@@ -276,6 +277,8 @@ struct Fp8Scorer {
     SyncWarp();  // the piece is read
     if (Lane() == 0) LoadPiece();
     WaitMatrix<0>();
+    Pin(a[0]);
+    Pin(a[1]);
     Pin(s);
   }
 
@@ -390,8 +393,7 @@ struct Fp8Summer : DecodeNodes<Shape> {
   REPRISE_DEVICE void AddValues(uint32_t stage, bool first, Node& node) const {
     REPRISE_UNROLL
     for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
-    const uint64_t values =
-        DescriptorOf({.address = Opaque(SharedAddress(room.Values(stage)))});
+    const uint64_t values = DescriptorOf({.address = Opaque(SharedAddress(room.Values(stage)))});
     const uint64_t probabilities =
         DescriptorOf({.address = Opaque(SharedAddress(room.Probabilities(stage)))});
     FenceMatrix();
@@ -452,7 +454,8 @@ struct Fp8Summer : DecodeNodes<Shape> {
   REPRISE_DEVICE void Run(const DecodeRun& run) {
     const int keys = args.keys[run.unit];
     const auto leaf_of = [&](int leaf, Node& node) { Leaf(leaf * kTilesPerLeaf, keys, node); };
-    this->Tree(run, [] {}, leaf_of, [] { SyncNamed(kSummersBarrier, kNodeThreads); });
+    this->Tree(
+        run, [] {}, leaf_of, [] { SyncNamed(kSummersBarrier, kNodeThreads); });
   }
 };
 

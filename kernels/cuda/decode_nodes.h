@@ -1,6 +1,6 @@
-// The tree over leaves as a warpgroup of 128 threads walks it: which tiles a worker reads, the nodes
-// that wait for their sibling, the joins within a run, the result. What the kernels of decode.cu and
-// decode_fp8.cu share, so that a node is the same for both.
+// The tree over leaves as a warpgroup of 128 threads walks it: which tiles a worker reads, the
+// nodes that wait for their sibling, the joins within a run, the result. What the kernels of
+// decode.cu and decode_fp8.cu share, so that a node is the same for both.
 #ifndef REPRISE_KERNELS_CUDA_DECODE_NODES_H_
 #define REPRISE_KERNELS_CUDA_DECODE_NODES_H_
 
@@ -135,8 +135,8 @@ struct DecodeNodes {
     }
   }
 
-  // `begin()` goes before a run that sees keys, `leaf_of(leaf, node)` computes a leaf; `sync()` is a
-  // barrier of the 128 threads.
+  // `begin()` goes before a run that sees keys, `leaf_of(leaf, node)` computes a leaf; `sync()` is
+  // a barrier of the 128 threads.
   template <class Begin, class LeafOf, class Sync>
   REPRISE_DEVICE void Tree(const DecodeRun& run, Begin begin, LeafOf leaf_of, Sync sync) const {
     Node node;

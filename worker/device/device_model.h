@@ -49,9 +49,12 @@ class DeviceModel {
 
   // Queues the step. Of every row, or of the last of each item that wants output.
   Status Forward(std::span<const StepItem> items, bool all_outputs);
-  // The rows that layer `layer` of the step put into the pool, [rows, first part | second part] in
-  // bf16, once they are on the host: parts are [heads * elements] each.
-  Status AwaitRows(uint32_t layer, const uint16_t** first, const uint16_t** second);
+  // The rows that layer `layer` of the step put into the pool, once they are on the host. In bf16
+  // two parts, [rows, heads * elements] each; in fp8 one, [rows, kFp8RowBytes], and no second.
+  Status AwaitRows(uint32_t layer, const uint8_t** first, const uint8_t** second);
+  // Of one row in a layer.
+  int64_t first_row_bytes() const;
+  int64_t second_row_bytes() const;
   // Where they belong, by row.
   const std::vector<cuda::KvSlot>& slots() const { return step_.host_slots(); }
   // Waits for logits, [outputs, vocab] f32.
@@ -65,6 +68,8 @@ class DeviceModel {
   // `rows` rows over `keys` keys.
   static int64_t ScratchBytes(const ModelConfig& config, const DeviceKernels& kernels, int64_t rows,
                               int64_t keys);
+  // Of a page in all layers.
+  static int64_t PageBytes(const ModelConfig& config, bool fp8);
 
  private:
   // Device memory by what it holds; grows.
@@ -106,6 +111,7 @@ class DeviceModel {
   Status Norm(const float* x, const cuda::Buffer& weight, int64_t rows);  // to normed_
   Status Layer(int64_t index);
   Status SendRows(int64_t layer);
+  Status ReadNewRows(int64_t layer, uint8_t* first, uint8_t* second);
   Status ProjectHeads(const DeviceLayer& layer, const cuda::KvPool& pool);
   Status ProjectLatents(const DeviceLayer& layer, const cuda::KvPool& pool);
   Status AttendHeads(int64_t index, const cuda::KvPool& pool);

@@ -9,8 +9,8 @@
 
 namespace reprise::cuda {
 
-// The values of four e4m3 codes, the lowest byte's first; exact. Two instructions convert, four more
-// take the halves apart.
+// The values of four e4m3 codes, the lowest byte's first; exact. Two instructions convert, four
+// more take the halves apart.
 #if defined(__CUDACC__)
 #if __CUDA_ARCH__ >= 890 || !defined(__CUDA_ARCH__)
 REPRISE_DEVICE void WidenE4m3(uint32_t codes, float (&values)[4]) {
