@@ -138,8 +138,10 @@ class Batch {
     const int64_t rows = std::min(kPagesAtOnce, layer->pages) * cuda::kPageRows;
     const cuda::Buffer latents = harness_.RandomBf16(static_cast<size_t>(rows * dims_.first), 3);
     const cuda::Buffer rotated = harness_.RandomBf16(static_cast<size_t>(rows * dims_.second), 5);
-    std::vector<cuda::KvSlot> slots;
-    for (int32_t r = 0; r < rows; ++r) slots.push_back({r / cuda::kPageRows, r % cuda::kPageRows});
+    std::vector<cuda::KvSlot> slots(static_cast<size_t>(rows));
+    for (int32_t r = 0; r < rows; ++r) {
+      slots[static_cast<size_t>(r)] = {r / cuda::kPageRows, r % cuda::kPageRows};
+    }
     const cuda::Buffer device_slots = harness_.Upload(slots);
     for (int64_t page = 0; page < layer->pages; page += kPagesAtOnce) {
       cuda::KvPool part = *layer;
@@ -156,7 +158,9 @@ class Batch {
     }
     harness_.Check(cuda::Synchronize(nullptr), "storing rows");
   }
-  size_t QRow() const { return static_cast<size_t>(dims_.q_heads * dims_.key_dim()); }
+  size_t QRow() const {
+    return static_cast<size_t>(dims_.q_heads) * static_cast<size_t>(dims_.key_dim());
+  }
   size_t OutBytes() const {
     return keys_.size() * static_cast<size_t>(dims_.q_heads * dims_.value_dim()) * 2;
   }

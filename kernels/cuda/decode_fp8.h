@@ -9,13 +9,13 @@
 // Softmax follows, in decode.cu's order. Warps 0 to 3, the summers, add the values' products up and
 // walk the tree (decode_nodes.h), one tile behind: two tiles' values are there at a time.
 //
-// For a tile of 64 keys memory needs 2,260 cycles at 4.3 TB/s (41,984 bytes a processor). The
-// scorers issue some 1,100 instructions on each of the processor's four schedulers: 768 to widen
-// (three for each of 32,768 values: half a conversion, half an unpacking's pair, a product, half a
-// rounding and its share of what unpacks), 128 loads and stores, softmax and addresses. Shared
+// For a tile of 64 keys memory needs 2,260 cycles at 4.3 TB/s (41,984 bytes a processor). Four
+// values take 12 instructions: two conversions of pairs to f16, four to f32, four products with the
+// scale, two roundings of pairs to bf16. For 32,768 values these are 768 cycles of the four
+// schedulers; with loads, stores, addresses and softmax the scorers issue for some 1,100. Shared
 // memory moves 250 KB, 1,950 cycles: the copy 42, codes 42, values stored 66 and read by the tensor
-// cores 66, operands of 16 heads 35. A fragment from registers saves the 74 KB that keys would
-// take.
+// cores 66, operands of 16 heads 35. The keys' fragments from registers save the 74 KB that the
+// scores' product would read.
 #ifndef REPRISE_KERNELS_CUDA_DECODE_FP8_H_
 #define REPRISE_KERNELS_CUDA_DECODE_FP8_H_
 
