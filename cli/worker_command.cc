@@ -36,7 +36,8 @@ void DeclareKv(FlagSet& flags, worker::WorkerOptions& o) {
                  "the running set takes turns in so many parts, one a step; with room to swap to, "
                  "together they may exceed the pool");
   flags.AddRange("block-tokens", &o.block_tokens, 1, 1024, "tokens per KV block");
-  flags.Add("kv-dtype", &o.kv_dtype, "KV element type: auto, f32, bf16, f16");
+  flags.Add("kv-dtype", &o.kv_dtype,
+            "KV element type: auto, f32, bf16, f16; fp8 (latents of 512 + 64, on a device)");
   flags.Add("devices", &o.devices, "network devices of the KV stream");
   flags.Add("shared-memory", &o.shared_memory, "use shared memory to peers on this machine");
   flags.Add("layer-streaming", &o.publish_layers, "serve each layer as it is computed");

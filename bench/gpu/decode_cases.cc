@@ -8,6 +8,7 @@
 
 #include "bench/gpu/harness.h"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/kv_rows.h"
 
 namespace reprise::bench::gpu {
 namespace {
@@ -18,9 +19,12 @@ struct Dims {
   int second;
   int q_heads;
   int kv_heads;
+  bool fp8 = false;  // rows of kernels/fp8_row.h
   int key_dim() const { return latent ? first + second : first; }
   int value_dim() const { return latent ? first : second; }
-  int64_t token_bytes() const { return int64_t{2} * kv_heads * (first + second); }
+  int64_t token_bytes() const {
+    return fp8 ? kernels::kFp8RowBytes : int64_t{2} * kv_heads * (first + second);
+  }
 };
 
 // A batch in device memory, decoded again and again.
@@ -42,21 +46,19 @@ class Batch {
         table[r * static_cast<size_t>(pages_each_) + static_cast<size_t>(i)] = order[next++];
       }
     }
-    pool_ = harness.RandomBf16(
-        static_cast<size_t>(pages * cuda::kPageRows * dims.token_bytes() / 2), 3);
     q_ = harness.RandomBf16(keys.size() * QRow(), 4);
     table_ = harness.Upload(table);
     device_keys_ = harness.Upload(keys);
     out_ = harness.Memory(OutBytes());
     lse_ = harness.Memory(keys.size() * static_cast<size_t>(dims.q_heads) * 4);
     cuda::KvPool layer;
-    layer.layer_base = pool_.data();
     layer.pages = pages;
     layer.page_stride_bytes = cuda::kPageRows * dims.token_bytes();
     layer.kv_heads = dims.kv_heads;
     layer.first_dim = dims.first;
     layer.second_dim = dims.second;
-    harness.Check(cuda::MakeKvMaps(layer, &args_.maps), "tensor map");
+    layer.fp8 = dims.fp8;
+    FillPool(&layer);
     args_.latent = dims.latent;
     args_.first_dim = dims.first;
     args_.second_dim = dims.second;
@@ -118,7 +120,47 @@ class Batch {
   }
 
  private:
-  size_t QRow() const { return static_cast<size_t>(dims_.q_heads * dims_.key_dim()); }
+  void FillPool(cuda::KvPool* layer) {
+    const auto bytes = static_cast<size_t>(layer->pages * layer->page_stride_bytes);
+    if (!dims_.fp8) {
+      pool_ = harness_.RandomBf16(bytes / 2, 3);
+      layer->layer_base = pool_.data();
+      harness_.Check(cuda::MakeKvMaps(*layer, &args_.maps), "tensor map");
+      return;
+    }
+    pool_ = harness_.Memory(bytes);
+    layer->layer_base = pool_.data();
+    args_.fp8 = true;
+    args_.fp8_rows = pool_.data();
+    args_.fp8_page_stride_bytes = layer->page_stride_bytes;
+    // The same latents again and again: their values change no time.
+    constexpr int64_t kPagesAtOnce = 64;
+    const int64_t rows = std::min(kPagesAtOnce, layer->pages) * cuda::kPageRows;
+    const cuda::Buffer latents = harness_.RandomBf16(static_cast<size_t>(rows * dims_.first), 3);
+    const cuda::Buffer rotated = harness_.RandomBf16(static_cast<size_t>(rows * dims_.second), 5);
+    std::vector<cuda::KvSlot> slots(static_cast<size_t>(rows));
+    for (int32_t r = 0; r < rows; ++r) {
+      slots[static_cast<size_t>(r)] = {r / cuda::kPageRows, r % cuda::kPageRows};
+    }
+    const cuda::Buffer device_slots = harness_.Upload(slots);
+    for (int64_t page = 0; page < layer->pages; page += kPagesAtOnce) {
+      cuda::KvPool part = *layer;
+      part.layer_base = pool_.as<uint8_t>() + page * layer->page_stride_bytes;
+      const int64_t count = std::min(rows, (layer->pages - page) * cuda::kPageRows);
+      harness_.Check(
+          cuda::StoreRows({.first = {{latents.data(), dims_.first, true}, 0, 1, dims_.first},
+                           .second = {{rotated.data(), dims_.second, true}, 0, 1, dims_.second},
+                           .pool = part,
+                           .slots = device_slots.as<cuda::KvSlot>(),
+                           .rows = count},
+                          nullptr),
+          "storing rows");
+    }
+    harness_.Check(cuda::Synchronize(nullptr), "storing rows");
+  }
+  size_t QRow() const {
+    return static_cast<size_t>(dims_.q_heads) * static_cast<size_t>(dims_.key_dim());
+  }
   size_t OutBytes() const {
     return keys_.size() * static_cast<size_t>(dims_.q_heads * dims_.value_dim()) * 2;
   }
@@ -157,7 +199,8 @@ struct Case {
   const char* peer;
 };
 
-void Measure(Harness& harness, const Case& c) {
+// Seconds.
+double Measure(Harness& harness, const Case& c) {
   const size_t batch = harness.tiny() ? std::min<size_t>(c.batch, 2) : c.batch;
   const int32_t keys = harness.tiny() ? 400 : c.keys;
   Batch data(harness, c.dims, c.varied ? Varied(batch, keys) : Equal(batch, keys));
@@ -179,6 +222,19 @@ void Measure(Harness& harness, const Case& c) {
     harness.Add({c.name, shape, data.Bytes() / seconds / 1e12, "TB/s", false,
                  harness.CopyBytesPerSecond() / 1e12, c.least, c.aim, c.peer});
   }
+  return seconds;
+}
+
+// How many tokens a second over fp8 rows for one over bf16 rows.
+void CompareRows(Harness& harness) {
+  const Dims bf16 = {true, 512, 64, 16, 1};
+  const Dims fp8 = {true, 512, 64, 16, 1, true};
+  const Case wide = {"mla decode", bf16, 128, 32768, false, 3.4, 3.9, Asked::kBandwidth, ""};
+  const Case narrow = {"mla fp8 decode", fp8, 128, 32768, false, 2.8, 3.6, Asked::kBandwidth, ""};
+  const double ratio = Measure(harness, wide) / Measure(harness, narrow);
+  harness.Add({"mla fp8/bf16", "tokens, batch 128 at 32768", ratio, "x", false,
+               static_cast<double>(bf16.token_bytes()) / static_cast<double>(fp8.token_bytes()),
+               1.4, 1.6, ""});
 }
 
 }  // namespace
@@ -189,7 +245,6 @@ void DecodeCases(Harness& harness) {
   const Dims grouped = {false, 128, 128, 32, 8};
   const Case cases[] = {
       {"mla decode", lite, 128, 8192, false, 3.4, 3.9, Asked::kBandwidth, ""},
-      {"mla decode", lite, 128, 32768, false, 3.4, 3.9, Asked::kBandwidth, ""},
       {"mla decode", lite, 128, 8192, true, 0, 0, Asked::kBandwidth, ""},
       {"mla decode", lite, 1, 32768, false, 20, 16, Asked::kLatency, ""},
       {"mla decode", lite, 1, 4096, false, 12, 8, Asked::kLatency, ""},
@@ -198,6 +253,7 @@ void DecodeCases(Harness& harness) {
       {"gqa decode", grouped, 1, 8192, false, 0, 0, Asked::kLatency, "gqa_decode_1"},
   };
   for (const Case& c : cases) Measure(harness, c);
+  CompareRows(harness);
 }
 
 }  // namespace reprise::bench::gpu

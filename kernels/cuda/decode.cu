@@ -8,6 +8,8 @@
 // them, some 4,000 cycles each, and needs about 1,100 of the tensor cores (68 products of 64 x 16 x
 // 16, bound by reading the 2 KB operand) and as much again for softmax and barriers.
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_fp8.h"
+#include "kernels/cuda/decode_nodes.h"
 #include "kernels/cuda/decode_tile.h"
 #include "kernels/cuda/decode_wide.h"
 #include "kernels/cuda/device/copy.h"
@@ -16,50 +18,16 @@
 namespace reprise::cuda {
 namespace {
 
-constexpr uint32_t kThreads = 128;
-constexpr int kTilesPerLeaf = kStepLeaf / kPageRows;
-
-// Which tile comes next, across the runs of a worker.
-struct Cursor {
-  int run;
-  int end_run;
-  int tile;      // of the unit
-  int end_tile;  // of the run
-  REPRISE_DEVICE bool ended() const { return run == end_run; }
-  // To the first tile of the first run from `run` on that has one.
-  REPRISE_DEVICE void Enter(const DecodeArgs& args) {
-    for (; run < end_run; ++run) {
-      const DecodeRun& r = args.plan.runs[run];
-      const int keys = args.keys[r.unit / args.kv_heads];
-      tile = r.first_leaf * kTilesPerLeaf;
-      const int all = (keys + kPageRows - 1) / kPageRows;
-      end_tile = r.end_leaf * kTilesPerLeaf < all ? r.end_leaf * kTilesPerLeaf : all;
-      if (tile < end_tile) return;
-    }
-  }
-  REPRISE_DEVICE void Next(const DecodeArgs& args) {
-    if (++tile < end_tile) return;
-    ++run;
-    Enter(args);
-  }
-};
+constexpr uint32_t kThreads = kNodeThreads;
 
 template <class Shape>
-struct Worker {
-  static constexpr int kN = Shape::kN;
-  static constexpr int kColumns = kN / 4;  // of a thread
+struct Worker : DecodeNodes<Shape> {
+  using Base = DecodeNodes<Shape>;
+  using Base::args, Base::Column, Base::kColumns, Base::kN, Base::place, Base::shared;
+  using Node = typename Base::Node;
 
-  // A node of the tree: what a thread has of it.
-  struct Node {
-    float o[Shape::kValueChunks][kN / 2];
-    float lse2[kColumns];
-  };
-
-  const DecodeArgs& args;
-  uint8_t* shared;
-  FragmentPlace place;
-  Cursor ahead;     // what thread 0 loads next
-  uint32_t loaded;  // tiles
+  TileCursor ahead;  // what thread 0 loads next
+  uint32_t loaded;   // tiles
   uint32_t used;
 
   REPRISE_DEVICE Mbarrier* Full(uint32_t stage) const {
@@ -69,7 +37,6 @@ struct Worker {
     return shared + stage * static_cast<uint32_t>(Shape::kTileBytes);
   }
   REPRISE_DEVICE float* Stats() const { return reinterpret_cast<float*>(shared + Shape::kStats); }
-  REPRISE_DEVICE int Column(int u) const { return 8 * (u / 2) + place.col + u % 2; }
 
   // ---- copies; thread 0 ----
 
@@ -245,84 +212,7 @@ struct Worker {
     SyncBlock();  // the sums are read
   }
 
-  // ---- nodes that wait for their sibling: O in global memory, each thread its own part ----
-
-  REPRISE_DEVICE float* KeptLse(int i) const {
-    return reinterpret_cast<float*>(shared + Shape::kKeptLse) + i * kN;
-  }
-  REPRISE_DEVICE int32_t* KeptNode(int i) const {  // first leaf, level
-    return reinterpret_cast<int32_t*>(shared + Shape::kKeptNodes) + 2 * i;
-  }
-  REPRISE_DEVICE float* KeptO(const DecodeRun& run, int i) const {
-    return args.plan.node_out + static_cast<int64_t>(run.slot + i) * Shape::kNodeFloats +
-           ThreadX() * 4;
-  }
-
-  REPRISE_DEVICE void Keep(const DecodeRun& run, int i, const Node& node) const {
-    float* to = KeptO(run, i);
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) {
-      to = Opaque(to);
-      REPRISE_UNROLL
-      for (int j = 0; j < kN / 8; ++j) {
-        const float* o = node.o[v] + 4 * j;
-        Store16(to + (v * (kN / 8) + j) * kThreads * 4,
-                {{BitsOf(o[0]), BitsOf(o[1]), BitsOf(o[2]), BitsOf(o[3])}});
-      }
-    }
-    // Threads with the same columns write the same, and each reads what it wrote.
-    REPRISE_UNROLL
-    for (int u = 0; u < kColumns; ++u) KeptLse(i)[Column(u)] = node.lse2[u];
-  }
-
-  // node = kept i joined with node.
-  REPRISE_DEVICE void JoinKept(const DecodeRun& run, int i, Node& node) const {
-    const float* from = KeptO(run, i);
-    MergeWeights w[kColumns];
-    REPRISE_UNROLL
-    for (int u = 0; u < kColumns; ++u) {
-      w[u] = WeightsOf(KeptLse(i)[Column(u)], node.lse2[u]);
-      node.lse2[u] = w[u].lse2;
-    }
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) {
-      from = Opaque(from);  // or all of the node is in registers at once
-      REPRISE_UNROLL
-      for (int j = 0; j < kN / 8; ++j) {
-        const Words left = Load16(from + (v * (kN / 8) + j) * kThreads * 4);
-        REPRISE_UNROLL
-        for (int k = 0; k < 4; ++k) {
-          float& o = node.o[v][4 * j + k];
-          o = Merged(w[2 * j + k % 2], FloatOf(left.w[k]), o);
-        }
-      }
-    }
-  }
-
   // ---- a run ----
-
-  REPRISE_DEVICE void WriteResult(const DecodeRun& run, const Node& node) const {
-    const int group = args.q_heads / args.kv_heads;
-    const int first_head = run.unit % args.kv_heads * group;
-    const int64_t row = run.unit / args.kv_heads;
-    REPRISE_UNROLL
-    for (int u = 0; u < kColumns; ++u) {
-      if (Column(u) >= group) continue;
-      const int head = first_head + Column(u);
-      uint16_t* out = Opaque(args.out + row * args.out_row_stride +
-                             static_cast<int64_t>(head) * Shape::kValueDim + place.row);
-      REPRISE_UNROLL
-      for (int v = 0; v < Shape::kValueChunks; ++v) {
-        REPRISE_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          out[64 * v + 8 * half] = ToBf16(node.o[v][u / 2 * 4 + u % 2 + 2 * half]).bits;
-        }
-      }
-      if (args.lse != nullptr && place.row == 0) {
-        args.lse[row * args.q_heads + head] = node.lse2[u] * kLn2;
-      }
-    }
-  }
 
   REPRISE_DEVICE void Leaf(int first_tile, int keys, Node& node) {
     float top[kColumns];
@@ -342,48 +232,13 @@ struct Worker {
 
   REPRISE_DEVICE void Run(const DecodeRun& run) {
     const int keys = args.keys[run.unit / args.kv_heads];
-    Node node;
-    if (run.leaves == 0) {
-      REPRISE_UNROLL
-      for (int v = 0; v < Shape::kValueChunks; ++v) {
-        REPRISE_UNROLL
-        for (int i = 0; i < kN / 2; ++i) node.o[v][i] = 0;
-      }
-      REPRISE_UNROLL
-      for (int u = 0; u < kColumns; ++u) node.lse2[u] = -Infinity();
-      return WriteResult(run, node);
-    }
-    LoadQuery(run.unit);
-    FenceAsync();
-    SyncBlock();
-    int kept = 0;
-    int32_t level = 0;
-    for (int leaf = run.first_leaf; leaf < run.end_leaf; ++leaf) {
-      Leaf(leaf * kTilesPerLeaf, keys, node);
-      level = JoinsAfter(leaf, run.first_leaf);
-      for (int i = 0; i < level; ++i) JoinKept(run, --kept, node);
-      if (leaf + 1 == run.end_leaf) break;
-      SyncBlock();  // the place may be one that others still read
-      Keep(run, kept, node);
-      KeptNode(kept)[0] = leaf >> level;
-      ++kept;
-    }
-    // Nothing follows the unit's last leaf: its node is what its parent would be.
-    if (run.end_leaf == run.leaves) {
-      while (kept > 0 && KeptNode(kept - 1)[0] % 2 == 0) JoinKept(run, --kept, node);
-    }
-    if (run.whole != 0) {
-      WriteResult(run, node);
-    } else {
+    const auto load_query = [&] {
+      LoadQuery(run.unit);
+      FenceAsync();
       SyncBlock();
-      Keep(run, kept++, node);
-      SyncBlock();
-      for (int i = static_cast<int>(ThreadX()); i < kept * kN; i += kThreads) {
-        args.plan.node_lse2[static_cast<int64_t>(run.slot + i / kN) * kDecodeGroupMax + i % kN] =
-            KeptLse(i / kN)[i % kN];
-      }
-    }
-    SyncBlock();  // query and kept nodes may be overwritten
+    };
+    const auto leaf_of = [&](int leaf, Node& node) { Leaf(leaf * kTilesPerLeaf, keys, node); };
+    this->Tree(run, load_query, leaf_of, [] { SyncBlock(); });
   }
 };
 
@@ -391,7 +246,7 @@ template <class Shape>
 REPRISE_KERNEL(kThreads, 1)
 DecodeKernel(REPRISE_PARAMETER DecodeArgs args) {
   const int worker = static_cast<int>(BlockX());
-  Worker<Shape> self{args, Shared(), FragmentPlace::Of(ThreadX()), {}, 0, 0};
+  Worker<Shape> self{{args, Shared(), FragmentPlace::Of(ThreadX())}, {}, 0, 0};
   const int first = args.plan.run_begin[worker];
   const int end = args.plan.run_begin[worker + 1];
   if (ThreadX() == 0) {
@@ -463,17 +318,31 @@ JoinKernel(REPRISE_PARAMETER DecodeArgs args) {
 }
 
 template <class Shape>
-int LaunchDecode(const DecodeArgs& args, Stream stream) {
-  int e = Launch({.blocks = {static_cast<uint32_t>(args.plan.workers), 1, 1},
-                  .threads = {kThreads, 1, 1},
-                  .shared_bytes = Shape::kBytes},
-                 stream, DecodeKernel<Shape>, args);
-  if (e != 0 || args.plan.join_count == 0) return e;
+int LaunchJoins(const DecodeArgs& args, Stream stream) {
+  if (args.plan.join_count == 0) return 0;
   return Launch(
       {.blocks = {Shape::kNodeFloats / kJoinLanes, static_cast<uint32_t>(args.plan.join_count), 1},
        .threads = {kJoinLanes * kJoinWarps, 1, 1},
        .shared_bytes = static_cast<size_t>(args.plan.nodes_max) * (32 + Shape::kN) * 4},
       stream, JoinKernel<Shape>, args);
+}
+
+template <class Shape>
+int LaunchDecode(const DecodeArgs& args, Stream stream) {
+  const int e = Launch({.blocks = {static_cast<uint32_t>(args.plan.workers), 1, 1},
+                        .threads = {kThreads, 1, 1},
+                        .shared_bytes = Shape::kBytes},
+                       stream, DecodeKernel<Shape>, args);
+  return e != 0 ? e : LaunchJoins<Shape>(args, stream);
+}
+
+template <class Shape>
+int LaunchFp8(const DecodeArgs& args, Stream stream) {
+  const int e = Launch({.blocks = {static_cast<uint32_t>(args.plan.workers), 1, 1},
+                        .threads = {2 * kThreads, 1, 1},
+                        .shared_bytes = Shape::kBytes},
+                       stream, Fp8DecodeKernel<Shape>, args);
+  return e != 0 ? e : LaunchJoins<Shape>(args, stream);
 }
 
 // A kernel's shape is chosen by dims and heads; bits do not depend on the stages.
@@ -491,13 +360,16 @@ Chosen Choose() {
   return {LaunchDecode<Shape>, kSharedPerProcessor / (Shape::kBytes + kSharedReserved),
           Shape::kNodeFloats};
 }
+template <class Shape>
+Chosen ChooseFp8() {
+  return {LaunchFp8<Shape>, 1, Shape::kNodeFloats};
+}
 
 template <int kN>
 Chosen ChooseDims(const DecodeArgs& a) {
   if (a.latent) {
-    if (a.first_dim == 512 && a.second_dim == 64)
-      return Choose<DecodeShape<kN, 512, 64, true, 1>>();
-    return {};
+    if (a.first_dim != 512 || a.second_dim != 64) return {};
+    return a.fp8 ? ChooseFp8<Fp8Shape<kN>>() : Choose<DecodeShape<kN, 512, 64, true, 1>>();
   }
   if (a.first_dim == 128 && a.second_dim == 128) {
     return Choose<DecodeShape<kN, 128, 128, false, 3>>();
@@ -508,6 +380,7 @@ Chosen ChooseDims(const DecodeArgs& a) {
 
 Chosen ChooseShape(const DecodeArgs& a) {
   if (a.kv_heads < 1 || a.q_heads % a.kv_heads != 0) return {};
+  if (a.fp8 && (!a.latent || a.kv_heads != 1)) return {};
   const int group = a.q_heads / a.kv_heads;
   if (group <= 8) return ChooseDims<8>(a);
   if (group <= 16) return ChooseDims<16>(a);
@@ -516,7 +389,7 @@ Chosen ChooseShape(const DecodeArgs& a) {
 }
 
 bool IsWide(const DecodeArgs& args) {
-  return args.q_heads > kDecodeGroupMax && DecodeWideServes(args);
+  return !args.fp8 && args.q_heads > kDecodeGroupMax && DecodeWideServes(args);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Attention of single query rows over the paged cache (step form, numerics.h): of latents in
 // absorbed form (MLA) and of grouped heads (GQA, MQA). At most 32 query heads a key head: bound by
 // memory, every key is read once for all queries that share it. Latents with more heads, up to 128:
-// decode_wide.h.
+// decode_wide.h. Latents may be in fp8 for at most 32 heads (decode_fp8.h).
 //
 // Owner: the caller owns all memory, device pointers unless said. Threads: any; queued on the
 // stream. Compute capability 9.0.
@@ -56,6 +56,10 @@ struct DecodeArgs {
   uint16_t* out = nullptr;        // bf16 [rows, q_heads, value dim]; no key: 0
   int64_t out_row_stride = 0;     // elements
   float* lse = nullptr;           // [rows, q_heads] natural log, or null; no key: -inf
+  // Latents in rows of kernels/fp8_row.h instead of the maps': page 0's, aligned to 16.
+  bool fp8 = false;
+  const void* fp8_rows = nullptr;
+  int64_t fp8_page_stride_bytes = 0;
 };
 
 // Whether there is a kernel for these dims and heads.

@@ -8,7 +8,9 @@
 #include <random>
 #include <utility>
 
+#include "common/half.h"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/fp8_test_rows.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/ref/ref.h"
 
@@ -20,6 +22,7 @@ struct DecodeDims {
   int second;
   int q_heads;
   int kv_heads;
+  bool fp8 = false;  // rows of kernels/fp8_row.h
   int key_dim() const { return latent ? first + second : first; }
   int value_dim() const { return latent ? first : second; }
 };
@@ -40,7 +43,7 @@ class DecodeBatch {
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random_);
     segment_ = static_cast<size_t>(dims.kv_heads) * kPageRows *
-               static_cast<size_t>(dims.first + dims.second);
+               static_cast<size_t>(dims.fp8 ? kFp8Row : dims.first + dims.second);
     pool_.assign(order.size() * kLayers * segment_, kNan);
     table_.assign(keys_.size() * static_cast<size_t>(pages_each_), 0x7FFFFFF0);
     size_t next = 0;
@@ -87,7 +90,10 @@ class DecodeBatch {
     layer.first_dim = dims_.first;
     layer.second_dim = dims_.second;
     DecodeArgs args;
-    EXPECT_EQ(MakeKvMaps(layer, &args.maps), 0);
+    if (!dims_.fp8) EXPECT_EQ(MakeKvMaps(layer, &args.maps), 0);
+    args.fp8 = dims_.fp8;
+    args.fp8_rows = layer.layer_base;
+    args.fp8_page_stride_bytes = layer.page_stride_bytes;
     const DecodePlan plan = PlanDecode(keys, dims_.kv_heads, workers);
     const Array<uint16_t> device_q(q);
     const Array<int32_t> device_table(table);
@@ -147,7 +153,7 @@ class DecodeBatch {
           ASSERT_NEAR(lse, want.lse[h], 2e-4) << "row " << r;
         }
         for (size_t d = 0; d < value_dim; ++d) {
-          const double got = WidenBf16(result.out[(r * heads + h) * value_dim + d]);
+          const double got = Bf16ToF32(result.out[(r * heads + h) * value_dim + d]);
           // Probabilities and the result are rounded to bf16, 2^-9 each; values are below 1.
           const double w = want.out[h * value_dim + d];
           ASSERT_NEAR(got, w, 0x1p-9 * (1 + std::abs(w)) * 1.1) << "row " << r << " dim " << d;
@@ -165,15 +171,20 @@ class DecodeBatch {
   size_t heads() const { return static_cast<size_t>(dims_.q_heads); }
 
  private:
+  static constexpr int kFp8Row = kernels::kFp8RowBytes / 2;  // in uint16_t
   // Not 1 / sqrt(key dim): a scale the kernel could not have guessed.
   float Scale() const { return 2.5F / std::sqrt(static_cast<float>(dims_.key_dim())); }
   uint16_t RandomValue() {
-    return RoundBf16(std::uniform_real_distribution<float>(-1, 1)(random_));
+    return F32ToBf16(std::uniform_real_distribution<float>(-1, 1)(random_));
   }
   std::vector<uint16_t> Random(size_t count) {
     std::vector<uint16_t> values(count);
     for (uint16_t& v : values) v = RandomValue();
     return values;
+  }
+  size_t Fp8Row(int32_t page, int row) const {
+    return (static_cast<size_t>(page) * kLayers + 1) * segment_ +
+           static_cast<size_t>(row * kFp8Row);
   }
   size_t Element(int32_t page, int part, int head, int row, int i) const {
     const int dim = part == 0 ? dims_.first : dims_.second;
@@ -182,6 +193,10 @@ class DecodeBatch {
     return base + second + static_cast<size_t>((head * kPageRows + row) * dim + i);
   }
   void FillPage(int32_t page, int rows) {
+    for (int row = 0; dims_.fp8 && row < rows; ++row) {
+      FillFp8Row(random_, reinterpret_cast<uint8_t*>(pool_.data() + Fp8Row(page, row)));
+    }
+    if (dims_.fp8) return;
     for (const int part : {0, 1}) {
       for (int h = 0; h < dims_.kv_heads; ++h) {
         for (int row = 0; row < rows; ++row) {
@@ -198,13 +213,17 @@ class DecodeBatch {
     kernels::ref::Vec k;
     kernels::ref::Vec v;
     const size_t q_row = static_cast<size_t>(dims_.q_heads * dims_.key_dim());
-    for (size_t i = 0; i < q_row; ++i) q.push_back(WidenBf16(q_[r * q_row + i]));
+    for (size_t i = 0; i < q_row; ++i) q.push_back(Bf16ToF32(q_[r * q_row + i]));
     for (int key = 0; key < keys; ++key) {
       const int32_t page =
           table_[r * static_cast<size_t>(pages_each_) + static_cast<size_t>(key / kPageRows)];
       for (int h = 0; h < dims_.kv_heads; ++h) {
         const auto at = [&](int part, int i) {
-          return WidenBf16(pool_[Element(page, part, h, key % kPageRows, i)]);
+          if (dims_.fp8) {
+            const uint16_t* row = pool_.data() + Fp8Row(page, key % kPageRows);
+            return Fp8RowAt(reinterpret_cast<const uint8_t*>(row), part * dims_.first + i);
+          }
+          return Bf16ToF32(pool_[Element(page, part, h, key % kPageRows, i)]);
         };
         for (int i = 0; i < dims_.first; ++i) k.push_back(at(0, i));
         for (int i = 0; i < dims_.second; ++i) (dims_.latent ? k : v).push_back(at(1, i));

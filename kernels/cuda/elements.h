@@ -85,9 +85,6 @@ REPRISE_DEVICE void StoreSome(const Eight& x, T* p, int64_t n) {
 struct Four {
   float v[4];
 };
-struct alignas(8) TwoWords {
-  uint32_t w[2];
-};
 REPRISE_DEVICE Four LoadFour(const float* p) {
   const Words words = Load16(p);
   return {{FloatOf(words.w[0]), FloatOf(words.w[1]), FloatOf(words.w[2]), FloatOf(words.w[3])}};

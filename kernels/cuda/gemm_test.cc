@@ -4,14 +4,13 @@
 #include <cstring>
 #include <random>
 
+#include "common/half.h"
 #include "kernels/cuda/test_device.h"
 
 namespace reprise::cuda {
 namespace {
 
 using testing::Array;
-using testing::RoundBf16;
-using testing::WidenBf16;
 
 constexpr int64_t kPad = 8;  // elements behind every row, NaN: nobody may read them
 
@@ -21,7 +20,7 @@ std::vector<uint16_t> RandomRows(int64_t rows, int64_t cols, uint32_t seed) {
   std::vector<uint16_t> values(static_cast<size_t>(rows * (cols + kPad)), 0xFFFF);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) {
-      values[static_cast<size_t>(r * (cols + kPad) + c)] = RoundBf16(uniform(random));
+      values[static_cast<size_t>(r * (cols + kPad) + c)] = F32ToBf16(uniform(random));
     }
   }
   return values;
@@ -51,8 +50,8 @@ struct Problem {
     double sum = 0;
     for (int64_t i = 0; i < k; ++i) {
       sum +=
-          static_cast<double>(WidenBf16(x[static_cast<size_t>((b * m + row) * (k + kPad) + i)])) *
-          WidenBf16(w[static_cast<size_t>((weight_batch * n + col) * (k + kPad) + i)]);
+          static_cast<double>(Bf16ToF32(x[static_cast<size_t>((b * m + row) * (k + kPad) + i)])) *
+          Bf16ToF32(w[static_cast<size_t>((weight_batch * n + col) * (k + kPad) + i)]);
     }
     return sum;
   }
@@ -195,7 +194,7 @@ TEST_F(CudaGemm, AddsBiasThenResidualAndRounds) {
     const double want = p.Dot(0, static_cast<int64_t>(i / 24), 0, static_cast<int64_t>(i % 24)) +
                         bias[i % 24] + residual[i];
     ASSERT_NEAR(got[i], want, 1e-4);
-    ASSERT_EQ(bits[i], RoundBf16(got[i]));
+    ASSERT_EQ(bits[i], F32ToBf16(got[i]));
   }
 }
 

@@ -1,6 +1,7 @@
 // One layer of the paged KV pool on the device, as attention kernels read it: the layout of
 // kernels/ops.h (PagedKv) in bf16, with pages of 64 rows. A segment has two parts, each
-// [kv_heads][64][elements]: keys and values, or latents and rotated keys.
+// [kv_heads][64][elements]: keys and values, or latents and rotated keys. In fp8 it has one part,
+// [64] rows of kernels/fp8_row.h.
 //
 // Owner: who made the pool; maps and views are values.
 #ifndef REPRISE_KERNELS_CUDA_KV_POOL_H_
@@ -9,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device/tensor_map.h"
+#include "kernels/fp8_row.h"
 
 namespace reprise::cuda {
 
@@ -21,9 +23,15 @@ struct KvPool {
   int kv_heads = 1;
   int first_dim = 0;   // key dim, or latent rank
   int second_dim = 0;  // value dim, or rotated dim
+  bool fp8 = false;    // latents; FitsFp8 holds
 
+  bool FitsFp8() const {
+    return kv_heads == 1 && first_dim == kernels::kFp8LatentDim &&
+           second_dim == kernels::kFp8RotatedDim;
+  }
   int64_t FirstBytes() const { return int64_t{2} * kv_heads * kPageRows * first_dim; }
   int64_t SegmentBytes() const {
+    if (fp8) return int64_t{kPageRows} * kernels::kFp8RowBytes;
     return int64_t{2} * kv_heads * kPageRows * (first_dim + second_dim);
   }
 };
@@ -35,6 +43,7 @@ struct KvMaps {
   TensorMap second;
 };
 
+// Of a pool in bf16.
 inline int MakeKvMap(const KvPool& pool, bool second, TensorMap* map) {
   const int dim = second ? pool.second_dim : pool.first_dim;
   const auto* base = static_cast<const uint8_t*>(pool.layer_base);

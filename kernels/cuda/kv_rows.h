@@ -3,6 +3,9 @@
 // paged pool; and reading such rows back. Device pointers throughout, owned by the caller. Threads:
 // any; work is queued on the stream.
 //
+// A pool in fp8 (kv_pool.h) gets its latents as codes and scales, rounded once from f32, and gives
+// back what the attention kernels see: code times scale, rounded to bf16.
+//
 // Invariants:
 // 1. Arithmetic is f32 in the order of kernels/ops.h (rms_norm, rope_apply, write_kv), rounded to
 //    bf16 once: the bits are the CPU's.
@@ -56,6 +59,7 @@ struct StoreRowsArgs {
   float eps = 0;
   int64_t rows = 0;
 };
+// kErrorInvalidValue for heads that are not the pool's, and for a rotated first part in fp8.
 int StoreRows(const StoreRowsArgs& args, Stream stream);
 
 // The rows of slots, [rows, kv_heads * dim] each; data null: not wanted. A row without a page is
@@ -68,6 +72,15 @@ struct ReadRowsArgs {
   int64_t rows = 0;
 };
 int ReadRows(const ReadRowsArgs& args, Stream stream);
+
+// The same rows of a pool in fp8 as they lie there, [rows][kFp8RowBytes].
+struct ReadFp8Args {
+  KvPool pool;
+  const KvSlot* slots = nullptr;
+  uint8_t* out = nullptr;  // aligned to 16
+  int64_t rows = 0;
+};
+int ReadFp8(const ReadFp8Args& args, Stream stream);
 
 }  // namespace reprise::cuda
 

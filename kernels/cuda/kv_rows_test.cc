@@ -2,6 +2,11 @@
 // nothing but those rows written.
 #include "kernels/cuda/kv_rows.h"
 
+#include <cmath>
+#include <limits>
+
+#include "common/half.h"
+#include "kernels/cuda/fp8_test_rows.h"
 #include "kernels/cuda/rows_test_util.h"
 
 namespace reprise::cuda {
@@ -110,7 +115,7 @@ class Step {
 
   std::vector<float> Rounded(std::vector<float> v) const {
     if (s_.bf16) {
-      for (float& x : v) x = testing::WidenBf16(F32ToBf16(x));
+      for (float& x : v) x = Bf16ToF32(F32ToBf16(x));
     }
     return v;
   }
@@ -246,6 +251,112 @@ TEST_F(CudaKvRows, QueriesMayComeInTwoPieces) {
                     {want.data() + head * 24 + 16, kRows, 8, 48});
   }
   EXPECT_TRUE(SameNumbers(out.Read(), out.AsStored(want)));
+}
+
+// ---- fp8 ----
+
+constexpr KvPool kFp8Pool = {nullptr, kPages, 64 * 656 + kPadding, 1, 512, 64, true};
+
+// Rows with everything a row may hold: tiles of zeros, denormals, NaN, an infinity.
+std::vector<float> Fp8Latents(int64_t rows) {
+  std::vector<float> x = Numbers(rows * 512, 21);
+  for (size_t i = 0; i < 128; ++i) x[i] = i % 2 == 0 ? 0.0F : -0.0F;
+  for (size_t i = 128; i < 256; ++i) x[i] = 1e-39F;
+  x[300] = std::numeric_limits<float>::quiet_NaN();
+  x[512 + 7] = std::numeric_limits<float>::infinity();
+  for (size_t i = 1024; i < 1536; ++i) x[i] *= 1e6F;
+  return x;
+}
+
+// A row as FlashMLA's quantization makes it.
+void WriteFp8Row(const float* latent, const float* rotated, uint8_t* row) {
+  for (int tile = 0; tile < 4; ++tile) {
+    float top = 0;
+    for (int i = 0; i < 128; ++i) top = std::fmax(top, std::fabs(latent[128 * tile + i]));
+    const float scale = top < 1e-30F ? 1 : top / 448;
+    std::memcpy(row + 512 + 4 * tile, &scale, 4);
+    for (int i = 128 * tile; i < 128 * tile + 128; ++i) {
+      row[i] = kernels::F32ToE4m3(latent[i] / scale);
+    }
+  }
+  for (int i = 0; i < 64; ++i) {
+    const uint16_t bits = F32ToBf16(rotated[i]);
+    std::memcpy(row + 528 + 2 * i, &bits, 2);
+  }
+}
+
+TEST_F(CudaKvRows, LatentsInFp8HaveTheRowsOfTheFormat) {
+  constexpr int64_t kRows = 11;
+  const std::vector<float> latents = Fp8Latents(kRows);
+  const std::vector<float> rotated = Numbers(kRows * 64, 22);
+  const std::vector<float> table = kernels::testing::Uniform(kRows * 64, 23);
+  const std::vector<KvSlot> slots = Slots(kRows);
+  for (const bool bf16 : {false, true}) {
+    UseSeed(bf16 ? 4 : 3);
+    const TestRows first(latents, kRows, 512, bf16, 8);
+    const TestRows second(rotated, kRows, 64, bf16, 0);
+    const Array<float> device_table(table);
+    const Array<KvSlot> device_slots(slots);
+    const size_t pool_bytes = static_cast<size_t>(kPages * kFp8Pool.page_stride_bytes);
+    const Array<uint8_t> memory(pool_bytes);
+    KvPool pool = kFp8Pool;
+    pool.layer_base = memory.data();
+    ASSERT_EQ(StoreRows({.first = {first.in(), 512, 1, 512},
+                         .second = {second.in(), 64, 1, 64, nullptr, true},
+                         .pool = pool,
+                         .slots = device_slots.data(),
+                         .cos = device_table.data(),
+                         .sin = device_table.data() + kRows * 32,
+                         .half = 32,
+                         .rows = kRows},
+                        nullptr),
+              0);
+    const std::vector<float> x = first.AsStored(latents);
+    std::vector<float> turned = second.AsStored(rotated);
+    cpu_.rope_apply({}, {table.data(), table.data() + kRows * 32, 32}, 64,
+                    {turned.data(), kRows, 64, 64});
+    std::vector<uint8_t> want(pool_bytes, 0xFF);
+    std::vector<uint8_t> want_rows(kRows * 656, 0xFF);
+    std::vector<float> want_first(kRows * 512, kernels::testing::kNaN);
+    std::vector<float> want_second(kRows * 64, kernels::testing::kNaN);
+    for (int64_t r = 0; r < kRows; ++r) {
+      const KvSlot& slot = slots[static_cast<size_t>(r)];
+      if (slot.page < 0) continue;
+      uint8_t* row = want.data() + slot.page * kFp8Pool.page_stride_bytes + slot.row * 656;
+      WriteFp8Row(x.data() + r * 512, turned.data() + r * 64, row);
+      std::memcpy(want_rows.data() + r * 656, row, 656);
+      for (int i = 0; i < 512; ++i)
+        want_first[static_cast<size_t>(r * 512 + i)] = testing::Fp8RowAt(row, i);
+      for (int i = 0; i < 64; ++i)
+        want_second[static_cast<size_t>(r * 64 + i)] = testing::Fp8RowAt(row, 512 + i);
+    }
+    EXPECT_TRUE(memory.Read() == want);
+    const Array<uint8_t> rows(kRows * 656);
+    ASSERT_EQ(ReadFp8({pool, device_slots.data(), rows.data(), kRows}, nullptr), 0);
+    EXPECT_TRUE(rows.Read() == want_rows);
+    const TestRows read_first(kRows, 512, bf16, 4);
+    const TestRows read_second(kRows, 64, !bf16, 8);
+    ASSERT_EQ(
+        ReadRows({pool, device_slots.data(), read_first.out(), read_second.out(), kRows}, nullptr),
+        0);
+    EXPECT_TRUE(SameNumbers(read_first.Read(), want_first));
+    EXPECT_TRUE(SameNumbers(read_second.Read(), want_second));
+  }
+}
+
+TEST_F(CudaKvRows, OnlyLatentsOf512And64AreInFp8) {
+  KvPool pool = kFp8Pool;
+  EXPECT_EQ(
+      StoreRows({.first = {{}, 512, 1, 512, nullptr, true}, .pool = pool, .rows = 1}, nullptr),
+      kErrorInvalidValue)
+      << "codes are not rotated";
+  pool.first_dim = 256;
+  EXPECT_EQ(StoreRows({.pool = pool, .rows = 1}, nullptr), kErrorInvalidValue);
+  EXPECT_EQ(ReadRows({.pool = pool, .rows = 1}, nullptr), kErrorInvalidValue);
+  EXPECT_EQ(ReadFp8({.pool = pool, .rows = 1}, nullptr), kErrorInvalidValue);
+  pool = kFp8Pool;
+  pool.fp8 = false;
+  EXPECT_EQ(ReadFp8({.pool = pool, .rows = 1}, nullptr), kErrorInvalidValue);
 }
 
 TEST_F(CudaKvRows, HeadsThatAreNotThePoolsAreRefused) {

@@ -1,6 +1,6 @@
 // Joins partial results of attention over disjoint keys on the device, by the rule of numerics.h
-// (WeightsOf, Merged): many in a list or a tree, where merge_partials.h joins two. Device pointers,
-// owned by the caller. Threads: any; work is queued on the stream.
+// (WeightsOf, Merged), in a list or a tree: what MergeArgs (kernels/ops.h) is on the CPU. Device
+// pointers, owned by the caller. Threads: any; work is queued on the stream.
 //
 // Invariants:
 // 1. The order of joins is the list's or the tree's alone, so a result has the same bits however

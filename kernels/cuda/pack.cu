@@ -207,8 +207,15 @@ int UnpackSegments(const SegmentsArgs& args, Stream stream) {
   return Launch(ShapeOf(args.count * grid.tiles, 0), stream, CopyVerified, args, grid);
 }
 
-int PackTails(const TailsArgs& args, Stream stream) {
-  if (args.count == 0) return 0;
+int PackTails(const TailsArgs& asked, Stream stream) {
+  if (asked.count == 0) return 0;
+  TailsArgs args = asked;
+  if (args.pool.fp8) {
+    // To be copied it has one part, of rows as wide.
+    if (!args.pool.FitsFp8()) return kErrorInvalidValue;
+    args.pool.first_dim = kernels::kFp8RowBytes / 2;
+    args.pool.second_dim = 0;
+  }
   const int64_t row_bytes =
       int64_t{2} * args.layers * args.pool.kv_heads * (args.pool.first_dim + args.pool.second_dim);
   const int64_t tiles = TilesOf(row_bytes * args.rows_max);

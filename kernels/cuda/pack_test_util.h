@@ -18,10 +18,11 @@ inline std::vector<uint8_t> RandomBytes(SplitMix64& random, size_t n) {
 
 struct TailCase {
   int heads, first_dim, second_dim, layers;
+  bool fp8 = false;  // rows of 656 bytes, as wide as the first part here
 };
 // Heads, latents, strips that are no multiples of 16 bytes.
-inline constexpr TailCase kTailCases[] = {
-    {2, 64, 64, 3}, {1, 512, 64, 2}, {3, 40, 24, 2}, {1, 5, 3, 2}, {4, 128, 128, 4}};
+inline constexpr TailCase kTailCases[] = {{2, 64, 64, 3}, {1, 512, 64, 2},  {3, 40, 24, 2},
+                                          {1, 5, 3, 2},   {4, 128, 128, 4}, {1, 328, 0, 2, true}};
 
 struct TailsOnDevice {
   static constexpr int64_t kPages = 3;
@@ -41,15 +42,15 @@ struct TailsOnDevice {
     }
     const Array<TailCopy> list(tails);
     const Array<uint32_t> sums(tails.size());
-    error =
-        PackTails({.tails = list.data(),
-                   .count = static_cast<int64_t>(tails.size()),
-                   .rows_max = kPageRows,
-                   .pool = {memory.data(), kPages, page_bytes, c.heads, c.first_dim, c.second_dim},
-                   .layers = c.layers,
-                   .layer_stride_bytes = segment_bytes,
-                   .checksums = sums.data()},
-                  nullptr);
+    error = PackTails({.tails = list.data(),
+                       .count = static_cast<int64_t>(tails.size()),
+                       .rows_max = kPageRows,
+                       .pool = {memory.data(), kPages, page_bytes, c.heads,
+                                c.fp8 ? 512 : c.first_dim, c.fp8 ? 64 : c.second_dim, c.fp8},
+                       .layers = c.layers,
+                       .layer_stride_bytes = segment_bytes,
+                       .checksums = sums.data()},
+                      nullptr);
     checksums = sums.Read();
     packed = to.Read();
   }

@@ -47,7 +47,7 @@ struct PrefillArgs {
   const void* q = nullptr;  // bf16 [q_rows, q_heads * key dim], aligned to 16 bytes
   void* out = nullptr;      // bf16 or f32 [q_rows, q_heads * value dim], aligned to 16 bytes
   float* lse = nullptr;     // [q_rows, q_heads], natural logarithm; or null
-  float* lse2 = nullptr;    // the same in base 2, for MergePartials; or null
+  float* lse2 = nullptr;    // the same in base 2, for MergeParts; or null
   int64_t q_rows = 0;
   int64_t q_stride = 0;  // elements, a multiple of 8
   int64_t out_stride = 0;

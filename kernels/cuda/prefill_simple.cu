@@ -46,8 +46,22 @@ REPRISE_DEVICE float Dot(const Bf16* a, const Bf16* b, int count, float sum) {
   return sum;
 }
 
+// A latent's value in fp8.
+REPRISE_DEVICE float Fp8At(const uint8_t* row, int column) {
+  const float scale =
+      reinterpret_cast<const float*>(row + kernels::kFp8ScalesAt)[column / kernels::kFp8Tile];
+  return ToFloat(ToBf16(kernels::Fp8Value(row[column], scale)));
+}
+REPRISE_DEVICE float Fp8Dot(const Bf16* q, const uint8_t* row) {
+  float sum = 0;
+  for (int i = 0; i < kernels::kFp8LatentDim; ++i) sum = Fma(ToFloat(q[i]), Fp8At(row, i), sum);
+  return Dot(q + kernels::kFp8LatentDim,
+             reinterpret_cast<const Bf16*>(row + kernels::kFp8RotatedAt), kernels::kFp8RotatedDim,
+             sum);
+}
+
 // One (row, head) and the keys of its run.
-template <int kColumns>
+template <int kColumns, bool kFp8>
 struct Row {
   const PrefillArgs& args;
   const Shape& shape;
@@ -64,7 +78,29 @@ struct Row {
     return reinterpret_cast<const Bf16*>(base) + (int64_t{kv_head} * kPageRows + key % kPageRows) *
                                                      (second ? pool.second_dim : pool.first_dim);
   }
+  REPRISE_DEVICE const uint8_t* Fp8Row(int32_t key) const {
+    const int64_t page = args.page_tables[run.first_page + key / kPageRows];
+    return static_cast<const uint8_t*>(args.pool.layer_base) + page * args.pool.page_stride_bytes +
+           key % kPageRows * kernels::kFp8RowBytes;
+  }
+  // Adds the key's value, which has the weight w, to the lane's columns.
+  REPRISE_DEVICE void AddValue(int32_t key, float w, Node<kColumns>* node) const {
+    if constexpr (kFp8) {
+      const uint8_t* row = Fp8Row(key);
+      REPRISE_UNROLL
+      for (int c = 0; c < kColumns; ++c) {
+        node->sums[c] = Fma(w, Fp8At(row, 32 * c + static_cast<int>(Lane())), node->sums[c]);
+      }
+    } else {
+      const Bf16* v = Part(key, !shape.value_first) + Lane();
+      REPRISE_UNROLL
+      for (int c = 0; c < kColumns; ++c) {
+        if (Has(shape, c)) node->sums[c] = Fma(w, ToFloat(v[32 * c]), node->sums[c]);
+      }
+    }
+  }
   REPRISE_DEVICE float Score(int32_t key) const {
+    if constexpr (kFp8) return Fp8Dot(q, Fp8Row(key));
     float sum = Dot(q, Part(key, false), shape.first_dim, 0);
     if (shape.second_dim > 0) {
       sum = Dot(q + shape.first_dim, Part(key, true), shape.second_dim, sum);
@@ -102,12 +138,7 @@ struct Row {
       const int32_t count = end - block < kPromptBlock ? end - block : kPromptBlock;
       for (int i = 0; i < kKeysOfLane; ++i) {
         for (int32_t j = 0; j < 32 && 32 * i + j < count; ++j) {
-          const float w = Shuffle(weight[i], static_cast<uint32_t>(j));
-          const Bf16* v = Part(block + 32 * i + j, !shape.value_first) + Lane();
-          REPRISE_UNROLL
-          for (int c = 0; c < kColumns; ++c) {
-            if (Has(shape, c)) node->sums[c] = Fma(w, ToFloat(v[32 * c]), node->sums[c]);
-          }
+          AddValue(block + 32 * i + j, Shuffle(weight[i], static_cast<uint32_t>(j)), node);
         }
       }
     }
@@ -143,7 +174,7 @@ struct Row {
   }
 };
 
-template <int kColumns>
+template <int kColumns, bool kFp8>
 REPRISE_KERNEL(32 * kWarps, 1)
 SimpleKernel(PrefillArgs args, Shape shape) {
   const PrefillRun run = args.runs[BlockY()];
@@ -160,7 +191,7 @@ SimpleKernel(PrefillArgs args, Shape shape) {
   const Bf16* q = static_cast<const Bf16*>(args.q) + q_row * args.q_stride +
                   int64_t{head} * (shape.first_dim + shape.second_dim);
   Node<kColumns> node;
-  Row<kColumns>{args, shape, run, q, head / (args.q_heads / args.pool.kv_heads), visible}.All(
+  Row<kColumns, kFp8>{args, shape, run, q, head / (args.q_heads / args.pool.kv_heads), visible}.All(
       &node);
   const int64_t at = q_row * args.out_stride + int64_t{head} * shape.value_dim + Lane();
   for (int c = 0; c < kColumns && Has(shape, c); ++c) {
@@ -176,13 +207,13 @@ SimpleKernel(PrefillArgs args, Shape shape) {
   if (args.lse2 != nullptr) args.lse2[place] = node.lse2;
 }
 
-template <int kColumns>
+template <int kColumns, bool kFp8 = false>
 int LaunchAs(const PrefillArgs& args, const Shape& shape, Stream stream) {
   const int64_t blocks = (args.rows_max * args.q_heads + kWarps - 1) / kWarps;
   return Launch(
       {.blocks = {static_cast<uint32_t>(blocks), static_cast<uint32_t>(args.run_count), 1},
        .threads = {32 * kWarps, 1, 1}},
-      stream, SimpleKernel<kColumns>, args, shape);
+      stream, SimpleKernel<kColumns, kFp8>, args, shape);
 }
 
 }  // namespace
@@ -196,6 +227,10 @@ int PrefillSimple(const PrefillArgs& args, bool latent, Stream stream) {
       pool.first_dim % 8 != 0 || pool.second_dim % 8 != 0 || args.q_stride % 8 != 0 ||
       args.scale <= 0) {
     return kErrorInvalidValue;
+  }
+  if (pool.fp8) {
+    if (!latent || !pool.FitsFp8()) return kErrorInvalidValue;
+    return LaunchAs<kernels::kFp8LatentDim / 32, true>(args, shape, stream);
   }
   if (shape.value_dim <= 32) return LaunchAs<1>(args, shape, stream);
   if (shape.value_dim <= 64) return LaunchAs<2>(args, shape, stream);

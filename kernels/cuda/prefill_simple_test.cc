@@ -32,6 +32,20 @@ TEST_F(CudaPrefillSimple, LatentsAreKeysAndValues) {
   }));
 }
 
+TEST_F(CudaPrefillSimple, LatentsMayBeInFp8) {
+  PrefillBatch batch({576, 512, 3, 1, true, true}, 74, 8);
+  const size_t sequence = batch.AddSequence(150);
+  const PrefillRun run = batch.Run(sequence, batch.AddQueries(4), 4, 146, 0, 150);
+  const PrefillArgs args = batch.Args();
+  batch.Check(run, sequence, args, batch.Attend({run}, args, [](const PrefillArgs& a) {
+    return PrefillSimple(a, true, nullptr);
+  }));
+  batch.Attend({run}, args, [](const PrefillArgs& a) {
+    EXPECT_EQ(PrefillSimple(a, false, nullptr), kErrorInvalidValue) << "heads in fp8";
+    return 0;
+  });
+}
+
 TEST_F(CudaPrefillSimple, ChunksChangeNoBit) {
   PrefillBatch batch({64, 64, 1, 1}, 72, 128);
   const size_t sequence = batch.AddSequence(4200);

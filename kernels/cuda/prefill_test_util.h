@@ -10,6 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "common/half.h"
+#include "kernels/cuda/fp8_test_rows.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/ref/ref.h"
@@ -32,6 +34,7 @@ struct TestShape {
   int q_heads = 1;
   int kv_heads = 1;
   bool latent = false;  // the pool holds latents, the value, and rotated keys
+  bool fp8 = false;     // in rows of kernels/fp8_row.h
 };
 
 struct TestResult {
@@ -48,6 +51,7 @@ class PrefillBatch {
     pool_.kv_heads = shape.kv_heads;
     pool_.first_dim = shape.latent ? shape.value_dim : shape.key_dim;
     pool_.second_dim = shape.latent ? shape.key_dim - shape.value_dim : shape.value_dim;
+    pool_.fp8 = shape.fp8;
     pool_.page_stride_bytes = 2 * pool_.SegmentBytes();
     memory_.assign(static_cast<size_t>(pages * pool_.page_stride_bytes / 2), 0xFFFF);
     free_.resize(static_cast<size_t>(pages));
@@ -70,6 +74,10 @@ class PrefillBatch {
     tables_.insert(tables_.end(), s.table.begin(), s.table.end());
     tables_.insert(tables_.end(), 3, 0x3FFFFFFF);
     for (int32_t row = 0; row < keys; ++row) {
+      if (shape_.fp8) {
+        StoreFp8(row, &s);
+        continue;
+      }
       StoreRow(s, row, false, &s.k);
       if (shape_.latent) s.v.insert(s.v.end(), s.k.end() - shape_.value_dim, s.k.end());
       StoreRow(s, row, true, shape_.latent ? &s.k : &s.v);
@@ -83,7 +91,7 @@ class PrefillBatch {
   int32_t AddQueries(int32_t rows) {
     const auto first = static_cast<int32_t>(q_.size() / QWidth());
     for (size_t i = 0; i < static_cast<size_t>(rows) * QWidth(); ++i) {
-      q_.push_back(RoundBf16(2 * Draw()));
+      q_.push_back(F32ToBf16(2 * Draw()));
     }
     return first;
   }
@@ -151,7 +159,7 @@ class PrefillBatch {
     if (args.out_bf16) {
       result.out_bf16.resize(bytes.size() / 2);
       std::memcpy(result.out_bf16.data(), bytes.data(), bytes.size());
-      for (const uint16_t x : result.out_bf16) result.out.push_back(WidenBf16(x));
+      for (const uint16_t x : result.out_bf16) result.out.push_back(Bf16ToF32(x));
     } else {
       result.out.resize(bytes.size() / 4);
       std::memcpy(result.out.data(), bytes.data(), bytes.size());
@@ -187,7 +195,7 @@ class PrefillBatch {
     std::vector<double> q;
     for (size_t i = 0; i < static_cast<size_t>(run.rows) * QWidth(); ++i) {
       q.push_back(
-          static_cast<double>(WidenBf16(q_[static_cast<size_t>(run.first_row) * QWidth() + i])));
+          static_cast<double>(Bf16ToF32(q_[static_cast<size_t>(run.first_row) * QWidth() + i])));
     }
     const auto k = slice(s.k, shape_.key_dim, false);
     const auto want = kernels::ref::Attention(q, k, slice(s.v, shape_.value_dim, false), shape);
@@ -220,6 +228,17 @@ class PrefillBatch {
   const TestShape& shape() const { return shape_; }
 
  private:
+  void StoreFp8(int32_t row, TestSequence* s) {
+    const int64_t page = s->table[static_cast<size_t>(row / kPageRows)];
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(memory_.data()) + page * pool_.page_stride_bytes +
+                     pool_.SegmentBytes() + row % kPageRows * kernels::kFp8RowBytes;
+    FillFp8Row(random_, bytes);
+    for (int i = 0; i < shape_.key_dim; ++i) {
+      const auto x = static_cast<double>(Fp8RowAt(bytes, i));
+      s->k.push_back(x);
+      if (i < shape_.value_dim) s->v.push_back(x);
+    }
+  }
   void StoreRow(const TestSequence& s, int32_t row, bool second, std::vector<double>* values) {
     const int dim = second ? pool_.second_dim : pool_.first_dim;
     const int64_t page = s.table[static_cast<size_t>(row / kPageRows)];
@@ -229,9 +248,9 @@ class PrefillBatch {
                             (second ? pool_.FirstBytes() : 0)) /
                                2 +
                            (int64_t{head} * kPageRows + row % kPageRows) * dim + i;
-        const uint16_t bits = RoundBf16(Draw());
+        const uint16_t bits = F32ToBf16(Draw());
         memory_[static_cast<size_t>(at)] = bits;
-        values->push_back(static_cast<double>(WidenBf16(bits)));
+        values->push_back(static_cast<double>(Bf16ToF32(bits)));
       }
     }
   }

@@ -2,6 +2,7 @@
 // number.
 #include "kernels/cuda/rows.h"
 
+#include "common/half.h"
 #include "kernels/cuda/rows_test_util.h"
 
 namespace reprise::cuda {
@@ -27,7 +28,7 @@ constexpr Case kCases[] = {{1, 1, 0},   {5, 7, 1},    {33, 8, 8},    {3, 64, 0},
 std::vector<float> Rounded(const std::vector<float>& v, bool bf16) {
   std::vector<float> r = v;
   if (bf16) {
-    for (float& x : r) x = testing::WidenBf16(F32ToBf16(x));
+    for (float& x : r) x = Bf16ToF32(F32ToBf16(x));
   }
   return r;
 }

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "common/half.h"
 #include "kernels/cuda/rows_view.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/test_util.h"
@@ -89,7 +90,7 @@ class TestRows {
         float value;
         std::memcpy(&half, at, sizeof half);
         std::memcpy(&value, at, static_cast<size_t>(size_) < 4 ? 2 : 4);
-        if (size_ == 2) value = WidenBf16(half);
+        if (size_ == 2) value = Bf16ToF32(half);
         if (c < cols_) values.push_back(value);
         if (c >= cols_) EXPECT_NE(value, value) << "row " << r << " was written behind its end";
       }
@@ -99,7 +100,7 @@ class TestRows {
   // What is read back when these are stored in the rows' type.
   std::vector<float> AsStored(std::vector<float> values) const {
     if (size_ == 4) return values;
-    for (float& v : values) v = WidenBf16(F32ToBf16(v));
+    for (float& v : values) v = Bf16ToF32(F32ToBf16(v));
     return values;
   }
 

@@ -85,19 +85,6 @@ inline double RelativeError(const std::vector<double>& got, const std::vector<do
   return norm == 0 ? std::sqrt(difference) : std::sqrt(difference / norm);
 }
 
-// bf16, nearest even, as bits.
-inline uint16_t RoundBf16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-inline float WidenBf16(uint16_t x) {
-  const uint32_t bits = static_cast<uint32_t>(x) << 16;
-  float f;
-  std::memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
 }  // namespace reprise::cuda::testing
 
 #endif  // REPRISE_KERNELS_CUDA_TEST_DEVICE_H_

@@ -99,6 +99,10 @@ TEST(KvFormat, CountsBytes) {
   latent.fields = {{"c_kv", 1, 512, false}, {"k_rope", 1, 64, true}};
   latent.layers = 1;
   EXPECT_EQ(latent.segment_bytes(), 73'728u);
+  latent.fields = {Fp8MlaField()};
+  latent.codec = ElementCodec::kFp8Mla;
+  EXPECT_EQ(latent.row_bytes(), 656u);
+  EXPECT_EQ(latent.segment_bytes(), 41'984u);
 }
 
 TEST(KvFormat, DigestNamesEveryField) {
@@ -140,6 +144,22 @@ TEST(KvFormat, RefusesImpossibleSizesByName) {
   format = SmallFormat();
   format.block_tokens = 100'000;
   EXPECT_THAT(ValidateFormat(format).message(), testing::HasSubstr("100000 tokens"));
+}
+
+TEST(KvFormat, RowsInFp8AreLatentsOfOneShape) {
+  KvFormat format = SmallFormat();
+  format.codec = ElementCodec::kFp8Mla;
+  EXPECT_EQ(ValidateFormat(format).message(),
+            "KV codec fp8_e4m3_mla has rows of one field, c_kv+k_rope:1x656:rotated (a latent of "
+            "512 and 64 rotated values), the format's are k:2x32:rotated v:2x32");
+  EXPECT_FALSE(ParseFormat(format.CanonicalText()).ok());
+  format.fields = {Fp8MlaField()};
+  const auto read = ParseFormat(format.CanonicalText());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->codec, ElementCodec::kFp8Mla);
+  EXPECT_EQ(read->Digest(), format.Digest());
+  format.fields[0].elements = 655;
+  EXPECT_FALSE(ValidateFormat(format).ok());
 }
 
 }  // namespace

@@ -9,7 +9,9 @@ namespace {
 
 constexpr size_t kNamedBytesMax = 400;  // of each format in a message, which has 1,024
 
-bool IsFloat(ElementCodec codec) { return codec != ElementCodec::kOpaque8; }
+bool IsFloat(ElementCodec codec) {
+  return codec != ElementCodec::kOpaque8 && codec != ElementCodec::kFp8Mla;
+}
 
 float Load(ElementCodec codec, const uint8_t* from) {
   if (codec == ElementCodec::kF32) {

@@ -53,8 +53,10 @@ TEST(KvConvertTest, WhatDoesNotFitIsRoundedToTheNearestEven) {
 
 TEST(KvConvertTest, OpaqueElementsAreConvertedToNothing) {
   using enum ElementCodec;
-  for (const ElementCodec codec : {kF32, kBF16, kF16, kOpaque8}) {
+  for (const ElementCodec codec : {kF32, kBF16, kF16, kOpaque8, kFp8Mla}) {
     EXPECT_TRUE(Convertible(codec, codec));
+    EXPECT_EQ(Convertible(codec, kFp8Mla), codec == kFp8Mla);
+    EXPECT_EQ(Convertible(kFp8Mla, codec), codec == kFp8Mla);
     EXPECT_EQ(Convertible(codec, kOpaque8), codec == kOpaque8);
     EXPECT_EQ(Convertible(kOpaque8, codec), codec == kOpaque8);
   }
@@ -96,6 +98,28 @@ TEST(KvConvertTest, FormatsThatMeanOtherRowsAreRefusedWithBothNamed) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(refused.ToString(), HasSubstr(ours.CanonicalText()));
   EXPECT_THAT(refused.ToString(), HasSubstr(theirs.CanonicalText()));
+}
+
+TEST(KvConvertTest, RowsInFp8AreExchangedWithTheirLikeOnly) {
+  KvFormat latents;
+  latents.fields = {{"c_kv", 1, 512, false}, {"k_rope", 1, 64, true}};
+  latents.layers = 2;
+  KvFormat fp8 = latents;
+  fp8.fields = {Fp8MlaField()};
+  fp8.codec = ElementCodec::kFp8Mla;
+  EXPECT_TRUE(CheckExchange(fp8, fp8, false).ok());
+  KvFormat small_pages = fp8;
+  small_pages.block_tokens = 16;
+  EXPECT_TRUE(CheckExchange(fp8, small_pages, false).ok());
+  for (const bool convert : {false, true}) {
+    for (const bool swapped : {false, true}) {
+      const Status refused =
+          CheckExchange(swapped ? latents : fp8, swapped ? fp8 : latents, convert);
+      EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_THAT(refused.ToString(), HasSubstr("codec=bf16"));
+      EXPECT_THAT(refused.ToString(), HasSubstr("codec=fp8_e4m3_mla"));
+    }
+  }
 }
 
 }  // namespace

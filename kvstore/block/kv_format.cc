@@ -11,6 +11,10 @@ namespace {
 
 constexpr absl::string_view kFormatVersion = "reprise.kv.v1";
 
+std::string FieldText(const RowField& f) {
+  return absl::StrCat(f.name, ":", f.heads, "x", f.elements, f.position_bearing ? ":rotated" : "");
+}
+
 }  // namespace
 
 size_t ElementBytes(ElementCodec codec) {
@@ -21,23 +25,28 @@ size_t ElementBytes(ElementCodec codec) {
     case ElementCodec::kF16:
       return 2;
     case ElementCodec::kOpaque8:
+    case ElementCodec::kFp8Mla:
       return 1;
   }
   return 0;
 }
 
 absl::string_view CodecName(ElementCodec codec) {
-  static constexpr absl::string_view kNames[] = {"f32", "bf16", "f16", "opaque8"};
+  static constexpr absl::string_view kNames[] = {"f32", "bf16", "f16", "opaque8", "fp8_e4m3_mla"};
   return kNames[static_cast<size_t>(codec)];
 }
 
 StatusOr<ElementCodec> ParseCodec(absl::string_view name) {
-  for (const ElementCodec codec :
-       {ElementCodec::kF32, ElementCodec::kBF16, ElementCodec::kF16, ElementCodec::kOpaque8}) {
+  for (const ElementCodec codec : {ElementCodec::kF32, ElementCodec::kBF16, ElementCodec::kF16,
+                                   ElementCodec::kOpaque8, ElementCodec::kFp8Mla}) {
     if (CodecName(codec) == name) return codec;
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("KV codec \"", name, "\" is not one of f32, bf16, f16, opaque8"));
+      absl::StrCat("KV codec \"", name, "\" is not one of f32, bf16, f16, opaque8, fp8_e4m3_mla"));
+}
+
+RowField Fp8MlaField() {
+  return {.name = "c_kv+k_rope", .heads = 1, .elements = 656, .position_bearing = true};
 }
 
 size_t KvFormat::row_elements() const {
@@ -54,10 +63,7 @@ std::string KvFormat::CanonicalText() const {
   std::string text = absl::StrCat(kFormatVersion, " model=", HexEncode(model_fingerprint),
                                   " class=", HexEncode(numerics_class), " layers=", layers,
                                   " block=", block_tokens, " codec=", CodecName(codec));
-  for (const RowField& f : fields) {
-    absl::StrAppend(&text, " field=", f.name, ":", f.heads, "x", f.elements,
-                    f.position_bearing ? ":rotated" : "");
-  }
+  for (const RowField& f : fields) absl::StrAppend(&text, " field=", FieldText(f));
   for (const uint32_t source : layer_source) absl::StrAppend(&text, " source=", source);
   if (!selection.empty()) absl::StrAppend(&text, " selection=", selection);
   return text;
@@ -70,6 +76,16 @@ Digest256 KvFormat::Digest() const {
 }
 
 namespace {
+
+Status CheckFp8Mla(const KvFormat& format) {
+  const std::string want = FieldText(Fp8MlaField());
+  if (format.fields.size() == 1 && FieldText(format.fields[0]) == want) return absl::OkStatus();
+  std::string found;
+  for (const RowField& f : format.fields) absl::StrAppend(&found, " ", FieldText(f));
+  return absl::InvalidArgumentError(
+      absl::StrCat("KV codec ", CodecName(format.codec), " has rows of one field, ", want,
+                   " (a latent of 512 and 64 rotated values), the format's are", found));
+}
 
 constexpr size_t kFormatTextBytesMax = 64 << 10;
 constexpr size_t kRowFieldsMax = 16;
@@ -159,6 +175,7 @@ Status ValidateFormat(const KvFormat& format) {
                                                    " tokens, the limit is 1 to ",
                                                    limits::kBlockTokensMax));
   }
+  if (format.codec == ElementCodec::kFp8Mla) RETURN_IF_ERROR(CheckFp8Mla(format));
   if (format.row_elements() == 0 || format.segment_bytes() > limits::kStreamMessageBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("KV format has segments of ", format.segment_bytes(),

@@ -18,7 +18,10 @@
 
 namespace reprise::kv {
 
-enum class ElementCodec : uint8_t { kF32, kBF16, kF16, kOpaque8 };  // kOpaque8: one byte an element
+// kOpaque8: one byte an element. kFp8Mla: latents as e4m3 codes with scales beside rotated values
+// in bf16, whole rows of kernels/fp8_row.h; its format has the one field Fp8MlaField(), an element
+// of which is a byte.
+enum class ElementCodec : uint8_t { kF32, kBF16, kF16, kOpaque8, kFp8Mla };
 
 size_t ElementBytes(ElementCodec codec);
 absl::string_view CodecName(ElementCodec codec);
@@ -32,6 +35,9 @@ struct RowField {
   uint32_t elements = 0;          // per head
   bool position_bearing = false;  // rotated keys
 };
+
+// A latent of 512 and 64 rotated values in 656 bytes.
+RowField Fp8MlaField();
 
 struct KvFormat {
   Digest256 model_fingerprint{};
@@ -57,7 +63,7 @@ struct KvFormat {
 // word that is not understood.
 StatusOr<KvFormat> ParseFormat(absl::string_view canonical_text);
 
-// Refuses zero or oversized dimensions, by name.
+// Refuses zero or oversized dimensions, and a row that is not the codec's, by name.
 Status ValidateFormat(const KvFormat& format);
 
 }  // namespace reprise::kv

@@ -120,8 +120,14 @@ Status DeviceModel::AttendHeads(int64_t index, const cuda::KvPool& pool) {
 
 Status DeviceModel::RunDecode(int64_t index, const uint16_t* q, int64_t q_cols, uint16_t* out,
                               int64_t out_cols) {
-  cuda::DecodeArgs args = DecodeShapeOf(config_);
-  args.maps = maps_[static_cast<size_t>(index)];
+  cuda::DecodeArgs args = DecodeShapeOf(config_, kernels_.fp8);
+  if (kernels_.fp8) {
+    const cuda::KvPool pool = LayerPool(index);
+    args.fp8_rows = pool.layer_base;
+    args.fp8_page_stride_bytes = pool.page_stride_bytes;
+  } else {
+    args.maps = maps_[static_cast<size_t>(index)];
+  }
   args.q = q;
   args.q_row_stride = q_cols;
   args.out = out;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_join.h"
 #include "common/log.h"
+#include "kernels/fp8_row.h"
 #include "worker/device/device_numerics.h"
 #include "worker/engine/sampling_ops.h"
 #include "worker/model/model_folder.h"
@@ -50,11 +51,25 @@ Status CheckOptions(const DeviceExecutorOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "block_tokens is ", options.block_tokens, ", the device's kernels take ", cuda::kPageRows));
   }
-  if (options.kv_dtype != "auto" && options.kv_dtype != "bf16") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("kv_dtype is \"", options.kv_dtype, "\", the device's kernels take bf16"));
+  if (options.kv_dtype != "auto" && options.kv_dtype != "bf16" && options.kv_dtype != "fp8") {
+    return absl::InvalidArgumentError(absl::StrCat("kv_dtype is \"", options.kv_dtype,
+                                                   "\", the device's kernels take bf16 and fp8"));
   }
   return absl::OkStatus();
+}
+
+Status CheckFp8(const ModelConfig& c) {
+  if (c.latent && c.latent->kv_rank == kernels::kFp8LatentDim &&
+      c.latent->rope_dim == kernels::kFp8RotatedDim) {
+    return absl::OkStatus();
+  }
+  const std::string found = c.latent
+                                ? absl::StrCat("latents of ", c.latent->kv_rank, " with ",
+                                               c.latent->rope_dim, " rotated values")
+                                : absl::StrCat(c.kv_heads, " key and value heads of ", c.head_dim);
+  return absl::InvalidArgumentError(
+      absl::StrCat("kv_dtype \"fp8\" is for latents of ", kernels::kFp8LatentDim, " with ",
+                   kernels::kFp8RotatedDim, " rotated values, the model has ", found));
 }
 
 Status CheckDevice(const cuda::DeviceInfo& device, bool emulated) {
@@ -108,8 +123,11 @@ StatusOr<std::unique_ptr<DeviceExecutor>> DeviceExecutor::Create(
   ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(options.model_dir));
   const ModelConfig& config = folder.config();
   RETURN_IF_ERROR(CheckDims(config));
-  const DeviceKernels kernels = ChooseKernels(config, device, options.unproven_kernels);
-  ExecutorInfo info = DescribeModel(folder, kv::ElementCodec::kBF16, options.block_tokens);
+  const bool fp8 = options.kv_dtype == "fp8";
+  if (fp8) RETURN_IF_ERROR(CheckFp8(config));
+  const DeviceKernels kernels = ChooseKernels(config, device, fp8, options.unproven_kernels);
+  const auto codec = fp8 ? kv::ElementCodec::kFp8Mla : kv::ElementCodec::kBF16;
+  ExecutorInfo info = DescribeModel(folder, codec, options.block_tokens);
   info.two_forms = kernels.two_forms();
   info.chunk_tokens_max =
       std::min(options.chunk_tokens > 0 ? options.chunk_tokens : kDeviceChunkTokens,
@@ -170,20 +188,20 @@ Status DeviceExecutor::CopyReplaced(std::span<const StepItem> items) {
   return absl::OkStatus();
 }
 
-void DeviceExecutor::KeepRows(uint32_t layer, const uint16_t* first, const uint16_t* second) {
+void DeviceExecutor::KeepRows(uint32_t layer, const uint8_t* first, const uint8_t* second) {
   const kv::KvFormat& format = info_.kv_format;
   const size_t segment = format.segment_bytes();
   const std::vector<cuda::KvSlot>& slots = model_->slots();
   size_t part = 0;  // where it begins in a segment
   for (const kv::RowField& field : format.fields) {
-    const uint16_t* from = &field == &format.fields.front() ? first : second;
-    const size_t head_bytes = size_t{field.elements} * sizeof(uint16_t);
+    const uint8_t* from = &field == &format.fields.front() ? first : second;
+    const size_t head_bytes = field.elements * kv::ElementBytes(format.codec);
     for (const cuda::KvSlot& slot : slots) {
       uint8_t* to = base_ + static_cast<size_t>(slot.page) * format.block_bytes() +
                     layer * segment + part + static_cast<size_t>(slot.row) * head_bytes;
       for (uint32_t head = 0; head < field.heads; ++head) {
         std::memcpy(to + head * format.block_tokens * head_bytes, from, head_bytes);
-        from += field.elements;
+        from += head_bytes;
       }
     }
     part += field.heads * format.block_tokens * head_bytes;
@@ -210,8 +228,8 @@ Status DeviceExecutor::Step(const StepWishes& wishes, const LayerDone& layer_don
   RETURN_IF_ERROR(CopyReplaced(wishes.items));
   RETURN_IF_ERROR(model_->Forward(wishes));
   for (uint32_t layer = 0; layer < info_.kv_format.layers; ++layer) {
-    const uint16_t* first = nullptr;
-    const uint16_t* second = nullptr;
+    const uint8_t* first = nullptr;
+    const uint8_t* second = nullptr;
     RETURN_IF_ERROR(model_->AwaitRows(layer, &first, &second));
     KeepRows(layer, first, second);
     if (layer_done) layer_done(layer);

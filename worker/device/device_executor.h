@@ -27,7 +27,7 @@ namespace reprise::worker {
 
 struct DeviceExecutorOptions {
   std::string model_dir;
-  std::string kv_dtype = "auto";  // auto or bf16: the device's kernels take nothing else
+  std::string kv_dtype = "auto";  // auto (bf16), bf16, or fp8 for latents of 512 + 64
   int block_tokens = 64;          // what they take
   int chunk_tokens = 0;           // prompt tokens a step may hold; 0: kDeviceChunkTokens
   int64_t pool_bytes = 0;         // of the pool that will be attached; 0: not known yet
@@ -70,7 +70,7 @@ class DeviceExecutor final : public Executor {
   Status Step(const StepWishes& wishes, const LayerDone& layer_done);
   SampledToken SampleOnHost(std::span<const float> logits, const SampleInput& input);
   Status CopyReplaced(std::span<const StepItem> items);
-  void KeepRows(uint32_t layer, const uint16_t* first, const uint16_t* second);
+  void KeepRows(uint32_t layer, const uint8_t* first, const uint8_t* second);
 
   const ExecutorInfo info_;
   const DeviceKernels kernels_;

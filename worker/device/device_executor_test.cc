@@ -181,11 +181,40 @@ TEST_F(DeviceExecutorTest, HopperKernelsAgreeWithTheCpu) {
   }
 }
 
+// Rows in fp8 hold values to within 2^-4 of themselves, 2^-6 on average, where the CPU's are bf16.
+// The two ways to attend read the same rows: they agree as they do over bf16.
+TEST_F(DeviceExecutorTest, RowsInFp8AreNearTheCpusAndTheSameForAllKernels) {
+  const ModelConfig config = HopperLatents();
+  const std::string dir = TestModel(config, {.dtype = "bf16"});
+  const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 4);
+  Device plain({.model_dir = dir, .kv_dtype = "fp8"});
+  Device hopper({.model_dir = dir, .kv_dtype = "fp8", .unproven_kernels = true});
+  ASSERT_NE(hopper.executor, nullptr);
+  const kv::KvFormat& format = hopper.executor->info().kv_format;
+  EXPECT_EQ(format.row_bytes(), 656U);
+  EXPECT_EQ(format.codec, kv::ElementCodec::kFp8Mla);
+  EXPECT_NE(format.Digest(), Device({.model_dir = dir}).executor->info().kv_format.Digest());
+  const std::vector<float> got = hopper.Logits(tokens, 0, 70, 70, 66, pages_);
+  ExpectClose(got, plain.Logits(tokens, 0, 70, 70, 66, pages_), config.vocab);
+  const std::vector<double> errors =
+      RowErrors(got, CpuLogits(dir, tokens, pages_, 66), config.vocab);
+  EXPECT_LT(errors[errors.size() / 2], 0x1p-4);
+  EXPECT_GT(errors[errors.size() / 2], 0);
+}
+
 TEST_F(DeviceExecutorTest, ChunksAndCompanyChangeNoBit) {
-  for (const bool unproven : {false, true}) {
-    const ModelConfig config = unproven ? HopperLatents() : PlainConfigs()[1];
-    Device device(
-        {.model_dir = TestModel(config, {.dtype = "bf16"}), .unproven_kernels = unproven});
+  struct Case {
+    bool unproven;
+    const char* kv_dtype;
+  };
+  for (const auto& [unproven, kv_dtype] :
+       {Case{false, "auto"}, Case{true, "auto"}, Case{false, "fp8"}, Case{true, "fp8"}}) {
+    SCOPED_TRACE(::testing::Message() << "unproven " << unproven << ", rows " << kv_dtype);
+    const bool latents = unproven || std::string(kv_dtype) == "fp8";
+    const ModelConfig config = latents ? HopperLatents() : PlainConfigs()[1];
+    Device device({.model_dir = TestModel(config, {.dtype = "bf16"}),
+                   .kv_dtype = kv_dtype,
+                   .unproven_kernels = unproven});
     ASSERT_NE(device.executor, nullptr);
     const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 5);
     const std::vector<float> whole = device.Logits(tokens, 0, 70, 70, 66, pages_);
@@ -209,10 +238,16 @@ TEST_F(DeviceExecutorTest, ChunksAndCompanyChangeNoBit) {
 // Steps of single rows are captured and repeated; filled up to a shape's rows, with a page table's
 // room.
 TEST_F(DeviceExecutorTest, RepeatedStepsHaveTheBitsOfOthers) {
-  for (const ModelConfig& config : {PlainConfigs()[1], HopperHeads(), HopperLatents()}) {
+  struct Case {
+    ModelConfig config;
+    const char* kv_dtype = "auto";
+  };
+  for (const auto& [config, kv_dtype] : {Case{PlainConfigs()[1]}, Case{HopperHeads()},
+                                         Case{HopperLatents()}, Case{HopperLatents(), "fp8"}}) {
     const bool unproven = config.head_dim >= 64;
-    Device device(
-        {.model_dir = TestModel(config, {.dtype = "bf16"}), .unproven_kernels = unproven});
+    Device device({.model_dir = TestModel(config, {.dtype = "bf16"}),
+                   .kv_dtype = kv_dtype,
+                   .unproven_kernels = unproven});
     ASSERT_NE(device.executor, nullptr);
     const std::vector<int32_t> tokens = RandomTokens(72, config.vocab, 11);
     constexpr int64_t kPromptEnd = 62;
@@ -417,22 +452,28 @@ TEST_F(DeviceExecutorTest, RepeatedStepsDrawTheHostsTokens) {
   }
 }
 
-TEST_F(DeviceExecutorTest, AnotherProcessGoesOnFromTheHostsPages) {
-  const std::string dir = TestModel(PlainConfigs()[0], {.dtype = "bf16"});
-  const std::vector<int32_t> tokens = RandomTokens(70, PlainConfigs()[0].vocab, 7);
-  Device first({.model_dir = dir});
-  const std::vector<float> whole = first.Logits(tokens, 0, 70, 70, 60, pages_);
-  Device second({.model_dir = dir});
+void GoOnFromAnothersPages(const ModelConfig& config, DeviceExecutorOptions options,
+                           std::span<const int32_t> pages) {
+  options.model_dir = TestModel(config, {.dtype = "bf16"});
+  const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 7);
+  Device first(options);
+  const std::vector<float> whole = first.Logits(tokens, 0, 70, 70, 60, pages);
+  Device second(options);
   EXPECT_EQ(second.executor->info().kv_format.Digest(), first.executor->info().kv_format.Digest());
   // Its device knows the page as it was, until it is told.
-  second.Logits(tokens, 0, 3, 3, 60, pages_);
+  second.Logits(tokens, 0, 3, 3, 60, pages);
   const size_t page = second.executor->info().kv_format.block_bytes();
   std::memcpy(second.pool.data() + 5 * page, first.pool.data() + 5 * page, page);
   std::memcpy(second.pool.data() + 2 * page, first.pool.data() + 2 * page, page);
   second.executor->OnPagesReplaced(std::vector<int32_t>{5, 2});
-  const std::vector<float> rest = second.Logits(tokens, 65, 5, 5, 60, pages_);
-  const auto vocab = static_cast<size_t>(PlainConfigs()[0].vocab);
+  const std::vector<float> rest = second.Logits(tokens, 65, 5, 5, 60, pages);
+  const auto vocab = static_cast<size_t>(config.vocab);
   EXPECT_EQ(std::memcmp(rest.data(), whole.data() + 65 * vocab, rest.size() * sizeof(float)), 0);
+}
+
+TEST_F(DeviceExecutorTest, AnotherProcessGoesOnFromTheHostsPages) {
+  GoOnFromAnothersPages(PlainConfigs()[0], {}, pages_);
+  GoOnFromAnothersPages(HopperLatents(), {.kv_dtype = "fp8", .unproven_kernels = true}, pages_);
 }
 
 TEST_F(DeviceExecutorTest, LayersAreDoneInOrderWithTheirRowsOnTheHost) {
@@ -516,6 +557,20 @@ TEST_F(DeviceExecutorTest, WhatDoesNotFitIsRefusedAndSaysWhatWould) {
       << made.status();
   EXPECT_EQ(DeviceExecutor::Create({.model_dir = dir, .kv_dtype = "f32"}).status().code(),
             absl::StatusCode::kInvalidArgument);
+  for (const ModelConfig& config : {PlainConfigs()[0], PlainConfigs()[3]}) {
+    const auto fp8 = DeviceExecutor::Create({.model_dir = TestModel(config, {.dtype = "bf16"}),
+                                             .kv_dtype = "fp8",
+                                             .emulated = kEmulated});
+    EXPECT_EQ(fp8.status().code(), absl::StatusCode::kInvalidArgument);
+    const std::string message(fp8.status().message());
+    EXPECT_NE(message.find("for latents of 512 with 64 rotated values, the model has "),
+              std::string::npos)
+        << message;
+    EXPECT_NE(message.find(config.latent ? "latents of " + std::to_string(config.latent->kv_rank)
+                                         : "key and value heads of "),
+              std::string::npos)
+        << message;
+  }
   EXPECT_EQ(DeviceExecutor::Create({.model_dir = dir, .block_tokens = 16}).status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(DeviceExecutor::Create({.model_dir = dir, .emulated = !kEmulated}).status().code(),

@@ -9,6 +9,7 @@ namespace {
 constexpr bool kGemmProven = false;
 constexpr bool kPrefillProven = false;
 constexpr bool kDecodeProven = false;
+constexpr bool kDecodeFp8Proven = false;
 
 bool PrefillServes(const ModelConfig& c) {
   const int64_t key = c.head_dim;
@@ -20,11 +21,12 @@ bool PrefillServes(const ModelConfig& c) {
 
 std::string DeviceKernels::Text() const {
   return absl::StrCat("gemm=", gemm ? "hopper" : "plain", " prefill=", prefill ? "hopper" : "plain",
-                      " decode=", decode ? "hopper" : "plain");
+                      " decode=", decode ? "hopper" : "plain", fp8 ? " rows=fp8" : "");
 }
 
-cuda::DecodeArgs DecodeShapeOf(const ModelConfig& config) {
+cuda::DecodeArgs DecodeShapeOf(const ModelConfig& config, bool fp8) {
   cuda::DecodeArgs args;
+  args.fp8 = fp8;
   args.q_heads = static_cast<int>(config.heads);
   args.latent = config.latent.has_value();
   if (config.latent) {
@@ -38,13 +40,15 @@ cuda::DecodeArgs DecodeShapeOf(const ModelConfig& config) {
   return args;
 }
 
-DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device,
+DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device, bool fp8,
                             bool unproven) {
   DeviceKernels kernels;
+  kernels.fp8 = fp8;
   if (device.major != 9) return kernels;
   kernels.gemm = kGemmProven || unproven;
   kernels.prefill = (kPrefillProven || unproven) && PrefillServes(config);
-  kernels.decode = (kDecodeProven || unproven) && cuda::DecodeServes(DecodeShapeOf(config));
+  kernels.decode = ((fp8 ? kDecodeFp8Proven : kDecodeProven) || unproven) &&
+                   cuda::DecodeServes(DecodeShapeOf(config, fp8));
   return kernels;
 }
 
@@ -52,7 +56,8 @@ std::vector<std::string> UnprovenIn(const DeviceKernels& kernels) {
   std::vector<std::string> names;
   if (kernels.gemm && !kGemmProven) names.push_back("gemm");
   if (kernels.prefill && !kPrefillProven) names.push_back("prefill");
-  if (kernels.decode && !kDecodeProven) names.push_back("decode");
+  if (kernels.decode && !kernels.fp8 && !kDecodeProven) names.push_back("decode");
+  if (kernels.decode && kernels.fp8 && !kDecodeFp8Proven) names.push_back("decode of fp8 rows");
   return names;
 }
 

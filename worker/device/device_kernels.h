@@ -18,18 +18,19 @@ struct DeviceKernels {
   bool gemm = false;     // Gemm, else GemmSimple
   bool prefill = false;  // Prefill, else PrefillSimple
   bool decode = false;   // Decode, else PrefillSimple
+  bool fp8 = false;      // the cache's rows are those of kernels/fp8_row.h
 
   // Prompt rows and step rows go through different kernels.
   bool two_forms() const { return prefill || decode; }
   std::string Text() const;
 };
 
-// What serves this model on this device: all proven kernels, and with `unproven` the others that
-// fit.
-DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device,
+// What serves this model on this device with such rows: all proven kernels, and with `unproven` the
+// others that fit.
+DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& device, bool fp8,
                             bool unproven);
 // What Decode is told of the model; rows, memory and plan are a step's.
-cuda::DecodeArgs DecodeShapeOf(const ModelConfig& config);
+cuda::DecodeArgs DecodeShapeOf(const ModelConfig& config, bool fp8);
 // Those of the choice that no card has run, by name: for a warning.
 std::vector<std::string> UnprovenIn(const DeviceKernels& kernels);
 

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/kv_rows.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/sample.h"
@@ -20,8 +21,17 @@ constexpr size_t kSampleBytes =
 // More shapes than a server meets in a while; then it begins again.
 constexpr size_t kGraphsMax = 64;
 
-int DecodeBlocks(const ModelConfig& c, const cuda::DeviceInfo& device) {
-  return std::max(1, cuda::DecodeWorkers(DecodeShapeOf(c), device.processors));
+int64_t SegmentBytes(const ModelConfig& c, bool fp8) {
+  cuda::KvPool pool;
+  pool.kv_heads = c.latent ? 1 : static_cast<int>(c.kv_heads);
+  pool.first_dim = static_cast<int>(c.latent ? c.latent->kv_rank : c.head_dim);
+  pool.second_dim = static_cast<int>(c.latent ? c.latent->rope_dim : c.head_dim);
+  pool.fp8 = fp8;
+  return pool.SegmentBytes();
+}
+
+int DecodeBlocks(const ModelConfig& c, bool fp8, const cuda::DeviceInfo& device) {
+  return std::max(1, cuda::DecodeWorkers(DecodeShapeOf(c, fp8), device.processors));
 }
 
 }  // namespace
@@ -35,9 +45,10 @@ DeviceModel::DeviceModel(const ModelConfig& config, DeviceWeights weights,
       first_dim_(static_cast<int>(config.latent ? config.latent->kv_rank : config.head_dim)),
       second_dim_(static_cast<int>(config.latent ? config.latent->rope_dim : config.head_dim)),
       kv_heads_(config.latent ? 1 : static_cast<int>(config.kv_heads)),
-      segment_bytes_(int64_t{2} * kv_heads_ * cuda::kPageRows * (first_dim_ + second_dim_)),
+      segment_bytes_(SegmentBytes(config, kernels.fp8)),
       page_bytes_(segment_bytes_ * config.layers),
-      step_(config_, kernels, DecodeBlocks(config, device), device.processors, &moves_) {}
+      step_(config_, kernels, DecodeBlocks(config, kernels.fp8, device), device.processors,
+            &moves_) {}
 
 DeviceModel::~DeviceModel() {
   DropGraphs();
@@ -74,7 +85,7 @@ Status DeviceModel::MakePool(int32_t pages) {
   RETURN_IF_ERROR(DeviceStatus(
       pool_.Reset(static_cast<size_t>(pages) * static_cast<size_t>(page_bytes_)), "the KV pool"));
   maps_.clear();
-  if (!kernels_.decode) return absl::OkStatus();
+  if (!kernels_.decode || kernels_.fp8) return absl::OkStatus();
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     cuda::KvMaps maps;
     RETURN_IF_ERROR(DeviceStatus(cuda::MakeKvMaps(LayerPool(layer), &maps), "the KV pool's maps"));
@@ -91,6 +102,7 @@ cuda::KvPool DeviceModel::LayerPool(int64_t layer) const {
   pool.kv_heads = kv_heads_;
   pool.first_dim = first_dim_;
   pool.second_dim = second_dim_;
+  pool.fp8 = kernels_.fp8;
   return pool;
 }
 
@@ -138,9 +150,9 @@ Status DeviceModel::Forward(const StepWishes& wishes) {
 
 // Memory whose size follows from the step and not from its shape alone.
 Status DeviceModel::ReserveStep() {
-  const int64_t rows = step_.sent_rows();
-  const int64_t cols = int64_t{kv_heads_} * (first_dim_ + second_dim_);
-  RETURN_IF_ERROR(host_rows_.Reserve(static_cast<size_t>(config_.layers * rows * cols) * 2));
+  const int64_t row_bytes = first_row_bytes() + second_row_bytes();
+  RETURN_IF_ERROR(
+      host_rows_.Reserve(static_cast<size_t>(config_.layers * step_.sent_rows() * row_bytes)));
   if (!step_.sampled() || !step_.samples().on_host().empty()) {
     RETURN_IF_ERROR(
         host_logits_.Reserve(static_cast<size_t>(step_.output_rows_computed()) * LogitsBytes()));
@@ -150,7 +162,8 @@ Status DeviceModel::ReserveStep() {
   }
   if (!kernels_.decode || step_.step_rows() == 0) return absl::OkStatus();
   const int64_t slots = step_.decode_slots();
-  const auto floats = static_cast<int64_t>(cuda::DecodeNodeFloats(DecodeShapeOf(config_)));
+  const auto floats =
+      static_cast<int64_t>(cuda::DecodeNodeFloats(DecodeShapeOf(config_, kernels_.fp8)));
   RETURN_IF_ERROR(node_out_.Get<float>(slots * floats).status());
   return node_lse2_.Get<float>(slots * cuda::kDecodeGroupMax).status();
 }
@@ -223,23 +236,39 @@ Status DeviceModel::Layer(int64_t index) {
   return Mlp(*layer.mlp, normed, rows, x);
 }
 
+int64_t DeviceModel::first_row_bytes() const {
+  return kernels_.fp8 ? kernels::kFp8RowBytes : int64_t{2} * kv_heads_ * first_dim_;
+}
+int64_t DeviceModel::second_row_bytes() const {
+  return kernels_.fp8 ? 0 : int64_t{2} * kv_heads_ * second_dim_;
+}
+
+Status DeviceModel::ReadNewRows(int64_t layer, uint8_t* first, uint8_t* second) {
+  const cuda::KvPool pool = LayerPool(layer);
+  const int64_t rows = step_.sent_rows();
+  if (kernels_.fp8) {
+    return DeviceStatus(cuda::ReadFp8({pool, step_.sent_slots(), first, rows}, stream_),
+                        "reading rows");
+  }
+  return DeviceStatus(cuda::ReadRows({.pool = pool,
+                                      .slots = step_.slots(),
+                                      .first = {first, int64_t{kv_heads_} * first_dim_, true},
+                                      .second = {second, int64_t{kv_heads_} * second_dim_, true},
+                                      .rows = rows},
+                                     stream_),
+                      "reading rows");
+}
+
 // The layer's new rows on their way to the host, while the layer goes on.
 Status DeviceModel::SendRows(int64_t layer) {
-  const int64_t rows = step_.sent_rows();
-  const int64_t first = int64_t{kv_heads_} * first_dim_;
-  const int64_t second = int64_t{kv_heads_} * second_dim_;
+  const int64_t first = step_.sent_rows() * first_row_bytes();
+  const int64_t second = step_.sent_rows() * second_row_bytes();
   // A place for each layer: the copies of one may still be under way when the next begins.
-  ASSIGN_OR_RETURN(uint16_t * a, sent_first_.Get<uint16_t>(config_.layers * rows * first));
-  ASSIGN_OR_RETURN(uint16_t * b, sent_second_.Get<uint16_t>(config_.layers * rows * second));
-  a += layer * rows * first;
-  b += layer * rows * second;
-  RETURN_IF_ERROR(DeviceStatus(cuda::ReadRows({.pool = LayerPool(layer),
-                                               .slots = step_.sent_slots(),
-                                               .first = {a, first, true},
-                                               .second = {b, second, true},
-                                               .rows = rows},
-                                              stream_),
-                               "reading rows"));
+  ASSIGN_OR_RETURN(uint8_t * a, sent_first_.Get<uint8_t>(config_.layers * first));
+  ASSIGN_OR_RETURN(uint8_t * b, sent_second_.Get<uint8_t>(config_.layers * second));
+  a += layer * first;
+  b += layer * second;
+  RETURN_IF_ERROR(ReadNewRows(layer, a, b));
   // A graph is short, and all of it is awaited: its copies need no stream of their own.
   const cuda::Stream stream = moves_.capturing ? stream_ : copies_;
   if (!moves_.capturing) {
@@ -248,27 +277,27 @@ Status DeviceModel::SendRows(int64_t layer) {
     RETURN_IF_ERROR(DeviceStatus(cuda::WaitFor(copies_, computed), "reading rows"));
   }
   RETURN_IF_ERROR(segments_.Send(layer, stream));
-  auto* const host = host_rows_.as<uint16_t>();
+  auto* const host = host_rows_.as<uint8_t>();
   RETURN_IF_ERROR(DeviceStatus(
-      cuda::CopyOut(host + layer * rows * first, a, static_cast<size_t>(rows * first) * 2, stream),
-      "copying rows"));
-  RETURN_IF_ERROR(
-      DeviceStatus(cuda::CopyOut(host + config_.layers * rows * first + layer * rows * second, b,
-                                 static_cast<size_t>(rows * second) * 2, stream),
-                   "copying rows"));
+      cuda::CopyOut(host + layer * first, a, static_cast<size_t>(first), stream), "copying rows"));
+  if (second > 0) {
+    RETURN_IF_ERROR(DeviceStatus(cuda::CopyOut(host + config_.layers * first + layer * second, b,
+                                               static_cast<size_t>(second), stream),
+                                 "copying rows"));
+  }
   if (moves_.capturing) return absl::OkStatus();
   return DeviceStatus(cuda::Record(copied_[static_cast<size_t>(layer)], copies_), "copying rows");
 }
 
-Status DeviceModel::AwaitRows(uint32_t layer, const uint16_t** first, const uint16_t** second) {
+Status DeviceModel::AwaitRows(uint32_t layer, const uint8_t** first, const uint8_t** second) {
   RETURN_IF_ERROR(
       DeviceStatus(cuda::AwaitEvent(repeated_ ? sampled_ : copied_[layer]), "a layer of the step"));
-  const int64_t rows = step_.sent_rows();
-  const int64_t first_cols = int64_t{kv_heads_} * first_dim_;
-  const int64_t second_cols = int64_t{kv_heads_} * second_dim_;
-  const auto* const host = host_rows_.as<uint16_t>();
-  *first = host + layer * rows * first_cols;
-  *second = host + config_.layers * rows * first_cols + layer * rows * second_cols;
+  const int64_t first_bytes = step_.sent_rows() * first_row_bytes();
+  const int64_t second_bytes = step_.sent_rows() * second_row_bytes();
+  const auto* const host = host_rows_.as<uint8_t>();
+  *first = host + layer * first_bytes;
+  *second =
+      second_bytes == 0 ? nullptr : host + config_.layers * first_bytes + layer * second_bytes;
   return absl::OkStatus();
 }
 

@@ -49,9 +49,12 @@ class DeviceModel {
   // Queues the step.
   Status Forward(const StepWishes& wishes);
   // What layer `layer` of the step put into the pool, once it is on the host: pages that the step
-  // wrote whole as segments(), other rows as [rows, first part | second part] in bf16, parts of
-  // [heads * elements] each.
-  Status AwaitRows(uint32_t layer, const uint16_t** first, const uint16_t** second);
+  // wrote whole as segments(), other rows in bf16 as two parts, [rows, heads * elements] each, in
+  // fp8 as one, [rows, kFp8RowBytes], and no second.
+  Status AwaitRows(uint32_t layer, const uint8_t** first, const uint8_t** second);
+  // Of one row in a layer.
+  int64_t first_row_bytes() const;
+  int64_t second_row_bytes() const;
   // Where those rows belong, by row.
   const std::vector<cuda::KvSlot>& slots() const { return step_.host_slots(); }
   const SegmentPacker& segments() const { return segments_; }
@@ -96,6 +99,7 @@ class DeviceModel {
   Status Norm(const float* x, const cuda::Buffer& weight, int64_t rows);  // to normed_
   Status Layer(int64_t index);
   Status SendRows(int64_t layer);
+  Status ReadNewRows(int64_t layer, uint8_t* first, uint8_t* second);
   Status ProjectHeads(const DeviceLayer& layer, const cuda::KvPool& pool);
   Status ProjectLatents(const DeviceLayer& layer, const cuda::KvPool& pool);
   Status AttendHeads(int64_t index, const cuda::KvPool& pool);

@@ -39,15 +39,13 @@ Status RunKnownModel(const ModelConfig& model, const DeviceKernels& kernels,
                                           static_cast<int64_t>(first), pages, true, kTokens}};
     RETURN_IF_ERROR(known.Forward({.items = items, .all_outputs = true}));
     for (int64_t layer = 0; layer < c.layers; ++layer) {
-      const uint16_t* a = nullptr;
-      const uint16_t* b = nullptr;
+      const uint8_t* a = nullptr;
+      const uint8_t* b = nullptr;
       RETURN_IF_ERROR(known.AwaitRows(static_cast<uint32_t>(layer), &a, &b));
       const size_t rows = known.slots().size();
-      const int64_t first_cols = c.latent ? c.latent->kv_rank : c.kv_heads * c.head_dim;
-      const int64_t second_cols = c.latent ? c.latent->rope_dim : first_cols;
-      Update(*hash, std::span(a, rows * static_cast<size_t>(first_cols)));
+      Update(*hash, std::span(a, rows * static_cast<size_t>(known.first_row_bytes())));
       Update(*hash, known.segments().all(layer));
-      Update(*hash, std::span(b, rows * static_cast<size_t>(second_cols)));
+      Update(*hash, std::span(b, rows * static_cast<size_t>(known.second_row_bytes())));
     }
     RETURN_IF_ERROR(known.AwaitOutputs());
     for (int64_t i = 0; i < known.outputs(); ++i) Update(*hash, known.logits(i));

@@ -307,7 +307,9 @@ TEST(ModelExecutor, RefusesWrongOptionsByName) {
     if (options.model_dir.empty()) options.model_dir = dir;
     return std::string(ModelExecutor::Create(options).status().message());
   };
-  EXPECT_THAT(refusal({.kv_dtype = "fp8"}), HasSubstr("kv_dtype \"fp8\""));
+  EXPECT_THAT(refusal({.kv_dtype = "fp8"}),
+              HasSubstr("kv_dtype \"fp8\" is for workers on a device"));
+  EXPECT_THAT(refusal({.kv_dtype = "int8"}), HasSubstr("kv_dtype \"int8\" is not one of"));
   EXPECT_THAT(refusal({.isa = "sse"}), HasSubstr("isa \"sse\""));
   EXPECT_THAT(refusal({.threads = 0}), HasSubstr("threads is 0, the range is 1 to 256"));
   EXPECT_THAT(refusal({.block_tokens = 2000}), HasSubstr("block_tokens is 2000"));

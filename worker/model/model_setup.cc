@@ -42,6 +42,11 @@ StatusOr<KvType> ResolveKvType(const std::string& name, DType model) {
   if (name == "f32") return kF32;
   if (name == "bf16") return kBF16;
   if (name == "f16") return kF16;
+  if (name == "fp8") {
+    return absl::InvalidArgumentError(
+        "kv_dtype \"fp8\" is for workers on a device (--device=gpu or emulated); a CPU's kernels "
+        "take f32, bf16 and f16");
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("kv_dtype \"", name, "\" is not one of auto, f32, bf16, f16"));
 }
@@ -65,7 +70,9 @@ std::string FolderName(const std::string& dir) {
 
 kv::KvFormat FormatOf(const ModelConfig& config, kv::ElementCodec codec, int block_tokens) {
   kv::KvFormat format;
-  if (config.latent) {
+  if (codec == kv::ElementCodec::kFp8Mla) {
+    format.fields = {kv::Fp8MlaField()};
+  } else if (config.latent) {
     format.fields = {{"c_kv", 1, static_cast<uint32_t>(config.latent->kv_rank), false},
                      {"k_rope", 1, static_cast<uint32_t>(config.latent->rope_dim), true}};
   } else {

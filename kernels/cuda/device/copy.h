@@ -1,6 +1,5 @@
-// Copies from global to shared memory that go on beside the threads: tiles of tensors and plain
-// bytes by the copy engine (compute capability 9.0), 16 bytes a thread by cp.async (8.0). PTX ISA
-// 8.7, section 9.7.9.25.
+// Copies from global to shared memory that go on beside the threads, by the copy engine (compute
+// capability 9.0): tiles of tensors and plain bytes. PTX ISA 8.7, section 9.7.9.25.
 #ifndef REPRISE_KERNELS_CUDA_DEVICE_COPY_H_
 #define REPRISE_KERNELS_CUDA_DEVICE_COPY_H_
 
@@ -46,16 +45,6 @@ REPRISE_DEVICE void LoadTile(void* to, const TensorMap& map, Mbarrier* barrier, 
         "l"(static_cast<uint64_t>(reuse))
       : "memory");
 }
-REPRISE_DEVICE void LoadTile(void* to, const TensorMap& map, Mbarrier* barrier, int32_t c0,
-                             int32_t c1, int32_t c2, int32_t c3, Reuse reuse) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6}], [%2], %7;"
-      :
-      : "r"(SharedAddress(to)), "l"(&map), "r"(SharedAddress(barrier)), "r"(c0), "r"(c1), "r"(c2),
-        "r"(c3), "l"(static_cast<uint64_t>(reuse))
-      : "memory");
-}
 // `bytes` is a multiple of 16, both sides are aligned to 16.
 REPRISE_DEVICE void LoadBytes(void* to, const void* from, uint32_t bytes, Mbarrier* barrier,
                               Reuse reuse) {
@@ -68,21 +57,6 @@ REPRISE_DEVICE void LoadBytes(void* to, const void* from, uint32_t bytes, Mbarri
       : "memory");
 }
 #endif
-
-// 16 bytes, or zeros where `valid` is false (`from` is then not read).
-REPRISE_DEVICE void CopyAsync16(void* to, const void* from, bool valid) {
-  const uint32_t bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :
-               : "r"(SharedAddress(to)), "l"(from), "r"(bytes)
-               : "memory");
-}
-REPRISE_DEVICE void CommitCopies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
-// Until at most kLeft of this thread's groups are under way. Others need a barrier after it.
-template <int kLeft>
-REPRISE_DEVICE void WaitCopies() {
-  asm volatile("cp.async.wait_group %0;" : : "n"(kLeft) : "memory");
-}
 
 #else
 
@@ -99,23 +73,9 @@ REPRISE_DEVICE void LoadTile(void* to, const TensorMap& map, Mbarrier* barrier, 
   emulator::LoadTile(emulator::TensorIn(map.bytes), SharedAddress(to), SharedAddress(barrier), 3,
                      at);
 }
-REPRISE_DEVICE void LoadTile(void* to, const TensorMap& map, Mbarrier* barrier, int32_t c0,
-                             int32_t c1, int32_t c2, int32_t c3, Reuse) {
-  const int32_t at[] = {c0, c1, c2, c3};
-  emulator::LoadTile(emulator::TensorIn(map.bytes), SharedAddress(to), SharedAddress(barrier), 4,
-                     at);
-}
 REPRISE_DEVICE void LoadBytes(void* to, const void* from, uint32_t bytes, Mbarrier* barrier,
                               Reuse) {
   emulator::LoadBytes(SharedAddress(to), from, bytes, SharedAddress(barrier));
-}
-REPRISE_DEVICE void CopyAsync16(void* to, const void* from, bool valid) {
-  emulator::CopyAsync16(to, from, valid);
-}
-REPRISE_DEVICE void CommitCopies() { emulator::CommitCopies(); }
-template <int kLeft>
-REPRISE_DEVICE void WaitCopies() {
-  emulator::WaitCopies(kLeft);
 }
 
 #endif

@@ -45,7 +45,6 @@ REPRISE_DEVICE uint32_t BlockX() { return blockIdx.x; }
 REPRISE_DEVICE uint32_t BlockY() { return blockIdx.y; }
 REPRISE_DEVICE uint32_t BlockZ() { return blockIdx.z; }
 REPRISE_DEVICE uint32_t GridX() { return gridDim.x; }
-REPRISE_DEVICE uint32_t GridY() { return gridDim.y; }
 REPRISE_DEVICE uint32_t BlockThreads() { return blockDim.x; }
 
 // The block's dynamic shared memory, aligned to 1,024 bytes as swizzled tiles must be.
@@ -73,7 +72,6 @@ REPRISE_DEVICE float Log2(float x) {
   return y;
 }
 REPRISE_DEVICE float Max(float a, float b) { return fmaxf(a, b); }
-REPRISE_DEVICE float Min(float a, float b) { return fminf(a, b); }
 REPRISE_DEVICE float Infinity() { return __int_as_float(0x7F800000); }
 REPRISE_DEVICE uint32_t BitsOf(float x) { return __float_as_uint(x); }
 REPRISE_DEVICE float FloatOf(uint32_t bits) { return __uint_as_float(bits); }
@@ -86,7 +84,6 @@ REPRISE_DEVICE uint32_t BlockX() { return emulator::Here().block->index().x; }
 REPRISE_DEVICE uint32_t BlockY() { return emulator::Here().block->index().y; }
 REPRISE_DEVICE uint32_t BlockZ() { return emulator::Here().block->index().z; }
 REPRISE_DEVICE uint32_t GridX() { return emulator::GridDim().x; }
-REPRISE_DEVICE uint32_t GridY() { return emulator::GridDim().y; }
 REPRISE_DEVICE uint32_t BlockThreads() { return emulator::Here().block->threads().x; }
 
 REPRISE_DEVICE uint8_t* Shared() { return emulator::Here().block->shared().generic(); }
@@ -101,7 +98,6 @@ REPRISE_DEVICE float Exp2(float x) { return std::exp2(x); }
 REPRISE_DEVICE float Log2(float x) { return std::log2(x); }
 // The number of two when one is NaN, as CUDA's.
 REPRISE_DEVICE float Max(float a, float b) { return std::fmax(a, b); }
-REPRISE_DEVICE float Min(float a, float b) { return std::fmin(a, b); }
 REPRISE_DEVICE float Infinity() { return HUGE_VALF; }
 REPRISE_DEVICE uint32_t BitsOf(float x) {
   uint32_t bits;
@@ -150,6 +146,9 @@ REPRISE_DEVICE uint32_t PackBf16(float low, float high) {
 struct alignas(16) Words {
   uint32_t w[4];
 };
+struct alignas(8) TwoWords {
+  uint32_t w[2];
+};
 REPRISE_DEVICE Words Load16(const void* from) { return *static_cast<const Words*>(from); }
 REPRISE_DEVICE void Store16(void* to, const Words& words) { *static_cast<Words*>(to) = words; }
 #if defined(__CUDACC__)
@@ -177,8 +176,6 @@ REPRISE_DEVICE T* Opaque(T* pointer) {
 REPRISE_DEVICE uint32_t AtomicAdd(uint32_t* at, uint32_t value) { return atomicAdd(at, value); }
 REPRISE_DEVICE void AtomicXor(uint32_t* at, uint32_t value) { atomicXor(at, value); }
 REPRISE_DEVICE uint32_t PopCount(uint32_t bits) { return static_cast<uint32_t>(__popc(bits)); }
-// What this thread wrote to global memory before is there for whoever sees what it writes after.
-REPRISE_DEVICE void FenceDevice() { __threadfence(); }
 #else
 REPRISE_DEVICE Words LoadOnce16(const void* from) { return Load16(from); }
 REPRISE_DEVICE void CompilerFence() {}
@@ -196,7 +193,6 @@ REPRISE_DEVICE void AtomicXor(uint32_t* at, uint32_t value) { *at ^= value; }
 REPRISE_DEVICE uint32_t PopCount(uint32_t bits) {
   return static_cast<uint32_t>(__builtin_popcount(bits));
 }
-REPRISE_DEVICE void FenceDevice() {}
 #endif
 
 }  // namespace reprise::cuda

@@ -21,9 +21,6 @@ struct LaunchShape {
   uint32_t blocks[3] = {1, 1, 1};
   uint32_t threads[3] = {1, 1, 1};
   size_t shared_bytes = 0;
-  // The kernel may begin while the one before it in the stream ends; it waits itself where it needs
-  // what that one wrote (WaitForPrevious).
-  bool overlaps_previous = false;
 };
 
 #if defined(__CUDACC__)
@@ -43,25 +40,8 @@ int Launch(const LaunchShape& shape, Stream stream, void (*kernel)(Parameters...
   config.blockDim = dim3(shape.threads[0], shape.threads[1], shape.threads[2]);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = shape.overlaps_previous ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
-
-#if __CUDA_ARCH__ >= 900
-__device__ __forceinline__ void WaitForPrevious() {
-  asm volatile("griddepcontrol.wait;" : : : "memory");
-}
-__device__ __forceinline__ void LetNextBegin() {
-  asm volatile("griddepcontrol.launch_dependents;" : : : "memory");
-}
-#else
-__device__ __forceinline__ void WaitForPrevious() {}
-__device__ __forceinline__ void LetNextBegin() {}
-#endif
 
 #else
 
@@ -74,9 +54,6 @@ int Launch(const LaunchShape& shape, Stream stream, void (*kernel)(Parameters...
                             shape.shared_bytes},
                            [kernel, arguments...] { kernel(arguments...); });
 }
-inline void WaitForPrevious() {}
-inline void LetNextBegin() {}
-
 #endif
 
 }  // namespace reprise::cuda

@@ -19,14 +19,6 @@ CUtensorMapSwizzle SwizzleOf(uint32_t bytes) {
   }
 }
 
-CUtensorMapDataType TypeOf(TensorSpec::Element element) {
-  switch (element) {
-    case TensorSpec::Element::kBf16: return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    case TensorSpec::Element::kF32: return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-    default: return CU_TENSOR_MAP_DATA_TYPE_UINT8;
-  }
-}
-
 }  // namespace
 
 int FindDevice(DeviceInfo* info) {
@@ -145,7 +137,7 @@ int MakeTensorMap(const TensorSpec& spec, TensorMap* map) {
     box[d] = spec.box[d];
     steps[d] = 1;
   }
-  const CUresult r = encode(reinterpret_cast<CUtensorMap*>(map->bytes), TypeOf(spec.element), static_cast<cuuint32_t>(spec.rank),
+  const CUresult r = encode(reinterpret_cast<CUtensorMap*>(map->bytes), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(spec.rank),
                             const_cast<void*>(spec.base), dims, strides, box, steps,
                             CU_TENSOR_MAP_INTERLEAVE_NONE, SwizzleOf(spec.swizzle_bytes),
                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B,

@@ -1,5 +1,5 @@
-// What the copy engine must know of a tensor in global memory and of the tiles it takes from it
-// (PTX ISA 8.7, section 5.5). Made on the host, passed to kernels by value as a parameter.
+// What the copy engine must know of a tensor of bf16 in global memory and of the tiles it takes
+// from it (PTX ISA 8.7, section 5.5). Made on the host, passed to kernels by value as a parameter.
 #ifndef REPRISE_KERNELS_CUDA_DEVICE_TENSOR_MAP_H_
 #define REPRISE_KERNELS_CUDA_DEVICE_TENSOR_MAP_H_
 
@@ -14,7 +14,6 @@ inline constexpr int kTensorRankMax = 5;
 struct TensorSpec {
   const void* base = nullptr;  // aligned to 16 bytes
   int rank = 0;
-  enum class Element : uint8_t { kBf16, kF32, kByte } element = Element::kBf16;
   uint64_t dims[kTensorRankMax] = {};
   uint64_t stride_bytes[kTensorRankMax] = {};  // from 1 on; multiples of 16
   uint32_t box[kTensorRankMax] = {};           // at most 256 each

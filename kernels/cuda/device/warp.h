@@ -26,12 +26,6 @@ REPRISE_DEVICE uint32_t Ballot(bool value, uint32_t mask = kAllLanes) {
 }
 REPRISE_DEVICE void SyncWarp(uint32_t mask = kAllLanes) { __syncwarp(mask); }
 REPRISE_DEVICE uint32_t Warp() { return __shfl_sync(kAllLanes, threadIdx.x / 32, 0); }
-REPRISE_DEVICE bool ElectOne() {
-  uint32_t elected;
-  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.b32 %0, 1, 0, p;\n}"
-               : "=r"(elected));
-  return elected != 0;
-}
 
 #else
 
@@ -55,7 +49,6 @@ REPRISE_DEVICE void SyncWarp(uint32_t mask = kAllLanes) {
   emulator::Here().block->Meet(mask, 0, "syncwarp");
 }
 REPRISE_DEVICE uint32_t Warp() { return emulator::Here().warp(); }
-REPRISE_DEVICE bool ElectOne() { return emulator::Here().lane() == 0; }
 
 #endif
 

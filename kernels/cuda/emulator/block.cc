@@ -127,8 +127,6 @@ void Block::EndPhase(Mbarrier& barrier) {
   ++barrier.phase;
 }
 
-void Block::ExpectBytes(uint32_t address, uint32_t bytes) { At(address).bytes += bytes; }
-
 void Block::ArriveMbarrier(uint32_t address, uint32_t expect_bytes) {
   Mbarrier& barrier = At(address);
   barrier.bytes += expect_bytes;

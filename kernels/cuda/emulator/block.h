@@ -41,8 +41,6 @@ struct Thread {
   // What it waits for; null while it can go on.
   const std::function<bool()>* ready = nullptr;
   const char* waits_for = "";
-  // Copies of 16 bytes (cp.async), by committed group; the last is open.
-  std::vector<std::vector<std::function<void()>>> copies = {{}};
 
   uint32_t warp() const { return flat / 32; }
   uint32_t lane() const { return flat % 32; }
@@ -74,7 +72,6 @@ class Block {
 
   void InitMbarrier(uint32_t address, uint32_t arrivals);
   void ArriveMbarrier(uint32_t address, uint32_t expect_bytes);
-  void ExpectBytes(uint32_t address, uint32_t bytes);
   bool PhaseEnded(uint32_t address, uint32_t parity);
   void WaitMbarrier(uint32_t address, uint32_t parity);
   // By the copy engine.

@@ -102,35 +102,4 @@ void LoadBytes(uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier)
   });
 }
 
-void CopyAsync16(void* to, const void* from, bool valid) {
-  Thread& self = Here();
-  SharedMemory& shared = self.block->shared();
-  const uint32_t address = shared.AddressOf(to);
-  if (!shared.Holds(address, 16) || address % 16 != 0 ||
-      (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
-    self.block->Fault("16 bytes copied to " + std::to_string(address));
-  }
-  std::memset(to, SharedMemory::kPoison, 16);
-  self.copies.back().push_back([to, from, valid] {
-    if (valid) {
-      std::memcpy(to, from, 16);
-    } else {
-      std::memset(to, 0, 16);
-    }
-  });
-}
-
-void CommitCopies() { Here().copies.emplace_back(); }
-
-// The open group is not waited for.
-void WaitCopies(size_t left) {
-  auto& groups = Here().copies;
-  const size_t committed = groups.size() - 1;
-  if (committed <= left) return;
-  for (size_t i = 0; i < committed - left; ++i) {
-    for (const auto& copy : groups[i]) copy();
-    groups[i].clear();
-  }
-}
-
 }  // namespace reprise::cuda::emulator

@@ -41,11 +41,6 @@ void LoadTile(const Tensor& tensor, uint32_t to, uint32_t mbarrier, uint32_t ran
               const int32_t* coordinates);
 void LoadBytes(uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier);
 
-// cp.async of the calling thread: 16 bytes, zeros where `valid` is false.
-void CopyAsync16(void* to, const void* from, bool valid);
-void CommitCopies();
-void WaitCopies(size_t left);
-
 }  // namespace reprise::cuda::emulator
 
 #endif  // REPRISE_KERNELS_CUDA_EMULATOR_COPY_ENGINE_H_

@@ -201,9 +201,7 @@ int MakeTensorMap(const TensorSpec& spec, TensorMap* map) {
   emulator::Tensor t;
   t.base = spec.base;
   t.rank = static_cast<uint32_t>(spec.rank);
-  t.element_bytes = spec.element == TensorSpec::Element::kF32    ? 4
-                    : spec.element == TensorSpec::Element::kBf16 ? 2
-                                                                 : 1;
+  t.element_bytes = 2;
   t.swizzle_bytes = spec.swizzle_bytes;
   for (int d = 0; d < kTensorRankMax; ++d) {
     t.dims[d] = spec.dims[d];

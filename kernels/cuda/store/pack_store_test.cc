@@ -40,6 +40,10 @@ TEST_F(CudaPackForStore, TailsAreThoseOfTheHost) {
     const auto heads = static_cast<uint32_t>(c.heads);
     format.fields = {{"k", heads, static_cast<uint32_t>(c.first_dim), true},
                      {"v", heads, static_cast<uint32_t>(c.second_dim), false}};
+    if (c.fp8) {
+      format.fields = {kv::Fp8MlaField()};
+      format.codec = kv::ElementCodec::kFp8Mla;
+    }
     format.layers = static_cast<uint32_t>(c.layers);
     for (size_t i = 0; i < t.tails.size(); ++i) {
       const TailCopy& tail = t.tails[i];

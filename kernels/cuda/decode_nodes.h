@@ -1,0 +1,187 @@
+// The tree over leaves as a warpgroup of 128 threads walks it: which tiles a worker reads, the
+// nodes that wait for their sibling, the joins within a run, the result. What the kernels of
+// decode.cu and decode_fp8.cu share, so that a node is the same for both.
+#ifndef REPRISE_KERNELS_CUDA_DECODE_NODES_H_
+#define REPRISE_KERNELS_CUDA_DECODE_NODES_H_
+
+#include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_tile.h"
+
+namespace reprise::cuda {
+
+inline constexpr uint32_t kNodeThreads = 128;
+inline constexpr int kTilesPerLeaf = kStepLeaf / kPageRows;
+
+// Which tile comes next, across the runs of a worker.
+struct TileCursor {
+  int run;
+  int end_run;
+  int tile;      // of the unit
+  int end_tile;  // of the run
+  REPRISE_DEVICE bool ended() const { return run == end_run; }
+  // To the first tile of the first run from `run` on that has one.
+  REPRISE_DEVICE void Enter(const DecodeArgs& args) {
+    for (; run < end_run; ++run) {
+      const DecodeRun& r = args.plan.runs[run];
+      const int keys = args.keys[r.unit / args.kv_heads];
+      tile = r.first_leaf * kTilesPerLeaf;
+      const int all = (keys + kPageRows - 1) / kPageRows;
+      end_tile = r.end_leaf * kTilesPerLeaf < all ? r.end_leaf * kTilesPerLeaf : all;
+      if (tile < end_tile) return;
+    }
+  }
+  REPRISE_DEVICE void Next(const DecodeArgs& args) {
+    if (++tile < end_tile) return;
+    ++run;
+    Enter(args);
+  }
+};
+
+// A thread's part in it. Shape: kN, kValueChunks, kValueDim, kNodeFloats, kKeptLse, kKeptNodes
+// (decode_tile.h).
+template <class Shape>
+struct DecodeNodes {
+  static constexpr int kN = Shape::kN;
+  static constexpr int kColumns = kN / 4;  // of a thread
+
+  // A node of the tree: what a thread has of it.
+  struct Node {
+    float o[Shape::kValueChunks][kN / 2];
+    float lse2[kColumns];
+  };
+
+  const DecodeArgs& args;
+  uint8_t* shared;
+  FragmentPlace place;
+
+  REPRISE_DEVICE int Column(int u) const { return 8 * (u / 2) + place.col + u % 2; }
+
+  // ---- nodes that wait for their sibling: O in global memory, each thread its own part ----
+
+  REPRISE_DEVICE float* KeptLse(int i) const {
+    return reinterpret_cast<float*>(shared + Shape::kKeptLse) + i * kN;
+  }
+  REPRISE_DEVICE int32_t* KeptNode(int i) const {  // first leaf, level
+    return reinterpret_cast<int32_t*>(shared + Shape::kKeptNodes) + 2 * i;
+  }
+  REPRISE_DEVICE float* KeptO(const DecodeRun& run, int i) const {
+    return args.plan.node_out + static_cast<int64_t>(run.slot + i) * Shape::kNodeFloats +
+           ThreadX() * 4;
+  }
+
+  REPRISE_DEVICE void Keep(const DecodeRun& run, int i, const Node& node) const {
+    float* to = KeptO(run, i);
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      to = Opaque(to);
+      REPRISE_UNROLL
+      for (int j = 0; j < kN / 8; ++j) {
+        const float* o = node.o[v] + 4 * j;
+        Store16(to + (v * (kN / 8) + j) * kNodeThreads * 4,
+                {{BitsOf(o[0]), BitsOf(o[1]), BitsOf(o[2]), BitsOf(o[3])}});
+      }
+    }
+    // Threads with the same columns write the same, and each reads what it wrote.
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) KeptLse(i)[Column(u)] = node.lse2[u];
+  }
+
+  // node = kept i joined with node.
+  REPRISE_DEVICE void JoinKept(const DecodeRun& run, int i, Node& node) const {
+    const float* from = KeptO(run, i);
+    MergeWeights w[kColumns];
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      w[u] = WeightsOf(KeptLse(i)[Column(u)], node.lse2[u]);
+      node.lse2[u] = w[u].lse2;
+    }
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      from = Opaque(from);  // or all of the node is in registers at once
+      REPRISE_UNROLL
+      for (int j = 0; j < kN / 8; ++j) {
+        const Words left = Load16(from + (v * (kN / 8) + j) * kNodeThreads * 4);
+        REPRISE_UNROLL
+        for (int k = 0; k < 4; ++k) {
+          float& o = node.o[v][4 * j + k];
+          o = Merged(w[2 * j + k % 2], FloatOf(left.w[k]), o);
+        }
+      }
+    }
+  }
+
+  // ---- a run ----
+
+  REPRISE_DEVICE void WriteResult(const DecodeRun& run, const Node& node) const {
+    const int group = args.q_heads / args.kv_heads;
+    const int first_head = run.unit % args.kv_heads * group;
+    const int64_t row = run.unit / args.kv_heads;
+    REPRISE_UNROLL
+    for (int u = 0; u < kColumns; ++u) {
+      if (Column(u) >= group) continue;
+      const int head = first_head + Column(u);
+      uint16_t* out = Opaque(args.out + row * args.out_row_stride +
+                             static_cast<int64_t>(head) * Shape::kValueDim + place.row);
+      REPRISE_UNROLL
+      for (int v = 0; v < Shape::kValueChunks; ++v) {
+        REPRISE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          out[64 * v + 8 * half] = ToBf16(node.o[v][u / 2 * 4 + u % 2 + 2 * half]).bits;
+        }
+      }
+      if (args.lse != nullptr && place.row == 0) {
+        args.lse[row * args.q_heads + head] = node.lse2[u] * kLn2;
+      }
+    }
+  }
+
+  // `begin()` goes before a run that sees keys, `leaf_of(leaf, node)` computes a leaf; `sync()` is
+  // a barrier of the 128 threads.
+  template <class Begin, class LeafOf, class Sync>
+  REPRISE_DEVICE void Tree(const DecodeRun& run, Begin begin, LeafOf leaf_of, Sync sync) const {
+    Node node;
+    if (run.leaves == 0) {
+      REPRISE_UNROLL
+      for (int v = 0; v < Shape::kValueChunks; ++v) {
+        REPRISE_UNROLL
+        for (int i = 0; i < kN / 2; ++i) node.o[v][i] = 0;
+      }
+      REPRISE_UNROLL
+      for (int u = 0; u < kColumns; ++u) node.lse2[u] = -Infinity();
+      return WriteResult(run, node);
+    }
+    begin();
+    int kept = 0;
+    int32_t level = 0;
+    for (int leaf = run.first_leaf; leaf < run.end_leaf; ++leaf) {
+      leaf_of(leaf, node);
+      level = JoinsAfter(leaf, run.first_leaf);
+      for (int i = 0; i < level; ++i) JoinKept(run, --kept, node);
+      if (leaf + 1 == run.end_leaf) break;
+      sync();  // the place may be one that others still read
+      Keep(run, kept, node);
+      KeptNode(kept)[0] = leaf >> level;
+      ++kept;
+    }
+    // Nothing follows the unit's last leaf: its node is what its parent would be.
+    if (run.end_leaf == run.leaves) {
+      while (kept > 0 && KeptNode(kept - 1)[0] % 2 == 0) JoinKept(run, --kept, node);
+    }
+    if (run.whole != 0) {
+      WriteResult(run, node);
+    } else {
+      sync();
+      Keep(run, kept++, node);
+      sync();
+      for (int i = static_cast<int>(ThreadX()); i < kept * kN; i += kNodeThreads) {
+        args.plan.node_lse2[static_cast<int64_t>(run.slot + i / kN) * kDecodeGroupMax + i % kN] =
+            KeptLse(i / kN)[i % kN];
+      }
+    }
+    sync();  // what the run had in shared memory may be overwritten
+  }
+};
+
+}  // namespace reprise::cuda
+
+#endif  // REPRISE_KERNELS_CUDA_DECODE_NODES_H_
