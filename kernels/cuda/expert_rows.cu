@@ -31,7 +31,7 @@ REPRISE_DEVICE void LoadPart(const ExpertRowsArgs& args, int64_t part, int32_t* 
   SyncBlock();
   for (uint32_t i = ThreadX(); i < kPart; i += BlockThreads()) {
     const int64_t at = part * kPart + i;
-    ids[i] = at < IdsOf(args) ? args.ids[at] : -1;
+    ids[i] = at < IdsOf(args) ? args.ids[at] - args.first : -1;
   }
   SyncBlock();
 }

@@ -23,6 +23,7 @@ struct ExpertRowsArgs {
   int64_t rows = 0;
   int per_row = 0;
   int experts = 0;  // at most kListedExpertsMax
+  int first = 0;    // id of the first of them; ids of others are nowhere
   int tile = 1;
   int32_t* counts = nullptr;    // [experts]
   int32_t* begins = nullptr;    // [experts + 1], of the lists; the last is the end of all

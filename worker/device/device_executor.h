@@ -20,29 +20,18 @@
 
 #include "common/status.h"
 #include "worker/device/device_model.h"
+#include "worker/device/host_pages.h"
+#include "worker/device/loaded_device.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/sampling.h"
 
 namespace reprise::worker {
 
-struct DeviceExecutorOptions {
-  std::string model_dir;
-  std::string kv_dtype = "auto";  // auto (bf16), bf16, or fp8 for latents of 512 + 64
-  int block_tokens = 64;          // what they take
-  int chunk_tokens = 0;           // prompt tokens a step may hold; 0: kDeviceChunkTokens
-  int64_t pool_bytes = 0;         // of the pool that will be attached; 0: not known yet
-  bool emulated = false;          // the CPU computes what a card would; else a card does
-  bool unproven_kernels = false;
-};
-
-// Enough rows to keep a card's tensor cores busy.
-inline constexpr int32_t kDeviceChunkTokens = 2048;
-
 class DeviceExecutor final : public Executor {
  public:
   // FAILED_PRECONDITION without a device, INVALID_ARGUMENT and UNIMPLEMENTED for what it cannot do,
   // by name, RESOURCE_EXHAUSTED when weights, pool and scratch do not fit, saying what would.
-  static StatusOr<std::unique_ptr<DeviceExecutor>> Create(const DeviceExecutorOptions& options);
+  static StatusOr<std::unique_ptr<DeviceExecutor>> Create(const DeviceOptions& options);
 
   const ExecutorInfo& info() const override { return info_; }
   const DeviceKernels& kernels() const { return kernels_; }
@@ -69,16 +58,12 @@ class DeviceExecutor final : public Executor {
                  std::unique_ptr<DeviceModel> model);
   Status Step(const StepWishes& wishes, const LayerDone& layer_done);
   SampledToken SampleOnHost(std::span<const float> logits, const SampleInput& input);
-  Status CopyReplaced(std::span<const StepItem> items);
-  void KeepRows(uint32_t layer, const uint8_t* first, const uint8_t* second);
 
   const ExecutorInfo info_;
   const DeviceKernels kernels_;
   const std::unique_ptr<DeviceModel> model_;
-  uint8_t* base_ = nullptr;
-  int32_t pages_ = 0;
+  HostPages pages_;
   Status attached_ = absl::FailedPreconditionError("no KV pool is attached");
-  std::vector<uint8_t> replaced_;  // by page
   Tick tick_;
   std::vector<int64_t> output_of_item_;  // -1: none
   std::vector<float> sample_scratch_;

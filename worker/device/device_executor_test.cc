@@ -27,7 +27,7 @@ constexpr bool kEmulated = true;
 // An executor with a pool of its own.
 class Device {
  public:
-  explicit Device(DeviceExecutorOptions options) {
+  explicit Device(DeviceOptions options) {
     options.emulated = kEmulated;
     auto made = DeviceExecutor::Create(options);
     EXPECT_TRUE(made.ok()) << made.status();
@@ -404,8 +404,8 @@ TEST_F(DeviceExecutorTest, ItsSamplesAreTheHostsInAnyCompany) {
 // one the step's arrays outgrow their memory.
 TEST_F(DeviceExecutorTest, RepeatedStepsDrawTheHostsTokens) {
   for (const ModelConfig& config : {PlainConfigs()[0], HopperHeads()}) {
-    const DeviceExecutorOptions options = {.model_dir = TestModel(config, {.dtype = "bf16"}),
-                                           .unproven_kernels = config.head_dim >= 64};
+    const DeviceOptions options = {.model_dir = TestModel(config, {.dtype = "bf16"}),
+                                   .unproven_kernels = config.head_dim >= 64};
     Device device(options);
     Device host(options);
     ASSERT_NE(device.executor, nullptr);
@@ -452,7 +452,7 @@ TEST_F(DeviceExecutorTest, RepeatedStepsDrawTheHostsTokens) {
   }
 }
 
-void GoOnFromAnothersPages(const ModelConfig& config, DeviceExecutorOptions options,
+void GoOnFromAnothersPages(const ModelConfig& config, DeviceOptions options,
                            std::span<const int32_t> pages) {
   options.model_dir = TestModel(config, {.dtype = "bf16"});
   const std::vector<int32_t> tokens = RandomTokens(70, config.vocab, 7);

@@ -6,8 +6,9 @@
 
 namespace reprise::worker {
 
-// y += the MLP of x.
-Status DeviceModel::Mlp(const DeviceMlp& w, const uint16_t* x, int64_t rows, float* y) {
+// y = residual + the MLP of x, or this rank's part of that.
+Status DeviceModel::Mlp(const DeviceMlp& w, const uint16_t* x, const float* residual, float* y) {
+  const int64_t rows = step_.rows();
   const int64_t both = w.gate_up.view.n;
   ASSIGN_OR_RETURN(float* const gate_up, gate_up_.Get<float>(rows * both));
   ASSIGN_OR_RETURN(uint16_t* const activated, activated_.Get<uint16_t>(rows * (both / 2)));
@@ -19,17 +20,16 @@ Status DeviceModel::Mlp(const DeviceMlp& w, const uint16_t* x, int64_t rows, flo
                                              .cols = both / 2},
                                             stream_),
                                "swiglu"));
-  return Multiply(w.down, Rows(activated, rows, both / 2), {.f32 = y, .residual = y});
+  return MultiplyPart(w.down, Rows(activated, rows, both / 2), residual, y);
 }
 
 // Rows are sorted by expert, so that each expert's matrices are read once, and every row adds its
-// experts with ascending ids.
-Status DeviceModel::Mixture(const DeviceMixture& w) {
+// experts with ascending ids. A rank that has some of the experts adds those.
+Status DeviceModel::Mixture(const DeviceMixture& w, const float* residual, float* y) {
   const ExpertMixture& m = *config_.mixture;
   const int64_t rows = step_.rows();
   const int64_t hidden = config_.hidden;
   const int64_t choices = rows * m.per_token;
-  ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * hidden));
   ASSIGN_OR_RETURN(uint16_t* const normed, normed_.Get<uint16_t>(rows * hidden));
   const int64_t logits_stride = w.gate.view.n;
   ASSIGN_OR_RETURN(float* const logits, gate_logits_.Get<float>(rows * logits_stride));
@@ -55,9 +55,10 @@ Status DeviceModel::Mixture(const DeviceMixture& w) {
   lists.ids = ids;
   lists.rows = rows;
   lists.per_row = static_cast<int>(m.per_token);
-  lists.experts = static_cast<int>(m.experts);
-  ASSIGN_OR_RETURN(lists.counts, expert_counts_.Get<int32_t>(m.experts));
-  ASSIGN_OR_RETURN(lists.begins, expert_begins_.Get<int32_t>(m.experts + 1));
+  lists.experts = static_cast<int>(w.own.size());
+  lists.first = static_cast<int>(w.own.begin);
+  ASSIGN_OR_RETURN(lists.counts, expert_counts_.Get<int32_t>(w.own.size()));
+  ASSIGN_OR_RETURN(lists.begins, expert_begins_.Get<int32_t>(w.own.size() + 1));
   ASSIGN_OR_RETURN(lists.row_of, expert_rows_.Get<int32_t>(ExpertRowsMax(lists)));
   ASSIGN_OR_RETURN(lists.place_of, expert_places_.Get<int32_t>(choices));
   ASSIGN_OR_RETURN(lists.scratch, expert_scratch_.Get<uint8_t>(
@@ -88,12 +89,15 @@ Status DeviceModel::Mixture(const DeviceMixture& w) {
                                             stream_),
                                "swiglu"));
   RETURN_IF_ERROR(Multiply(w.down, Rows(activated, choices, both / 2), {.f32 = out}, groups));
-  if (w.shared) RETURN_IF_ERROR(Mlp(*w.shared, normed, rows, x));
+  if (w.shared) {
+    RETURN_IF_ERROR(Mlp(*w.shared, normed, residual, y));
+    residual = y;
+  }
   return DeviceStatus(cuda::SumExperts({.x = {out, hidden, false},
                                         .place_of = lists.place_of,
                                         .weights = weights,
-                                        .base = {x, hidden, false},
-                                        .y = {x, hidden, false},
+                                        .base = {residual, hidden, false},
+                                        .y = {y, hidden, false},
                                         .rows = rows,
                                         .cols = hidden,
                                         .per_row = static_cast<int>(m.per_token)},

@@ -36,9 +36,10 @@ int DecodeBlocks(const ModelConfig& c, bool fp8, const cuda::DeviceInfo& device)
 
 }  // namespace
 
-DeviceModel::DeviceModel(const ModelConfig& config, DeviceWeights weights,
+DeviceModel::DeviceModel(const ModelConfig& config, const ModelShare& share, DeviceWeights weights,
                          const DeviceKernels& kernels, const cuda::DeviceInfo& device)
     : config_(config),
+      share_(share),
       weights_(std::move(weights)),
       kernels_(kernels),
       device_(device),
@@ -120,6 +121,14 @@ Status DeviceModel::Multiply(const DeviceMatrix& w, const cuda::GemmMatrix& x, c
   return MultiplyBy(w.view, x, y, groups);
 }
 
+Status DeviceModel::MultiplyPart(const DeviceMatrix& w, const cuda::GemmMatrix& x,
+                                 const float* residual, float* y) {
+  cuda::GemmOutput out = {.f32 = y, .row_stride = w.view.n, .residual = residual};
+  // Added once.
+  if (ranks_.tensor == nullptr || ranks_.tensor->rank() == 0) out.bias = w.bias_data();
+  return MultiplyBy(w.view, x, out);
+}
+
 Status DeviceModel::Norm(const float* x, const cuda::Buffer& weight, int64_t rows) {
   ASSIGN_OR_RETURN(uint16_t* const y, normed_.Get<uint16_t>(rows * config_.hidden));
   return DeviceStatus(cuda::RmsNorm({.x = x,
@@ -135,12 +144,22 @@ Status DeviceModel::Norm(const float* x, const cuda::Buffer& weight, int64_t row
                       "a norm");
 }
 
-Status DeviceModel::Forward(const StepWishes& wishes) {
+void DeviceModel::SetRanks(const DeviceRanks& ranks) {
+  ranks_ = ranks;
+  sending_.reset();  // that was with the ranks of before
+}
+
+Status DeviceModel::Forward(const StepWishes& wishes, const LayerQueued& queued,
+                            TimeNs deadline_ns) {
+  queued_ = queued;
+  deadline_ns_ = deadline_ns;
   RETURN_IF_ERROR(step_.Prepare(wishes, stream_));
   RETURN_IF_ERROR(segments_.Prepare(pool(), step_.whole_pages(), stream_));
   RETURN_IF_ERROR(ReserveStep());
   repeated_ = false;
-  const StepShape shape = step_.shape();
+  // What waits for other ranks is not captured.
+  const bool alone = ranks_.tensor == nullptr && ranks_.pipeline == nullptr;
+  const StepShape shape = alone ? step_.shape() : StepShape{};
   RETURN_IF_ERROR(shape.rows > 0 ? Repeat(shape) : QueueStep());
   if (step_.sampled()) {
     for (const int64_t output : step_.samples().on_host()) RETURN_IF_ERROR(SendLogits(output, 1));
@@ -169,19 +188,90 @@ Status DeviceModel::ReserveStep() {
 }
 
 Status DeviceModel::QueueStep() {
-  const int64_t rows = step_.rows();
-  ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * config_.hidden));
-  RETURN_IF_ERROR(
-      DeviceStatus(cuda::Embed({.table = {weights_.embedding.memory.data(), config_.hidden, true},
-                                .ids = step_.ids(),
-                                .y = {x, config_.hidden, false},
-                                .rows = rows,
-                                .cols = config_.hidden},
-                               stream_),
-                   "the embedding"));
-  for (int64_t layer = 0; layer < config_.layers; ++layer) RETURN_IF_ERROR(Layer(layer));
+  RETURN_IF_ERROR(TakeRows());
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    RETURN_IF_ERROR(Layer(layer));
+    if (queued_) RETURN_IF_ERROR(queued_(static_cast<uint32_t>(layer)));
+  }
+  if (!share_.last_stage) return GiveRows();
   RETURN_IF_ERROR(Logits());
   return step_.sampled() ? Draw() : SendLogits(0, step_.output_rows_computed());
+}
+
+// The embedding, or what the previous stage gives.
+Status DeviceModel::TakeRows() {
+  const int64_t rows = step_.rows();
+  ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * config_.hidden));
+  if (share_.first_stage) {
+    return DeviceStatus(
+        cuda::Embed({.table = {weights_.embedding.memory.data(), config_.hidden, true},
+                     .ids = step_.ids(),
+                     .y = {x, config_.hidden, false},
+                     .rows = rows,
+                     .cols = config_.hidden},
+                    stream_),
+        "the embedding");
+  }
+  // The last step's kernels may still read what is there.
+  RETURN_IF_ERROR(DeviceStatus(cuda::Synchronize(stream_), "the step before"));
+  return ranks_.pipeline->Recv(
+      ranks_.pipeline->rank() - 1,
+      parallel::FloatBytes(std::span(x, static_cast<size_t>(rows * config_.hidden))), deadline_ns_);
+}
+
+Status DeviceModel::GiveRows() {
+  RETURN_IF_ERROR(Settle(deadline_ns_));
+  const int64_t rows = step_.rows();
+  ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * config_.hidden));
+  ASSIGN_OR_RETURN(float* const next, next_.Get<float>(rows * config_.hidden));
+  const int64_t row_bytes = config_.hidden * static_cast<int64_t>(sizeof(float));
+  RETURN_IF_ERROR(DeviceStatus(cuda::CopyRows({.x = x,
+                                               .x_stride_bytes = row_bytes,
+                                               .y = next,
+                                               .y_stride_bytes = row_bytes,
+                                               .rows = rows,
+                                               .row_bytes = row_bytes},
+                                              stream_),
+                               "rows for the next stage"));
+  RETURN_IF_ERROR(DeviceStatus(cuda::Synchronize(stream_), "rows for the next stage"));
+  ASSIGN_OR_RETURN(
+      sending_, ranks_.pipeline->Start({.to = ranks_.pipeline->rank() + 1,
+                                        .send = parallel::FloatBytes(std::span<const float>(
+                                            next, static_cast<size_t>(rows * config_.hidden)))}));
+  return absl::OkStatus();
+}
+
+Status DeviceModel::Settle(TimeNs deadline_ns) {
+  if (!sending_) return absl::OkStatus();
+  return ranks_.pipeline->Wait(*std::exchange(sending_, std::nullopt), deadline_ns);
+}
+
+// Where a half of a layer leaves what it adds to the residual stream, which then is `residual`: in
+// place, or apart, as a part of what all ranks add.
+StatusOr<float*> DeviceModel::HalfLayer(const float** residual) {
+  const int64_t floats = step_.rows() * config_.hidden;
+  ASSIGN_OR_RETURN(float* const x, x_.Get<float>(floats));
+  *residual = ranks_.tensor == nullptr ? x : nullptr;
+  if (ranks_.tensor == nullptr) return x;
+  return part_.Get<float>(floats);
+}
+
+// Adds the ranks' parts to the residual stream.
+Status DeviceModel::JoinRanks() {
+  if (ranks_.tensor == nullptr) return absl::OkStatus();
+  const int64_t rows = step_.rows();
+  ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * config_.hidden));
+  ASSIGN_OR_RETURN(float* const part, part_.Get<float>(rows * config_.hidden));
+  RETURN_IF_ERROR(DeviceStatus(cuda::Synchronize(stream_), "a half of a layer"));
+  RETURN_IF_ERROR(ranks_.tensor->AllReduce(
+      std::span(part, static_cast<size_t>(rows * config_.hidden)), deadline_ns_));
+  return DeviceStatus(cuda::AddRows({.x = {part, config_.hidden, false},
+                                     .residual = {x, config_.hidden, false},
+                                     .y = {x, config_.hidden, false},
+                                     .rows = rows,
+                                     .cols = config_.hidden},
+                                    stream_),
+                      "the ranks' sum");
 }
 
 // The first step of a shape runs as any; memory has its size then, and the second is captured. What
@@ -228,12 +318,15 @@ Status DeviceModel::Layer(int64_t index) {
   RETURN_IF_ERROR(layer.heads ? AttendHeads(index, pool) : AttendLatents(index, layer, pool));
   const int64_t attended_cols = config_.heads * config_.value_dim();
   ASSIGN_OR_RETURN(uint16_t* const attended, attended_.Get<uint16_t>(rows * attended_cols));
-  RETURN_IF_ERROR(
-      Multiply(layer.o, Rows(attended, rows, attended_cols), {.f32 = x, .residual = x}));
+  const float* residual = nullptr;
+  ASSIGN_OR_RETURN(float* const sum, HalfLayer(&residual));
+  RETURN_IF_ERROR(MultiplyPart(layer.o, Rows(attended, rows, attended_cols), residual, sum));
+  RETURN_IF_ERROR(JoinRanks());
   RETURN_IF_ERROR(Norm(x, layer.mlp_norm, rows));
-  if (layer.mixture) return Mixture(*layer.mixture);
   ASSIGN_OR_RETURN(uint16_t* const normed, normed_.Get<uint16_t>(rows * config_.hidden));
-  return Mlp(*layer.mlp, normed, rows, x);
+  RETURN_IF_ERROR(layer.mixture ? Mixture(*layer.mixture, residual, sum)
+                                : Mlp(*layer.mlp, normed, residual, sum));
+  return JoinRanks();
 }
 
 int64_t DeviceModel::first_row_bytes() const {
@@ -251,7 +344,7 @@ Status DeviceModel::ReadNewRows(int64_t layer, uint8_t* first, uint8_t* second) 
                         "reading rows");
   }
   return DeviceStatus(cuda::ReadRows({.pool = pool,
-                                      .slots = step_.slots(),
+                                      .slots = step_.sent_slots(),
                                       .first = {first, int64_t{kv_heads_} * first_dim_, true},
                                       .second = {second, int64_t{kv_heads_} * second_dim_, true},
                                       .rows = rows},
@@ -379,7 +472,7 @@ Status DeviceModel::AwaitOutputs() { return DeviceStatus(cuda::AwaitEvent(sample
 
 std::span<const float> DeviceModel::logits(int64_t output) const {
   return {host_logits_.as<float>() + output * weights_.head().view.n,
-          static_cast<size_t>(config_.vocab)};
+          static_cast<size_t>(share_.vocab.size())};
 }
 
 std::optional<SampledToken> DeviceModel::drawn(size_t sample) const {

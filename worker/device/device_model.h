@@ -1,6 +1,6 @@
-// The forward pass of every supported family on a device: the graph of worker/model/transformer.h
-// in kernels that run one after the other on a stream, over a paged KV pool in device memory. Owns
-// weights and scratch; one thread.
+// The forward pass of every supported family, or of a rank's share of one, on a device: the graph
+// of worker/model/transformer.h in kernels that run one after the other on a stream, over a paged
+// KV pool in device memory. Owns weights and scratch; one thread.
 //
 // Invariants:
 // 1. A row's bits do not depend on its company, the chunks or the pages: linear layers sum over k
@@ -10,17 +10,23 @@
 //    while later layers are computed.
 // 3. Steps of single rows repeat what the last one of their shape (StepShape) launched, as a graph;
 //    the launches, so the bits, are the same.
-// 4. After an error nothing on the device is of use.
+// 4. Tensor ranks add what each has of a row-parallel product, by the communicator's tree: a
+//    numerics class of its own for each number of them. Stages change no bit.
+// 5. After an error of the device nothing on it is of use. After one of another rank the pool's
+//    pages are, of the steps that were done.
 #ifndef REPRISE_WORKER_DEVICE_DEVICE_MODEL_H_
 #define REPRISE_WORKER_DEVICE_DEVICE_MODEL_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/status.h"
 #include "kernels/cuda/device/buffer.h"
 #include "kernels/cuda/kv_pool.h"
@@ -29,13 +35,27 @@
 #include "worker/device/device_weights.h"
 #include "worker/device/segment_packer.h"
 #include "worker/device/step_memory.h"
+#include "worker/model/model_share.h"
+#include "worker/parallel/communicator.h"
 
 namespace reprise::worker {
 
+// The other ranks of a group, by communicators whose operands may be in device memory; they outlive
+// their use. Null: there are no others of that kind.
+struct DeviceRanks {
+  parallel::Communicator* tensor = nullptr;
+  parallel::Communicator* pipeline = nullptr;  // rank r is stage r
+};
+
 class DeviceModel {
  public:
+  // Of a whole model.
   DeviceModel(const ModelConfig& config, DeviceWeights weights, const DeviceKernels& kernels,
-              const cuda::DeviceInfo& device);
+              const cuda::DeviceInfo& device)
+      : DeviceModel(config, WholeModel(config), std::move(weights), kernels, device) {}
+  // Of a share: `config` is ConfigOfShare.
+  DeviceModel(const ModelConfig& config, const ModelShare& share, DeviceWeights weights,
+              const DeviceKernels& kernels, const cuda::DeviceInfo& device);
   ~DeviceModel();
 
   // Makes streams and events.
@@ -46,8 +66,17 @@ class DeviceModel {
   int64_t page_bytes() const { return page_bytes_; }
   cuda::Stream stream() const { return stream_; }
 
+  // For the steps of one epoch of the group.
+  void SetRanks(const DeviceRanks& ranks);
+
   // Queues the step.
-  Status Forward(const StepWishes& wishes);
+  Status Forward(const StepWishes& wishes) { return Forward(wishes, nullptr, INT64_MAX); }
+  // Of a share: all ranks make the same calls, and whatever one waits for another ends by the
+  // deadline. `queued(l)` is called when the share's layer l is on its way.
+  using LayerQueued = std::function<Status(uint32_t layer)>;
+  Status Forward(const StepWishes& wishes, const LayerQueued& queued, TimeNs deadline_ns);
+  // Waits until the next stage has what the last Forward gave.
+  Status Settle(TimeNs deadline_ns);
   // What layer `layer` of the step put into the pool, once it is on the host: pages that the step
   // wrote whole as segments(), other rows in bf16 as two parts, [rows, heads * elements] each, in
   // fp8 as one, [rows, kFp8RowBytes], and no second.
@@ -63,7 +92,7 @@ class DeviceModel {
   int64_t outputs() const { return step_.outputs(); }
   // The last step repeated another's launches.
   bool repeated() const { return repeated_; }
-  // [vocab] f32, of a step without samples.
+  // f32 [vocab], the share's, of a step without samples.
   std::span<const float> logits(int64_t output) const;
   // What the device drew, or nothing: then the host has the logits to draw from.
   std::optional<SampledToken> drawn(size_t sample) const;
@@ -86,11 +115,18 @@ class DeviceModel {
   cuda::KvPool LayerPool(int64_t layer) const;
   Status ReserveStep();
   Status QueueStep();
+  Status TakeRows();
+  Status GiveRows();
+  StatusOr<float*> HalfLayer(const float** residual);
+  Status JoinRanks();
   Status Repeat(const StepShape& shape);
   Status Capture(Recorded* recorded);
   void DropGraphs();
   Status Multiply(const DeviceMatrix& w, const cuda::GemmMatrix& x, cuda::GemmOutput y,
                   const cuda::GemmGroups& groups = {});
+  // A row-parallel product, y = x w + residual: this rank's part of it.
+  Status MultiplyPart(const DeviceMatrix& w, const cuda::GemmMatrix& x, const float* residual,
+                      float* y);
   Status MultiplyBy(const cuda::GemmWeights& w, const cuda::GemmMatrix& x,
                     const cuda::GemmOutput& y, const cuda::GemmGroups& groups = {});
   cuda::GemmMatrix Rows(const uint16_t* data, int64_t rows, int64_t cols) const {
@@ -111,8 +147,8 @@ class DeviceModel {
   Status RunPrompt(const PromptBatch& batch, const cuda::KvPool& pool, const uint16_t* q,
                    int64_t q_cols, uint16_t* out, int64_t out_cols, bool latent, bool hopper);
   Status ExpandAndAttend(const DeviceLatent& w, const PromptBatch& batch, const cuda::KvPool& pool);
-  Status Mlp(const DeviceMlp& w, const uint16_t* x, int64_t rows, float* y);
-  Status Mixture(const DeviceMixture& w);
+  Status Mlp(const DeviceMlp& w, const uint16_t* x, const float* residual, float* y);
+  Status Mixture(const DeviceMixture& w, const float* residual, float* y);
   Status Logits();
   StatusOr<float*> LogitsMemory();
   size_t LogitsBytes() const;  // of a row
@@ -120,6 +156,7 @@ class DeviceModel {
   Status Draw();
 
   const ModelConfig config_;
+  const ModelShare share_;
   const DeviceWeights weights_;
   const DeviceKernels kernels_;
   const cuda::DeviceInfo device_;
@@ -147,6 +184,12 @@ class DeviceModel {
       expert_counts_{&moves_}, expert_begins_{&moves_}, expert_rows_{&moves_},
       expert_places_{&moves_}, expert_scratch_{&moves_}, expert_x_{&moves_}, expert_out_{&moves_};
   DeviceScratch sent_first_{&moves_}, sent_second_{&moves_};
+  DeviceScratch part_{&moves_};  // [rows, hidden]: this rank's of a sum over ranks
+  DeviceScratch next_{&moves_};  // [rows, hidden]: under way to the next stage
+  DeviceRanks ranks_;
+  LayerQueued queued_;
+  TimeNs deadline_ns_ = INT64_MAX;
+  std::optional<parallel::ExchangeId> sending_;
   DeviceScratch samples_{&moves_};
   PromptScratch prefill_scratch_{&moves_}, latents_{&moves_}, rotated_{&moves_}, expanded_{&moves_};
   SegmentPacker segments_{config_.layers, segment_bytes_};

@@ -148,6 +148,7 @@ StatusOr<DeviceMixture> UploadMixture(const Uploader& up, const MixtureWeights& 
   }
   ASSIGN_OR_RETURN(d.gate_up, up.Matrix(gate_up, false, "the experts' gate_proj and up_proj"));
   ASSIGN_OR_RETURN(d.down, up.Matrix(down, false, "the experts' down_proj"));
+  d.own = w.own;
   if (w.shared) {
     ASSIGN_OR_RETURN(d.shared, UploadMlp(up, *w.shared));
   }
@@ -203,36 +204,39 @@ StatusOr<DeviceWeights> UploadWeights(const ModelWeights& weights) {
   return d;
 }
 
-StatusOr<DeviceWeights> LoadDeviceWeights(const ModelFolder& folder, ModelFingerprint* fingerprint,
-                                          kernels::DType* dtype) {
+StatusOr<DeviceWeights> LoadDeviceWeights(const ModelFolder& folder, const ModelShare& share,
+                                          Sums sums, ModelFingerprint* fingerprint) {
   const Uploader up;
   DeviceWeights d;
-  const ModelShare whole = WholeModel(folder.config());
-  ModelShare share = whole;
   ModelFingerprint known(folder);
-  for (int64_t layer = 0; layer < whole.layers.end; ++layer) {
-    share.first_stage = share.last_stage = false;
-    share.layers = {layer, layer + 1};
-    ASSIGN_OR_RETURN(ModelWeights one, LoadModelWeights(folder, share, std::move(known)));
+  ModelShare part = share;
+  part.first_stage = part.last_stage = false;
+  for (int64_t layer = share.layers.begin; layer < share.layers.end; ++layer) {
+    part.layers = {layer, layer + 1};
+    ASSIGN_OR_RETURN(ModelWeights one, LoadModelWeights(folder, part, std::move(known)));
     known = std::move(one.fingerprint);
     ASSIGN_OR_RETURN(DeviceLayer uploaded, UploadLayer(up, one.layers.front()));
     d.layers.push_back(std::move(uploaded));
   }
-  share.first_stage = share.last_stage = true;
-  share.layers = {0, 0};
-  ASSIGN_OR_RETURN(ModelWeights ends,
-                   LoadModelWeights(folder, share, std::move(known), Sums::kOfAll));
+  part.first_stage = share.first_stage;
+  part.last_stage = share.last_stage;
+  part.layers = {share.layers.begin, share.layers.begin};
+  ASSIGN_OR_RETURN(ModelWeights ends, LoadModelWeights(folder, part, std::move(known), sums));
   RETURN_IF_ERROR(UploadEnds(up, ends, &d));
   *fingerprint = std::move(ends.fingerprint);
-  *dtype = ends.dtype;
   return d;
 }
 
-int64_t DeviceWeightBytes(const ModelConfig& config) {
+int64_t DeviceWeightBytes(const ModelConfig& config, const ModelShare& share) {
   // Keys of latents are there twice, to expand and to absorb.
   int64_t elements = config.parameters();
   if (config.latent) {
     elements += config.layers * config.heads * config.latent->nope_dim * config.latent->kv_rank;
+  }
+  if (config.mixture) {
+    const ExpertMixture& m = *config.mixture;
+    const auto layers = std::count(m.layers.begin(), m.layers.end(), true);
+    elements -= layers * (m.experts - share.experts.size()) * 3 * config.hidden * m.intermediate;
   }
   return 2 * elements;
 }

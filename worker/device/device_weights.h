@@ -15,6 +15,8 @@
 #include "kernels/cuda/device/buffer.h"
 #include "kernels/cuda/gemm.h"
 #include "worker/model/model_config.h"
+#include "worker/model/model_folder.h"
+#include "worker/model/model_share.h"
 #include "worker/model/weights.h"
 
 namespace reprise::worker {
@@ -52,6 +54,7 @@ struct DeviceMixture {
   DeviceMatrix gate;
   cuda::Buffer bias;           // of the choice, f32 [experts], or empty
   DeviceMatrix gate_up, down;  // [experts]
+  Span own;                    // ids of the experts it has
   std::optional<DeviceMlp> shared;
 };
 
@@ -76,12 +79,12 @@ struct DeviceWeights {
 // UNIMPLEMENTED for a dimension that a device's kernels do not take, by name; RESOURCE_EXHAUSTED
 // when the device's memory is spent.
 StatusOr<DeviceWeights> UploadWeights(const ModelWeights& weights);
-// The same of a folder, one layer at a time in host memory. `fingerprint` gets the sums of all
-// tensors; `dtype` what the embedding is stored as.
-StatusOr<DeviceWeights> LoadDeviceWeights(const ModelFolder& folder, ModelFingerprint* fingerprint,
-                                          kernels::DType* dtype);
-// Of the matrices above, in bytes, from the configuration alone.
-int64_t DeviceWeightBytes(const ModelConfig& config);
+// The same of a share of a folder, one layer at a time in host memory. `fingerprint` gets the sums
+// of the share's tensors, or of all.
+StatusOr<DeviceWeights> LoadDeviceWeights(const ModelFolder& folder, const ModelShare& share,
+                                          Sums sums, ModelFingerprint* fingerprint);
+// Of the matrices above, in bytes, from the configuration alone: a share's own (ConfigOfShare).
+int64_t DeviceWeightBytes(const ModelConfig& config, const ModelShare& share);
 
 }  // namespace reprise::worker
 

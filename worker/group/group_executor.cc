@@ -46,7 +46,7 @@ StatusOr<std::unique_ptr<GroupExecutor>> GroupExecutor::Create(const GroupOption
         " besides the worker, ", options.ranks.size(), " are named"));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<RankModel> own,
-                   RankModel::Load(options.model, options.split, 0));
+                   RankModel::Load(options.model, options.on, options.split, 0));
   ASSIGN_OR_RETURN(std::vector<RankShare> shares,
                    SharesOf(own->config(), own->setup().info.kv_format, options.split));
   ASSIGN_OR_RETURN(auto host, parallel::MakeUcxGroupHost(options.transport));
@@ -70,7 +70,8 @@ GroupExecutor::GroupExecutor(const GroupOptions& options, std::unique_ptr<parall
                 .host = options.transport.host,
                 .ranks = options.ranks,
                 .look_ns = options.look_ns,
-                .connect_ns = options.connect_ns},
+                .connect_ns = options.connect_ns,
+                .link_maker = own_->link_maker()},
                host_.get(), &stop_) {
   // Each context rank computes its part of a chunk.
   if (options_.model.chunk_tokens == 0) {

@@ -38,6 +38,7 @@ struct GroupOptions {
   std::vector<std::string> ranks;  // gRPC addresses; more than places are spares
   parallel::UcxGroupOptions transport;
   ModelExecutorOptions model;
+  ComputeOn on;
   TimeNs form_ns = 120 * kSecond;    // for the first epoch
   TimeNs recover_ns = 20 * kSecond;  // for a later one
   TimeNs look_ns = kGroupLookNs;

@@ -23,7 +23,7 @@ void GroupLinks::Abort(const Status& reason) const {
 }
 
 StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec, TimeNs deadline_ns,
-                               const std::stop_token& stop) {
+                               const std::stop_token& stop, const LinkMaker& maker) {
   GroupLinks links;
   links.split = spec.split;
   links.rank = spec.rank;
@@ -37,7 +37,8 @@ StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec,
       if (ranks[i] == spec.rank) group.rank = static_cast<int>(i);
       group.addresses.push_back(spec.addresses[ranks[i]]);
     }
-    auto joined = host.Join(group, deadline_ns, stop);
+    auto joined = maker && kind != Kind::kWorld ? maker(host, group, deadline_ns, stop)
+                                                : host.Join(group, deadline_ns, stop);
     if (!joined.ok()) links.Abort(joined.status());
     return joined;
   };

@@ -4,6 +4,7 @@
 #define REPRISE_WORKER_GROUP_GROUP_LINKS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -46,13 +47,19 @@ struct GroupTerms {
   int32_t pages = 0;
 };
 
+// Joins the communicator of one kind of work. Statuses are GroupHost::Join's.
+using LinkMaker = std::function<StatusOr<std::unique_ptr<parallel::Communicator>>(
+    parallel::GroupHost& host, const parallel::GroupSpec& spec, TimeNs deadline_ns,
+    const std::stop_token& stop)>;
+
 // How long ranks that are all ready may take to find each other.
 inline constexpr TimeNs kGroupConnectNs = 5 * kSecond;
 
 // Returns once every rank has joined. Statuses are GroupHost::Join's, ABORTED once `stop` is
-// requested included; after a failure the ranks that had joined are told.
+// requested included; after a failure the ranks that had joined are told. `maker` joins all but
+// the world's; empty: the host does.
 StatusOr<GroupLinks> JoinLinks(parallel::GroupHost& host, const EpochSpec& spec, TimeNs deadline_ns,
-                               const std::stop_token& stop);
+                               const std::stop_token& stop, const LinkMaker& maker = nullptr);
 
 }  // namespace reprise::worker
 

@@ -180,7 +180,8 @@ StatusOr<GroupLinks> GroupMembers::JoinAll(const std::vector<size_t>& chosen,
   request.mutable_tensor_sums()->Add(terms.tensor_sums.begin(), terms.tensor_sums.end());
   request.set_pages(terms.pages);
   RETURN_IF_ERROR(CallJoins(chosen, request, deadline_ns - RealClock().NowNs(), times));
-  return JoinLinks(*host_, spec, RealClock().NowNs() + options_.connect_ns, stop_->token());
+  return JoinLinks(*host_, spec, RealClock().NowNs() + options_.connect_ns, stop_->token(),
+                   options_.link_maker);
 }
 
 StatusOr<GroupLinks> GroupMembers::FormOnce(const GroupTerms& terms, TimeNs start_ns,

@@ -39,6 +39,7 @@ struct GroupMembersOptions {
       ranks;  // gRPC addresses: at least as many as places besides the driver's
   TimeNs look_ns = kGroupLookNs;
   TimeNs connect_ns = kGroupConnectNs;
+  LinkMaker link_maker = nullptr;  // JoinLinks'
 };
 
 // How long the parts of a formation took.

@@ -246,7 +246,7 @@ class RankStop : public testing::Test {
     request.set_stripe_leaves(split.stripe_leaves);
     request.add_addresses(AddressOf(*host_));
     request.add_addresses(server_->group_address());
-    const GroupTerms terms = (*RankModel::Load(Model(), split, 0))->TermsOf(2);
+    const GroupTerms terms = (*RankModel::Load(Model(), {}, split, 0))->TermsOf(2);
     request.set_format_text(terms.format_text);
     request.mutable_tensor_sums()->Add(terms.tensor_sums.begin(), terms.tensor_sums.end());
     request.set_pages(terms.pages);

@@ -49,6 +49,7 @@ Status RankFollower::TakeLoads(const StepOrder& order, TimeNs deadline_ns) {
     }
     if (kv::ContextOwner(links_.split, load.block * block_tokens) != links_.place.context) continue;
     RETURN_IF_ERROR(links_.world->Recv(0, model_.Page(load.page), deadline_ns));
+    model_.OnPageGiven(load.page);
     counters_.pages_loaded.fetch_add(1, std::memory_order_relaxed);
   }
   return absl::OkStatus();

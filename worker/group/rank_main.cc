@@ -35,6 +35,8 @@ StatusOr<RankServerOptions> MakeServerOptions(const RankOptions& options) {
   server.model.isa = options.isa;
   server.model.threads = options.threads;
   server.model.block_tokens = options.block_tokens;
+  server.on.device = options.device;
+  server.on.unproven_kernels = options.unproven_kernels;
   return server;
 }
 

@@ -22,6 +22,8 @@ struct RankOptions {
   std::string kv_dtype = "auto";
   std::string isa = "auto";
   int32_t threads = 1;
+  std::string device = "cpu";  // or gpu, or emulated
+  bool unproven_kernels = false;
   int32_t block_tokens = 64;
   std::string devices = "lo";
   bool shared_memory = true;

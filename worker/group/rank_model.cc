@@ -3,13 +3,24 @@
 #include <algorithm>
 #include <utility>
 
+#include "worker/device/loaded_device.h"
+#include "worker/group/device_compute.h"
+#include "worker/group/host_compute.h"
+#include "worker/model/transformer.h"
 #include "worker/model/weights.h"
-#include "worker/parallel/context/stripes.h"
 
 namespace reprise::worker {
 
 StatusOr<std::unique_ptr<RankModel>> RankModel::Load(const ModelExecutorOptions& options,
+                                                     const ComputeOn& on,
                                                      const kv::GroupSplit& split, uint32_t rank) {
+  return on.device == "cpu" ? LoadOnHost(options, split, rank)
+                            : LoadOnCard(options, on, split, rank);
+}
+
+StatusOr<std::unique_ptr<RankModel>> RankModel::LoadOnHost(const ModelExecutorOptions& options,
+                                                           const kv::GroupSplit& split,
+                                                           uint32_t rank) {
   RETURN_IF_ERROR(CheckModelOptions(options));
   ASSIGN_OR_RETURN(const ModelFolder folder, ModelFolder::Open(options.model_dir));
   ASSIGN_OR_RETURN(const ModelShare share, ShareOf(folder.config(), split, rank));
@@ -29,12 +40,36 @@ StatusOr<std::unique_ptr<RankModel>> RankModel::Load(const ModelExecutorOptions&
                                              std::move(weights), model_options);
   return std::unique_ptr<RankModel>(new RankModel(std::move(setup), std::move(fingerprint),
                                                   folder.config(), share, split, rank,
-                                                  std::move(model)));
+                                                  std::make_unique<HostCompute>(std::move(model))));
+}
+
+StatusOr<std::unique_ptr<RankModel>> RankModel::LoadOnCard(const ModelExecutorOptions& options,
+                                                           const ComputeOn& on,
+                                                           const kv::GroupSplit& split,
+                                                           uint32_t rank) {
+  ASSIGN_OR_RETURN(LoadedDevice loaded, LoadOnDevice({.model_dir = options.model_dir,
+                                                      .kv_dtype = options.kv_dtype,
+                                                      .block_tokens = options.block_tokens,
+                                                      .chunk_tokens = options.chunk_tokens,
+                                                      .pool_bytes = on.pool_bytes,
+                                                      .emulated = on.device == "emulated",
+                                                      .unproven_kernels = on.unproven_kernels},
+                                                     split, rank));
+  ASSIGN_OR_RETURN(auto links, OpenDeviceLinks());
+  ModelSetup setup{
+      .info = std::move(loaded.info), .isa = kernels::BestIsa(), .kv_dtype = kernels::DType::kBF16};
+  const kv::KvFormat& whole = setup.info.kv_format;
+  auto compute = std::make_unique<DeviceCompute>(
+      std::move(loaded.model), kv::FormatOfPart(whole, kv::PartOfRank(whole, split, rank)),
+      std::move(links));
+  return std::unique_ptr<RankModel>(new RankModel(std::move(setup), std::move(loaded.fingerprint),
+                                                  loaded.config, loaded.share, split, rank,
+                                                  std::move(compute)));
 }
 
 RankModel::RankModel(ModelSetup setup, ModelFingerprint fingerprint, const ModelConfig& config,
                      const ModelShare& share, const kv::GroupSplit& split, uint32_t rank,
-                     std::unique_ptr<Transformer> model)
+                     std::unique_ptr<ShareCompute> compute)
     : setup_(std::move(setup)),
       fingerprint_(std::move(fingerprint)),
       config_(config),
@@ -42,7 +77,7 @@ RankModel::RankModel(ModelSetup setup, ModelFingerprint fingerprint, const Model
       split_(split),
       rows_(setup_.info.kv_format, kv::PartOfRank(setup_.info.kv_format, split, rank)),
       sends_rows_(SendsRows(setup_.info.kv_format, split, rank)),
-      model_(std::move(model)) {}
+      compute_(std::move(compute)) {}
 
 GroupTerms RankModel::TermsOf(int32_t pages) const {
   return {.format_text = setup_.info.kv_format.CanonicalText(),
@@ -64,28 +99,17 @@ Status RankModel::AttachPool(int32_t pages) {
   ASSIGN_OR_RETURN(pool_, MappedMemory::Map(static_cast<size_t>(pages) * rows_.page_bytes(),
                                             "a rank's part of the KV pool"));
   pages_ = pages;
-  model_->AttachPool(reinterpret_cast<std::byte*>(pool_.data()));
-  return absl::OkStatus();
+  return compute_->AttachPool(pool_.data(), pages);
 }
 
 Status RankModel::SetLinks(const GroupLinks& links) {
   context_ = links.place.context;
-  context_parallel_.reset();
-  ModelRanks ranks{.tensor = links.tensor.get(), .pipeline = links.pipeline.get()};
-  if (links.context != nullptr) {
-    ASSIGN_OR_RETURN(const parallel::Stripes stripes,
-                     parallel::Stripes::Make(static_cast<int>(split_.context),
-                                             static_cast<int64_t>(split_.stripe_leaves)));
-    context_parallel_.emplace(*links.context, model_->ops(), stripes, parallel::ContextRules{});
-    ranks.context = &*context_parallel_;
-  }
-  model_->SetRanks(ranks);
-  return absl::OkStatus();
+  return compute_->SetLinks(links);
 }
 
 Status RankModel::Forward(std::span<const StepItem> items, const Executor::LayerDone& layer_done,
                           TimeNs deadline_ns) {
-  if (context_parallel_) {
+  if (split_.context > 1) {
     own_items_.assign(items.begin(), items.end());
     own_pages_.resize(items.size());
     for (size_t i = 0; i < items.size(); ++i) {
@@ -98,7 +122,7 @@ Status RankModel::Forward(std::span<const StepItem> items, const Executor::Layer
   const Executor::LayerDone done = [&](uint32_t layer) {
     layer_done(static_cast<uint32_t>(share_.layers.begin) + layer);
   };
-  return model_->Forward(items, Transformer::Outputs::kWanted, done, deadline_ns);
+  return compute_->Forward(items, done, deadline_ns);
 }
 
 bool SendsRows(const kv::KvFormat& format, const kv::GroupSplit& split, uint32_t rank) {

@@ -1,6 +1,7 @@
 // One rank's share of a model and its pages: what computes in the driver of a group and in every
-// other rank. The share is the place's among stages and tensor ranks; which positions it computes,
-// and with whom, comes with each epoch of the group. Owned by whoever runs the rank; one thread.
+// other rank, on the CPU or on a device (share_compute.h). The share is the place's among stages
+// and tensor ranks; which positions it computes, and with whom, comes with each epoch of the group.
+// Owned by whoever runs the rank; one thread.
 //
 // Invariants:
 // 1. The pool has the whole group's page numbers; page p holds this rank's part of it. Memory is
@@ -13,28 +14,36 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "common/mapped_memory.h"
 #include "common/status.h"
+#include "kernels/ops.h"
 #include "worker/group/group_links.h"
 #include "worker/group/part_rows.h"
-#include "worker/model/context_parallel.h"
+#include "worker/group/share_compute.h"
 #include "worker/model/model_fingerprint.h"
 #include "worker/model/model_setup.h"
 #include "worker/model/model_share.h"
-#include "worker/model/transformer.h"
 
 namespace reprise::worker {
+
+// Where a rank computes; threads and isa are the CPU's.
+struct ComputeOn {
+  std::string device = "cpu";  // or gpu, or emulated: the CPU computes what a card would
+  bool unproven_kernels = false;
+  int64_t pool_bytes = 0;  // of the group's whole pages; 0: not known yet
+};
 
 class RankModel {
  public:
   // Loads the share of rank `rank` of the split, and reads no more of the folder than that; rank 0,
   // the driver, sums the rest as well. INVALID_ARGUMENT names what the split would tear.
   static StatusOr<std::unique_ptr<RankModel>> Load(const ModelExecutorOptions& options,
-                                                   const kv::GroupSplit& split, uint32_t rank);
+                                                   const ComputeOn& on, const kv::GroupSplit& split,
+                                                   uint32_t rank);
 
   // Of the driver, for a group whose pools have so many pages.
   GroupTerms TermsOf(int32_t pages) const;
@@ -47,7 +56,8 @@ class RankModel {
   const ModelConfig& config() const { return config_; }  // of the whole model
   const ModelShare& share() const { return share_; }
   const PartRows& rows() const { return rows_; }
-  const kernels::CpuOps& ops() const { return model_->ops(); }
+  // For sampling, on the host.
+  const kernels::CpuOps& ops() const { return kernels::Select(setup_.isa); }
   bool sends_rows() const { return sends_rows_; }
 
   Status AttachPool(int32_t pages);
@@ -56,21 +66,32 @@ class RankModel {
     return {pool_.data() + static_cast<size_t>(page) * rows_.page_bytes(), rows_.page_bytes()};
   }
 
-  void SetTick(std::function<void()> tick) { model_->SetTick(std::move(tick)); }
+  // After the driver's bytes are in Page(page).
+  void OnPageGiven(int32_t page) { compute_->OnPageGiven(page); }
+
+  void SetTick(std::function<void()> tick) { compute_->SetTick(std::move(tick)); }
+  LinkMaker link_maker() { return compute_->link_maker(); }
   // `links` outlives their use.
   Status SetLinks(const GroupLinks& links);
 
   // `layer_done` gets layers of the model. Items name the group's pages.
   Status Forward(std::span<const StepItem> items, const Executor::LayerDone& layer_done,
                  TimeNs deadline_ns);
-  Status Settle(TimeNs deadline_ns) { return model_->Settle(deadline_ns); }
+  Status Settle(TimeNs deadline_ns) { return compute_->Settle(deadline_ns); }
   // Of the last Forward, by output that this rank has: the share's part of the vocabulary.
-  std::span<const float> logits(int64_t output) const { return model_->logits(output); }
+  std::span<const float> logits(int64_t output) const { return compute_->logits(output); }
 
  private:
   RankModel(ModelSetup setup, ModelFingerprint fingerprint, const ModelConfig& config,
             const ModelShare& share, const kv::GroupSplit& split, uint32_t rank,
-            std::unique_ptr<Transformer> model);
+            std::unique_ptr<ShareCompute> compute);
+  static StatusOr<std::unique_ptr<RankModel>> LoadOnHost(const ModelExecutorOptions& options,
+                                                         const kv::GroupSplit& split,
+                                                         uint32_t rank);
+  static StatusOr<std::unique_ptr<RankModel>> LoadOnCard(const ModelExecutorOptions& options,
+                                                         const ComputeOn& on,
+                                                         const kv::GroupSplit& split,
+                                                         uint32_t rank);
 
   const ModelSetup setup_;
   const ModelFingerprint fingerprint_;
@@ -79,11 +100,10 @@ class RankModel {
   const kv::GroupSplit split_;
   const PartRows rows_;
   const bool sends_rows_;
-  std::unique_ptr<Transformer> model_;
   MappedMemory pool_;
+  std::unique_ptr<ShareCompute> compute_;
   int32_t pages_ = 0;
   uint32_t context_ = 0;
-  std::optional<ContextParallel> context_parallel_;
   std::vector<std::vector<int32_t>> own_pages_;
   std::vector<StepItem> own_items_;
 };

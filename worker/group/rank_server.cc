@@ -63,7 +63,7 @@ Status RankServer::Prepare(uint32_t rank) {
   const Place place{at.stage, at.tensor};
   if (models_.contains(place)) return absl::OkStatus();
   ASSIGN_OR_RETURN(std::unique_ptr<RankModel> model,
-                   RankModel::Load(options_.model, options_.split, rank));
+                   RankModel::Load(options_.model, options_.on, options_.split, rank));
   MutexLock lock(mu_);
   models_.emplace(place, std::move(model));
   ready_.clear();
@@ -199,7 +199,8 @@ Status RankServer::EndReason() const {
 
 Status RankServer::Serve(const Order& order, RankModel& model, const std::stop_token& end) {
   ASSIGN_OR_RETURN(GroupLinks joined,
-                   JoinLinks(*host_, order.spec, RealClock().NowNs() + options_.connect_ns, end));
+                   JoinLinks(*host_, order.spec, RealClock().NowNs() + options_.connect_ns, end,
+                             model.link_maker()));
   RankFollower follower(model, joined, counters_);
   RETURN_IF_ERROR(model.SetLinks(joined));
   epochs_.fetch_add(1, std::memory_order_relaxed);

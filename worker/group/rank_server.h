@@ -37,6 +37,7 @@ struct RankServerOptions {
   int32_t rank = -1;     // the place whose weights it loads at start; -1: every place's
   parallel::UcxGroupOptions transport;
   ModelExecutorOptions model;
+  ComputeOn on;
   TimeNs connect_ns = kGroupConnectNs;
 };
 

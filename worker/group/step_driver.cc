@@ -87,6 +87,7 @@ Status StepDriver::SendLoads(const StepOrder& order, TimeNs deadline_ns) {
       const uint8_t* const whole = pages_.Page(load.page);
       if (rank == 0) {
         own_.rows().Cut(whole, own_.Page(load.page).data());
+        own_.OnPageGiven(load.page);
         continue;
       }
       if (sending.size() == kLoadsUnderWay) {

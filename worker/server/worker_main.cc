@@ -56,13 +56,16 @@ StatusOr<std::unique_ptr<Executor>> MakeGroup(const WorkerOptions& options,
       group.transport,
       parallel::ParseUcxGroupOptions(options.group_listen, options.devices, options.shared_memory));
   group.model = ModelOptionsOf(options);
+  group.on = {.device = options.device,
+              .unproven_kernels = options.unproven_kernels,
+              .pool_bytes = options.pool_bytes};
   group.stop = stop;
   ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, GroupExecutor::Create(group, metrics));
   return executor;
 }
 
 StatusOr<std::unique_ptr<Executor>> MakeOnDevice(const WorkerOptions& options) {
-  DeviceExecutorOptions device;
+  DeviceOptions device;
   device.model_dir = options.model;
   device.kv_dtype = options.kv_dtype;
   device.block_tokens = options.block_tokens;
@@ -292,11 +295,9 @@ Status ValidateOptions(const WorkerOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("the timed engine has no ranks, the group is ", options.group));
   }
-  if (options.device != "cpu" && (options.timed || split.ranks() > 1)) {
+  if (options.device != "cpu" && options.timed) {
     return absl::InvalidArgumentError(
-        absl::StrCat("device is ", options.device,
-                     ", which computes neither the timed engine nor a "
-                     "group's ranks"));
+        absl::StrCat("device is ", options.device, ", which does not compute the timed engine"));
   }
   if (options.unproven_kernels && options.device == "cpu") {
     return absl::InvalidArgumentError("unproven_kernels are a card's, the device is cpu");
