@@ -166,7 +166,10 @@ Status DeviceModel::QueueStep() {
                                 .cols = config_.hidden},
                                stream_),
                    "the embedding"));
-  for (int64_t layer = 0; layer < config_.layers; ++layer) RETURN_IF_ERROR(Layer(layer));
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    RETURN_IF_ERROR(Layer(layer));
+    if (tick_ && !moves_.capturing) tick_();
+  }
   RETURN_IF_ERROR(Logits());
   return step_.sampled() ? Draw() : SendLogits(0, step_.output_rows_computed());
 }

@@ -19,6 +19,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
@@ -46,6 +47,9 @@ class DeviceModel {
   int64_t page_bytes() const { return page_bytes_; }
   cuda::Stream stream() const { return stream_; }
 
+  // Called between layers as they are queued, which on the emulated device is when they are
+  // computed.
+  void SetTick(Executor::Tick tick) { tick_ = std::move(tick); }
   // Queues the step.
   Status Forward(const StepWishes& wishes);
   // What layer `layer` of the step put into the pool, once it is on the host: pages that the step
@@ -129,6 +133,7 @@ class DeviceModel {
   std::vector<cuda::Event> computed_, copied_;  // by layer
   cuda::Event sampled_ = nullptr;
   std::map<StepShape, Recorded> graphs_;
+  Executor::Tick tick_;
   bool repeated_ = false;  // the last step was a graph: its rows are there when its logits are
 
   cuda::Buffer pool_;
