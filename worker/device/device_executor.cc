@@ -36,6 +36,11 @@ DeviceExecutor::DeviceExecutor(ExecutorInfo info, const DeviceKernels& kernels,
   sample_scratch_.resize(static_cast<size_t>(info_.vocab_size));
 }
 
+void DeviceExecutor::SetTick(Tick tick) {
+  tick_ = tick;
+  model_->SetTick(std::move(tick));
+}
+
 void DeviceExecutor::AttachPool(uint8_t* base, int32_t pages) {
   attached_ = pages_.Attach(base, pages);
 }

@@ -39,7 +39,7 @@ class DeviceExecutor final : public Executor {
   // Tokens of the last step that the device drew.
   int64_t drawn() const { return drawn_; }
 
-  void SetTick(Tick tick) override { tick_ = std::move(tick); }
+  void SetTick(Tick tick) override;
   void AttachPool(uint8_t* base, int32_t pages) override;
   void OnPagesReplaced(std::span<const int32_t> pages) override;
   Status Run(std::span<const StepItem> items, const LayerDone& layer_done) override;

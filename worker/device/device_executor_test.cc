@@ -497,6 +497,18 @@ TEST_F(DeviceExecutorTest, LayersAreDoneInOrderWithTheirRowsOnTheHost) {
   EXPECT_EQ(next, format.layers);
 }
 
+// What takes long on the emulated device is done before the first layer is kept.
+TEST_F(DeviceExecutorTest, LayersGiveSignsOfLifeAsTheyAreQueued) {
+  Device device({.model_dir = TestModel(PlainConfigs()[0], {.dtype = "bf16"})});
+  const std::vector<int32_t> tokens = RandomTokens(3, PlainConfigs()[0].vocab, 16);
+  const std::vector<StepItem> items = {{tokens, 0, pages_, true}};
+  uint32_t ticks = 0;
+  std::vector<uint32_t> by_layer;
+  device.executor->SetTick([&] { ++ticks; });
+  ASSERT_TRUE(device.executor->Run(items, [&](uint32_t) { by_layer.push_back(ticks); }).ok());
+  EXPECT_GE(by_layer.at(0), device.executor->info().kv_format.layers);
+}
+
 // Pages that a step writes whole come with their sums; those that are finished by pieces do not.
 TEST_F(DeviceExecutorTest, SegmentsWrittenWholeComeSummed) {
   for (const ModelConfig& config : {PlainConfigs()[0], PlainConfigs()[3], HopperLatents()}) {

@@ -191,6 +191,7 @@ Status DeviceModel::QueueStep() {
   RETURN_IF_ERROR(TakeRows());
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     RETURN_IF_ERROR(Layer(layer));
+    if (tick_ && !moves_.capturing) tick_();
     if (queued_) RETURN_IF_ERROR(queued_(static_cast<uint32_t>(layer)));
   }
   if (!share_.last_stage) return GiveRows();

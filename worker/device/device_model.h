@@ -69,6 +69,9 @@ class DeviceModel {
   // For the steps of one epoch of the group.
   void SetRanks(const DeviceRanks& ranks);
 
+  // Called between layers as they are queued, which on the emulated device is when they are
+  // computed.
+  void SetTick(Executor::Tick tick) { tick_ = std::move(tick); }
   // Queues the step.
   Status Forward(const StepWishes& wishes) { return Forward(wishes, nullptr, INT64_MAX); }
   // Of a share: all ranks make the same calls, and whatever one waits for another ends by the
@@ -170,6 +173,7 @@ class DeviceModel {
   std::vector<cuda::Event> computed_, copied_;  // by layer
   cuda::Event sampled_ = nullptr;
   std::map<StepShape, Recorded> graphs_;
+  Executor::Tick tick_;
   bool repeated_ = false;  // the last step was a graph: its rows are there when its logits are
 
   cuda::Buffer pool_;
