@@ -276,6 +276,7 @@ struct Fp8Scorer {
     Score(Shape::kValueChunks, a[Shape::kValueChunks % 2], s);
     SyncWarp();  // the piece is read
     if (Lane() == 0) LoadPiece();
+    SyncWarp();
     WaitMatrix<0>();
     Pin(a[0]);
     Pin(a[1]);
