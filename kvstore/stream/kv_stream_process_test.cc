@@ -396,8 +396,10 @@ TEST_P(KvStreamProcessTest, AFrozenStoreIsLostAndKeepsABoundedPayload) {
   const auto answers = Answers::Of(stream_.get());
   stream_->Append(store.address(), AppendOf("r", 0));
   ASSERT_TRUE(answers->AwaitRows("r", 1));
+  std::vector<TailAppend> appends;  // made first: all are under way long before the store is lost
+  for (int i = 0; i < 12; ++i) appends.push_back(AppendOf("r", 256));
   store.Signal(SIGSTOP);
-  for (int i = 0; i < 12; ++i) stream_->Append(store.address(), AppendOf("r", 256));
+  for (TailAppend& append : appends) stream_->Append(store.address(), std::move(append));
   ASSERT_TRUE(answers->AwaitLost());
   EXPECT_EQ(answers->refused(), 8 * 256) << "of 12 times 4 MiB, 16 MiB may be unanswered";
   EXPECT_EQ(stream_->stats().append_posted_bytes, 16u << 20) << "it may still read them";
