@@ -82,8 +82,8 @@ Status CheckDevice(const cuda::DeviceInfo& device, bool emulated) {
 
 Status CheckSplitOnDevice(const kv::GroupSplit& split) {
   if (split.context == 1) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(
-      "context ranks compute on CPUs only, the group has ", split.context, " on devices"));
+  return absl::UnimplementedError(absl::StrCat("context ranks compute on CPUs only, the group has ",
+                                               split.context, " on devices"));
 }
 
 // What a rank holds and how its part of a page is laid out.
@@ -94,8 +94,8 @@ struct Holding {
 };
 
 // Weights, pool and scratch against what is free. `pool_bytes` are of whole pages.
-Status CheckMemory(const Holding& own, const DeviceKernels& kernels,
-                   const cuda::DeviceInfo& device, const ExecutorInfo& info, int64_t pool_bytes) {
+Status CheckMemory(const Holding& own, const DeviceKernels& kernels, const cuda::DeviceInfo& device,
+                   const ExecutorInfo& info, int64_t pool_bytes) {
   const int32_t chunk = info.chunk_tokens_max;
   const int64_t weights = DeviceWeightBytes(own.config, own.share);
   const int64_t scratch = DeviceModel::ScratchBytes(own.config, kernels, chunk, own.config.context);

@@ -11,12 +11,12 @@ class NcclLinks final : public DeviceLinks {
  public:
   explicit NcclLinks(std::unique_ptr<parallel::NcclDevice> device) : device_(std::move(device)) {}
   LinkMaker maker() override {
-    return [this](parallel::GroupHost& host, const parallel::GroupSpec& spec, TimeNs deadline_ns,
-                  const std::stop_token& stop)
-               -> StatusOr<std::unique_ptr<parallel::Communicator>> {
-      ASSIGN_OR_RETURN(auto control, host.JoinLink(spec, deadline_ns, stop));
-      return parallel::MakeNcclCommunicator(device_.get(), std::move(control), deadline_ns);
-    };
+    return
+        [this](parallel::GroupHost& host, const parallel::GroupSpec& spec, TimeNs deadline_ns,
+               const std::stop_token& stop) -> StatusOr<std::unique_ptr<parallel::Communicator>> {
+          ASSIGN_OR_RETURN(auto control, host.JoinLink(spec, deadline_ns, stop));
+          return parallel::MakeNcclCommunicator(device_.get(), std::move(control), deadline_ns);
+        };
   }
 
  private:

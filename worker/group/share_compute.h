@@ -1,6 +1,6 @@
-// What computes a rank's share of a model: the CPU or a device. The pages it works on are the rank's
-// own part of the group's, in host memory; where it computes elsewhere it has copies of its own.
-// Owned by the RankModel; one thread.
+// What computes a rank's share of a model: the CPU or a device. The pages it works on are the
+// rank's own part of the group's, in host memory; where it computes elsewhere it has copies of its
+// own. Owned by the RankModel; one thread.
 #ifndef REPRISE_WORKER_GROUP_SHARE_COMPUTE_H_
 #define REPRISE_WORKER_GROUP_SHARE_COMPUTE_H_
 
