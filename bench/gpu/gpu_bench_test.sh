@@ -8,6 +8,6 @@ import json, sys
 found = json.load(open(sys.argv[1]))
 assert found["broken"] == [], found["broken"]
 assert all(row["value"] > 0 for row in found["rows"]), found
-assert {row["kernel"] for row in found["rows"]} >= {"gemm", "mla decode", "gqa decode", "copy",
+assert {row["kernel"] for row in found["rows"]} >= {"gemm", "linear", "mla decode", "gqa decode", "copy",
     "add", "swiglu", "store rows", "pack", "unpack", "route", "expert rows", "expert sum", "merge parts", "sample"}
 PY

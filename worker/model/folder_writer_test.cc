@@ -15,7 +15,7 @@ using testing::HasSubstr;
 
 std::string FreshFolder() {
   static int count = 0;
-  const std::string dir = testing::TempDir() + "/writer_" + std::to_string(count++);
+  std::string dir = testing::TempDir() + "/writer_" + std::to_string(count++);
   std::filesystem::remove_all(dir);
   return dir;
 }

@@ -65,7 +65,8 @@ TEST(MakeModel, ThreadsChangeNoByte) {
     int files = 0;
     for (const auto& entry : std::filesystem::directory_iterator(alone)) {
       const std::string name = entry.path().filename();
-      EXPECT_TRUE(Read(alone + "/" + name) == Read(together + "/" + name)) << name;
+      EXPECT_TRUE(Read(absl::StrCat(alone, "/", name)) == Read(absl::StrCat(together, "/", name)))
+          << name;
       ++files;
     }
     EXPECT_EQ(files, shards == 1 ? 4 : 7);
