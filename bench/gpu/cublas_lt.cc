@@ -203,8 +203,8 @@ int CublasLt::Run(const uint16_t* w, const uint16_t* x, uint16_t* y) {
   const float one = 1;
   const float zero = 0;
   return calls_->matmul(handle_, choice_->desc, &one, w, choice_->w, x, choice_->x, &zero, y,
-                        choice_->y, y, choice_->y, &choice_->heuristic.algorithm,
-                        workspace_.data(), kWorkspaceBytes, nullptr);
+                        choice_->y, y, choice_->y, &choice_->heuristic.algorithm, workspace_.data(),
+                        kWorkspaceBytes, nullptr);
 }
 
 }  // namespace reprise::bench::gpu

@@ -17,7 +17,7 @@ namespace reprise::bench::gpu {
 namespace {
 
 constexpr int64_t kContextTokens = 4096;
-constexpr double kFlopsPerSecond = 790e12;     // what large products were seen to reach on this card
+constexpr double kFlopsPerSecond = 790e12;  // what large products were seen to reach on this card
 constexpr size_t kRotatedBytes = size_t{256} << 20;  // of weights: more than the caches hold
 constexpr int kCopiesMax = 64;
 constexpr int64_t kCompared = 1 << 15;  // elements of y
@@ -28,8 +28,8 @@ struct Layer {
   int64_t n;
   int64_t k;
   int per_step = 1;
-  int64_t heads = 0;    // a matrix for each, over the same rows; 0: one
-  int64_t experts = 0;  // a matrix for each, over the rows that chose it; 0: one
+  int64_t heads = 0;          // a matrix for each, over the same rows; 0: one
+  int64_t experts = 0;        // a matrix for each, over the rows that chose it; 0: one
   bool outputs_only = false;  // of rows that give logits
 };
 
@@ -74,11 +74,8 @@ const Model& Llama8b() {
 
 // Enough to run every line on the emulator.
 const Model& TinyModel() {
-  static const auto* const model =
-      new Model{"tiny",
-                {{"one", 72, 64, 2}, {"heads", 16, 64, 2, 2}, {"experts", 24, 64, 2, 0, 4}},
-                2,
-                1024};
+  static const auto* const model = new Model{
+      "tiny", {{"one", 72, 64, 2}, {"heads", 16, 64, 2, 2}, {"experts", 24, 64, 2, 0, 4}}, 2, 1024};
   return *model;
 }
 
@@ -104,7 +101,8 @@ class Pair {
         ours_(harness.Memory(OutBytes())),
         theirs_(harness.Memory(OutBytes())) {
     const auto weight_bytes = static_cast<size_t>(WeightBytes(shape));
-    const size_t copies = harness.tiny() ? 2 : std::min<size_t>(kCopiesMax, 1 + kRotatedBytes / weight_bytes);
+    const size_t copies =
+        harness.tiny() ? 2 : std::min<size_t>(kCopiesMax, 1 + kRotatedBytes / weight_bytes);
     weights_.resize(copies);
     for (size_t i = 0; i < copies; ++i) {
       memory_.push_back(harness.RandomBf16(weight_bytes / 2, 2 + i));
@@ -114,7 +112,8 @@ class Pair {
                     "weights");
     }
     std::vector<int32_t> first_row;
-    for (int64_t e = 0; e <= shape.batch; ++e) first_row.push_back(static_cast<int32_t>(e * shape.m));
+    for (int64_t e = 0; e <= shape.batch; ++e)
+      first_row.push_back(static_cast<int32_t>(e * shape.m));
     first_row_ = harness.Upload(first_row);
   }
 
@@ -148,9 +147,8 @@ class Pair {
     cuda::GemmArgs args;
     args.weights = &weights_[turn % weights_.size()];
     args.x = {x_.as<uint16_t>(), shape_.batch, shape_.m, shape_.k, shape_.k, shape_.m * shape_.k};
-    args.y = {.bf16 = ours_.as<uint16_t>(),
-              .row_stride = shape_.n,
-              .batch_stride = shape_.m * shape_.n};
+    args.y = {
+        .bf16 = ours_.as<uint16_t>(), .row_stride = shape_.n, .batch_stride = shape_.m * shape_.n};
     if (grouped_) {
       args.x = {x_.as<uint16_t>(), 1, shape_.batch * shape_.m, shape_.k, shape_.k, 0};
       args.groups = {first_row_.as<int32_t>()};
@@ -161,14 +159,14 @@ class Pair {
   // Inputs are below 1, so partial sums are below k and each of k sums in f32 is off by k 2^-24 at
   // most; then either result is rounded to bf16, by 2^-9 of it.
   void ExpectTheSame() {
-    const auto count = static_cast<size_t>(
-        std::min<int64_t>(kCompared, shape_.batch * shape_.m * shape_.n));
+    const auto count =
+        static_cast<size_t>(std::min<int64_t>(kCompared, shape_.batch * shape_.m * shape_.n));
     const std::vector<uint8_t> a = harness_.Download(ours_.data(), count * 2);
     const std::vector<uint8_t> b = harness_.Download(theirs_.data(), count * 2);
     const auto k = static_cast<double>(shape_.k);
     const auto value = [](const std::vector<uint8_t>& bytes, size_t i) {
-      const uint32_t bits = static_cast<uint32_t>(bytes[2 * i]) << 16 |
-                            static_cast<uint32_t>(bytes[2 * i + 1]) << 24;
+      const uint32_t bits =
+          static_cast<uint32_t>(bytes[2 * i]) << 16 | static_cast<uint32_t>(bytes[2 * i + 1]) << 24;
       float f;
       std::memcpy(&f, &bits, sizeof f);
       return static_cast<double>(f);
@@ -206,8 +204,8 @@ struct StepSeconds {
   double free = 0;
 };
 
-void AddLayer(Harness& harness, const Model& model, const Layer& layer, int64_t rows,
-              CublasLt* lt, const std::string& absent, StepSeconds* step) {
+void AddLayer(Harness& harness, const Model& model, const Layer& layer, int64_t rows, CublasLt* lt,
+              const std::string& absent, StepSeconds* step) {
   const LinearShape shape = ShapeOf(model, layer, rows);
   Pair pair(harness, shape, layer.experts > 0);
   const double ours = pair.OurSeconds();
@@ -216,16 +214,15 @@ void AddLayer(Harness& harness, const Model& model, const Layer& layer, int64_t 
   const double flops = WeightBytes(shape) * static_cast<double>(shape.m);
   const double floor =
       std::max(WeightBytes(shape) / harness.CopyBytesPerSecond(), flops / kFlopsPerSecond);
-  harness.Add({.kernel = "linear",
-               .shape = std::string(model.name) + " " + layer.name + ", " + std::to_string(rows) +
-                        " rows",
-               .value = ours * 1e6,
-               .unit = "us",
-               .less_is_better = true,
-               .floor = floor * 1e6,
-               .note = free < 0 ? why
-                                : Text("cublasLt %.4g us, %.3g of its speed", free * 1e6,
-                                       free / ours)});
+  harness.Add(
+      {.kernel = "linear",
+       .shape = std::string(model.name) + " " + layer.name + ", " + std::to_string(rows) + " rows",
+       .value = ours * 1e6,
+       .unit = "us",
+       .less_is_better = true,
+       .floor = floor * 1e6,
+       .note =
+           free < 0 ? why : Text("cublasLt %.4g us, %.3g of its speed", free * 1e6, free / ours)});
   step->ours += ours * layer.per_step;
   step->free = free < 0 || step->free < 0 ? -1 : step->free + free * layer.per_step;
 }
@@ -256,9 +253,9 @@ void LinearCases(Harness& harness) {
     lt = CublasLt::Open(harness.cublas_lt(), &why);
     absent += why;
   }
-  std::printf("linear layers beside %s\n",
-              lt == nullptr ? absent.c_str()
-                            : ("cublasLt " + std::to_string(lt->version())).c_str());
+  std::printf(
+      "linear layers beside %s\n",
+      lt == nullptr ? absent.c_str() : ("cublasLt " + std::to_string(lt->version())).c_str());
   const std::vector<const Model*> models = harness.tiny()
                                                ? std::vector<const Model*>{&TinyModel()}
                                                : std::vector<const Model*>{&V2Lite(), &Llama8b()};
