@@ -1,6 +1,6 @@
 // Recorded answers, token ids and logprob bits, by what they were computed with: one line of JSON
-// for each. A numerics class that is not in the file has not been recorded: nothing is compared with
-// another's. Owned by the benchmark; one thread.
+// for each. A numerics class that is not in the file has not been recorded: nothing is compared
+// with another's. Owned by the benchmark; one thread.
 #ifndef REPRISE_BENCH_ANSWERS_FILE_H_
 #define REPRISE_BENCH_ANSWERS_FILE_H_
 

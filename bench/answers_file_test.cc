@@ -58,11 +58,10 @@ TEST(AnswersFile, RecordsByKeyAndReadsBackEveryBit) {
 TEST(AnswersFile, ADamagedLineIsNamed) {
   const std::string path = testing::TempDir() + "/damaged.jsonl";
   const char* const good = R"({"class": "aa", "answers": [[{"ids": [1], "logprob_bits": [2]}]]})";
-  for (const char* const bad :
-       {"", "{", "[]", R"({"answers": 3})", R"({"answers": [3]})",
-        R"({"answers": [[{"ids": [1], "logprob_bits": []}]]})",
-        R"({"answers": [[{"ids": ["x"], "logprob_bits": [2]}]]})",
-        R"({"answers": [[{"ids": [1], "logprob_bits": [-2]}]]})"}) {
+  for (const char* const bad : {"", "{", "[]", R"({"answers": 3})", R"({"answers": [3]})",
+                                R"({"answers": [[{"ids": [1], "logprob_bits": []}]]})",
+                                R"({"answers": [[{"ids": ["x"], "logprob_bits": [2]}]]})",
+                                R"({"answers": [[{"ids": [1], "logprob_bits": [-2]}]]})"}) {
     std::ofstream(path) << good << "\n" << bad << "\n";
     EXPECT_THAT(std::string(AnswersFile::Load(path).status().message()),
                 testing::HasSubstr("damaged.jsonl, line 2: "))

@@ -27,7 +27,8 @@ namespace {
 constexpr TimeNs kTimeoutNs = 300 * kSecond;
 constexpr int kPageTokens = 64;  // what the device's kernels take
 constexpr int kWhole = 256;      // more than any prompt
-constexpr int kTokenBytes = 2 * 576 * 2;
+constexpr int kLayers = 2;
+constexpr int kTokenBytes = kLayers * 576 * 2;
 constexpr size_t kTokensBeforeKill = 3;
 enum class Way { kColocated, kDisaggregated, kStore, kSwapped, kKilled };
 constexpr const char* kWayNames[] = {"colocated", "disaggregated", "store", "swapped", "killed"};
@@ -35,9 +36,9 @@ constexpr const char* kWayNames[] = {"colocated", "disaggregated", "store", "swa
 // DeepSeek-V2-Lite's latents, routing and kinds of layers, the rest as small as the emulator needs.
 StatusOr<std::string> SmallModel(const BenchFlags& flags) {
   return MadeModel(flags, "deepseek-v2-lite",
-                   {"--layers=2", "--hidden=64", "--heads=2", "--intermediate=64", "--experts=4",
-                    "--experts-per-token=2", "--expert-intermediate=32", "--vocab=512",
-                    "--context=512"});
+                   {absl::StrCat("--layers=", kLayers), "--hidden=64", "--heads=2",
+                    "--intermediate=64", "--experts=4", "--experts-per-token=2",
+                    "--expert-intermediate=32", "--vocab=512", "--context=512"});
 }
 
 // Enough for the largest request, too few for all.
@@ -72,8 +73,8 @@ class DeviceDeterminism {
 
   Status Run(Report& report) {
     ASSIGN_OR_RETURN(AnswersFile golden, AnswersFile::Load(flags_.golden));
-    for (const int chunk : flags_.long_run ? std::vector<int>{7, 24, 64, kWhole}
-                                           : std::vector<int>{24, kWhole}) {
+    for (const int chunk :
+         flags_.long_run ? std::vector<int>{7, 24, 64, kWhole} : std::vector<int>{24, kWhole}) {
       RETURN_IF_ERROR(RunChunk(chunk));
     }
     report.Note(absl::StrCat(flags_.device, ", numerics class ", key_.numerics_class.substr(0, 16),
@@ -104,8 +105,9 @@ class DeviceDeterminism {
     }
     const std::vector<harness::WorkerResult>* want = golden.Find(key_);
     if (want == nullptr) {
-      report.Note("NO ANSWERS ARE RECORDED for this class: cells are compared with one another "
-                  "alone; --record writes them");
+      report.Note(
+          "NO ANSWERS ARE RECORDED for this class: cells are compared with one another "
+          "alone; --record writes them");
       report.Figure("golden_recorded", 0, "");
       return absl::OkStatus();
     }
@@ -131,22 +133,21 @@ class DeviceDeterminism {
 
   Status StartProcesses(int chunk) {
     cluster_ = nullptr;
-    harness::Cluster::Flags worker = {"--model=" + model_,
-                                      "--device=" + flags_.device,
+    harness::Cluster::Flags worker = {"--model=" + model_, "--device=" + flags_.device,
                                       absl::StrCat("--block-tokens=", kPageTokens),
                                       absl::StrCat("--chunk-tokens=", chunk)};
     if (flags_.unproven_kernels) worker.push_back("--unproven-kernels");
     harness::Cluster::Flags small = worker;
     worker.push_back("--pool-bytes=32MiB");
-    small.push_back(
-        absl::StrCat("--pool-bytes=", SmallPages(flags_) * kPageTokens * kTokenBytes));
+    small.push_back(absl::StrCat("--pool-bytes=", SmallPages(flags_) * kPageTokens * kTokenBytes));
     small.push_back("--swap-host-bytes=32MiB");
-    ASSIGN_OR_RETURN(
-        cluster_,
-        PlacedCluster::Start(
-            {.reprise = flags_.reprise,
-             .workers = {{"prefill", worker}, {"decode", worker}, {"victim", worker}, {"small", small}},
-             .stores = {{"store", {"--memory-bytes=64MiB"}}}}));
+    ASSIGN_OR_RETURN(cluster_,
+                     PlacedCluster::Start({.reprise = flags_.reprise,
+                                           .workers = {{"prefill", worker},
+                                                       {"decode", worker},
+                                                       {"victim", worker},
+                                                       {"small", small}},
+                                           .stores = {{"store", {"--memory-bytes=64MiB"}}}}));
     ASSIGN_OR_RETURN(const v1::ModelInfo model, cluster_->processes().QueryModel());
     const auto hex = [](const std::string& bytes) {
       return HexEncode(std::span(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()));
@@ -169,10 +170,9 @@ class DeviceDeterminism {
           GreedySubmit(absl::StrCat(cell.tenant, "-fill-", submits.size()), request.prompt, 1));
       submits.back().set_tenant(cell.tenant);
       *submits.back().add_stores() = cluster_->ref("store");
-      segments += request.whole_blocks();  // of one layer at least
+      segments += request.whole_blocks() * kLayers;
     }
-    RETURN_IF_ERROR(
-        cluster_->worker("prefill").RunAll(submits, cell.batch, kTimeoutNs).status());
+    RETURN_IF_ERROR(cluster_->worker("prefill").RunAll(submits, cell.batch, kTimeoutNs).status());
     StopSignal never;
     const TimeNs until = RealClock().NowNs() + kTimeoutNs;
     while (cluster_->Metric("store", "reprise_kv_segments_received_total") < segments) {
@@ -267,8 +267,7 @@ class DeviceDeterminism {
     all_ += here;
     const double more_preemptions =
         cluster_->Metric("small", "reprise_worker_preemptions_total") - preemptions;
-    const double more_moved =
-        cluster_->Metric("prefill", "reprise_kv_segments_sent_total") - moved;
+    const double more_moved = cluster_->Metric("prefill", "reprise_kv_segments_sent_total") - moved;
     preemptions_ += more_preemptions;
     swapped_bytes_ += cluster_->Metric("small", "reprise_worker_swap_bytes_total") - swapped;
     moved_ += more_moved;
