@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "common/flags.h"
 #include "common/process_tuning.h"
 #include "common/subprocess.h"
@@ -32,6 +33,10 @@ int BenchMain(absl::string_view name, int argc, char** argv,
   flags.Add("cache-dir", &o.cache_dir, "where made models are kept");
   flags.Add("long", &o.long_run, "more repetitions");
   flags.Add("peer", &o.peer, "a build folder of llama.cpp, which mla-cpu compares with");
+  flags.AddChoice("device", &o.device, {"gpu", "emulated"}, "what determinism-device computes on");
+  flags.Add("unproven-kernels", &o.unproven_kernels, "determinism-device: the fast ones, too");
+  flags.Add("golden", &o.golden, "determinism-device: the file of recorded answers");
+  flags.Add("record", &o.record, "determinism-device: record the answers of this class");
   const auto positional = flags.Parse(std::vector<std::string>(argv + 1, argv + argc));
   if (!positional.ok()) {
     std::fprintf(stderr, "%s\n", std::string(positional.status().message()).c_str());
@@ -50,14 +55,17 @@ int BenchMain(absl::string_view name, int argc, char** argv,
   return report.Finish();
 }
 
-StatusOr<std::string> MadeModel(const BenchFlags& flags, const std::string& preset) {
-  const std::string dir = absl::StrCat(flags.cache_dir, "/", preset);
+StatusOr<std::string> MadeModel(const BenchFlags& flags, const std::string& preset,
+                                const std::vector<std::string>& sizes) {
+  const std::string dir = absl::StrCat(flags.cache_dir, "/", preset, absl::StrJoin(sizes, ""));
   if (std::filesystem::exists(dir + "/config.json")) return dir;  // written last
   std::error_code ignored;
   std::filesystem::remove_all(dir, ignored);
   std::filesystem::create_directories(flags.cache_dir, ignored);
   SubprocessOptions make;
-  make.argv = {flags.reprise, "make-model", "--preset=" + preset, "--seed=1", dir};
+  make.argv = {flags.reprise, "make-model", "--preset=" + preset, "--seed=1"};
+  make.argv.insert(make.argv.end(), sizes.begin(), sizes.end());
+  make.argv.push_back(dir);
   make.out = SubprocessOutput::File("/dev/stderr");
   ASSIGN_OR_RETURN(const auto process, Subprocess::Spawn(make));
   const ExitStatus exit = process->Wait();

@@ -297,7 +297,7 @@ Status Run(const BenchFlags& flags, Report& report) {
     }
   }
   ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(flags.models + "/demo"));
-  ASSIGN_OR_RETURN(std::vector<Request> requests, MakeRequests(*tokenizer));
+  ASSIGN_OR_RETURN(std::vector<Request> requests, MakeRequests(*tokenizer, {}));
   return Determinism(flags, std::move(requests), MakePressure(*tokenizer, kWhole)).Run(report);
 }
 

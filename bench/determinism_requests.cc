@@ -50,16 +50,19 @@ bool SameBits(float a, float b) { return std::bit_cast<uint32_t>(a) == std::bit_
 
 }  // namespace
 
-StatusOr<std::vector<Request>> MakeRequests(const Tokenizer& tokenizer) {
+StatusOr<std::vector<Request>> MakeRequests(const Tokenizer& tokenizer, const RequestSizes& sizes) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> story,
                    tokenizer.Encode(kStory, {.add_special_tokens = false}));
   std::vector<Request> requests;
-  for (int i = 0; i < kRequests; ++i) {
-    // 48 to 96 tokens; some end with a block, most inside one.
-    const size_t tokens = 3 * kBlockTokens + static_cast<size_t>(i) * 48 / (kRequests - 1);
+  for (int i = 0; i < sizes.requests; ++i) {
+    // Some end with a block, most inside one.
+    const int tokens =
+        sizes.first_prompt_tokens +
+        i * (sizes.last_prompt_tokens - sizes.first_prompt_tokens) / (sizes.requests - 1);
     Request request;
-    request.prompt = PromptFrom(story, static_cast<size_t>(i) * 13, tokens);
-    request.sampling = Greedy(kNewTokens);
+    request.prompt = PromptFrom(story, static_cast<size_t>(i) * 13, static_cast<size_t>(tokens));
+    request.sampling = Greedy(sizes.new_tokens);
+    request.block_tokens = sizes.block_tokens;
     if (i % 2 == 1) {
       request.sampling.set_temperature(1);
       request.sampling.set_top_p(0.95F);

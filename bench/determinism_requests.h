@@ -22,13 +22,22 @@ inline constexpr int kNewTokens = 128;
 inline constexpr int kRequests = 16;
 
 struct Request {
-  std::vector<int32_t> prompt;  // 3 to 6 blocks
+  std::vector<int32_t> prompt;
   v1::ResolvedSampling sampling;
-  int32_t whole_blocks() const { return static_cast<int32_t>(prompt.size()) / kBlockTokens; }
+  int block_tokens = kBlockTokens;
+  int32_t whole_blocks() const { return static_cast<int32_t>(prompt.size()) / block_tokens; }
+};
+
+struct RequestSizes {
+  int requests = kRequests;
+  int block_tokens = kBlockTokens;
+  int first_prompt_tokens = 3 * kBlockTokens;  // the others' grow evenly
+  int last_prompt_tokens = 6 * kBlockTokens;
+  int new_tokens = kNewTokens;
 };
 
 // Even ones greedy, odd ones at temperature 1 with top-p, penalties and two branches.
-StatusOr<std::vector<Request>> MakeRequests(const Tokenizer& tokenizer);
+StatusOr<std::vector<Request>> MakeRequests(const Tokenizer& tokenizer, const RequestSizes& sizes);
 // Short prompt, greedy, until the context is full: older than what runs beside it, so it takes the
 // pages and the others give way.
 Request MakePressure(const Tokenizer& tokenizer, int32_t context_tokens);

@@ -50,7 +50,7 @@ if [ $emulated = 1 ]; then
   for f in kernels/cuda/emulator/*.cc; do
     case $f in *_test.cc) ;; *) add "$(basename "$f")" "$cxx $common -c $f -o $(name_of "$f")" ;; esac
   done
-  link=
+  link=-ldl cublaslt=
 else
   [ -x "$nvcc" ] || { echo "bench/gpu.sh: no nvcc (set NVCC)" >&2; exit 2; }
   common="$common -DREPRISE_ON_CARD"
@@ -61,6 +61,12 @@ else
   cuda=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
   lib=$cuda/lib64; [ -d "$lib" ] || lib=$cuda/targets/x86_64-linux/lib
   link="-L$lib -lcudart_static -ldl -lrt"
+  common="$common -I$cuda/include"  # cublasLt.h, to check what is declared by hand
+  # Beside the compiler, or in the packages that PyTorch brings; else the loader looks.
+  cublaslt=$(ls "$lib"/libcublasLt.so.* 2>/dev/null | head -1)
+  [ -n "$cublaslt" ] || cublaslt=$(python3 -c 'import glob, site, sys
+for folder in site.getsitepackages() + [site.getusersitepackages()] + sys.path:
+    for file in glob.glob(folder + "/nvidia/*/lib/libcublasLt.so.*"): print(file)' 2>/dev/null | head -1)
 fi
 for f in $sources $tests $cpu; do add "$(basename "$f")" "$cxx $common -ffp-contract=off -fno-math-errno -c $f -o $(name_of "$f")"; done
 add avx2 "$cxx $common -ffp-contract=off -fno-math-errno -mavx2 -mfma -mf16c -c kernels/cpu/ops_avx2.cc -o $(name_of kernels/cpu/ops_avx2.cc)"
@@ -106,7 +112,7 @@ if [ "$only" != check ]; then
   $cxx $(for f in bench/gpu/*.cc; do name_of "$f"; done) "$work/library.a" $link -lpthread -o "$work/gpu_bench" || exit 1
   tiny=; [ $emulated = 0 ] || tiny=--tiny
   # shellcheck disable=SC2086
-  timeout 240 "$work/gpu_bench" $tiny --json="$out/ours.json" > "$out/times.txt" || failed=1
+  timeout 240 "$work/gpu_bench" $tiny ${cublaslt:+--cublaslt="$cublaslt"} --json="$out/ours.json" > "$out/times.txt" || failed=1
   say "timed"
   if [ $emulated = 0 ]; then
     python3 bench/gpu/peers.py "$out/ours.json" > "$out/peers.txt" 2> "$out/peers.err" \

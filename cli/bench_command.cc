@@ -4,6 +4,7 @@
 
 #include "cli/client_commands.h"
 #include "cli/load.h"
+#include "common/json.h"
 #include "common/percentile.h"
 #include "common/random.h"
 
@@ -19,6 +20,7 @@ struct BenchOptions {
   int32_t max_tokens = 64;
   int32_t vocab = 1000;
   int64_t seed = 1;
+  bool json = false;
 };
 
 // Random ids: every prompt is another one, so nothing is cached.
@@ -35,6 +37,39 @@ v1::GenerateRequest MakeRequest(const BenchOptions& o, int i) {
   return request;
 }
 
+void PrintText(const BenchOptions& o, const LoadResult& r) {
+  std::printf("%ld of %d requests in %.2f s, %.1f tokens/s\n", static_cast<long>(r.completed),
+              o.requests, r.seconds, r.tokens_per_s());
+  if (r.steady_seconds > 0) {
+    std::printf("%.1f tokens/s in the %.2f s when %d decoded at once\n", r.steady_tokens_per_s,
+                r.steady_seconds, std::min(o.concurrency, o.requests));
+  }
+  std::printf("TTFT p50 %.1f ms, p99 %.1f ms; ITL p50 %.2f ms, p99 %.2f ms\n",
+              Percentile(r.ttft_ms, 50), Percentile(r.ttft_ms, 99), Percentile(r.itl_ms, 50),
+              Percentile(r.itl_ms, 99));
+}
+
+void PrintJson(const BenchOptions& o, const LoadResult& r) {
+  const std::string line = JsonWriter()
+                               .Field("concurrency", o.concurrency)
+                               .Field("requests", o.requests)
+                               .Field("completed", r.completed)
+                               .Field("prompt_tokens", r.prompt_tokens)
+                               .Field("cached_tokens", r.cached_tokens)
+                               .Field("tokens", r.tokens)
+                               .Field("seconds", r.seconds)
+                               .Field("tokens_per_s", r.tokens_per_s())
+                               .Field("steady_tokens", r.steady_tokens)
+                               .Field("steady_seconds", r.steady_seconds)
+                               .Field("steady_tokens_per_s", r.steady_tokens_per_s)
+                               .Field("ttft_p50_ms", Percentile(r.ttft_ms, 50))
+                               .Field("ttft_p99_ms", Percentile(r.ttft_ms, 99))
+                               .Field("itl_p50_ms", Percentile(r.itl_ms, 50))
+                               .Field("itl_p99_ms", Percentile(r.itl_ms, 99))
+                               .Take();
+  std::printf("%s\n", line.c_str());
+}
+
 }  // namespace
 
 int RunBench(const Args& args) {
@@ -48,6 +83,7 @@ int RunBench(const Args& args) {
   flags.AddRange("max-tokens", &o.max_tokens, 1, 1 << 20, "tokens generated per request");
   flags.AddRange("vocab", &o.vocab, 2, 1 << 24, "ids are drawn from 1 to this minus 1");
   flags.Add("seed", &o.seed, "of the prompts");
+  flags.Add("json", &o.json, "print one line of JSON instead of text");
   if (const auto exit = ParseFlags(flags, args, 0, nullptr)) return *exit;
   const auto gateway = FindGateway(o.gateway, o.state_dir);
   if (!gateway.ok()) return Fail("bench", gateway.status());
@@ -55,11 +91,7 @@ int RunBench(const Args& args) {
                                 .concurrency = o.concurrency,
                                 .requests = o.requests,
                                 .request = [&](int i) { return MakeRequest(o, i); }});
-  std::printf("%ld of %d requests in %.2f s, %.1f tokens/s\n", static_cast<long>(r.completed),
-              o.requests, r.seconds, r.tokens_per_s());
-  std::printf("TTFT p50 %.1f ms, p99 %.1f ms; ITL p50 %.2f ms, p99 %.2f ms\n",
-              Percentile(r.ttft_ms, 50), Percentile(r.ttft_ms, 99), Percentile(r.itl_ms, 50),
-              Percentile(r.itl_ms, 99));
+  o.json ? PrintJson(o, r) : PrintText(o, r);
   return r.failed == 0 ? 0 : Fail("bench", r.first_error);
 }
 

@@ -1,9 +1,11 @@
 #include "cli/load.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
 #include "cli/client/generation_client.h"
+#include "cli/steady_rate.h"
 #include "common/mutex.h"
 
 namespace reprise::cli {
@@ -13,6 +15,7 @@ class Load {
  public:
   explicit Load(const LoadOptions& options)
       : options_(options),
+        steady_(std::min(options.concurrency, options.requests)),
         client_({.address = options.gateway, .connections = options.connections}) {
     for (int i = 0; i < options.requests; ++i) requests_.push_back(options.request(i));
   }
@@ -23,6 +26,9 @@ class Load {
     MutexLock lock(mu_);
     while (ended_ < options_.requests) all_ended_.Wait(mu_);
     result_.seconds = SecondsFromNs(RealClock().NowNs() - start);
+    result_.steady_tokens = steady_.tokens();
+    result_.steady_seconds = steady_.seconds();
+    result_.steady_tokens_per_s = steady_.rate();
     return result_;
   }
 
@@ -45,15 +51,24 @@ class Load {
     }
     auto request = std::make_shared<Request>();
     request->start = RealClock().NowNs();
-    client_.Start(std::move(message),
-                  {.on_event = [request](const v1::GenerateEvent& e) { OnEvent(*request, e); },
-                   .on_done = [this, request](const Status& s) { OnDone(*request, s); }});
+    client_.Start(
+        std::move(message),
+        {.on_event = [this, request](const v1::GenerateEvent& e) { OnEvent(*request, e); },
+         .on_done = [this, request](const Status& s) { OnDone(*request, s); }});
   }
 
-  static void OnEvent(Request& request, const v1::GenerateEvent& event) {
+  void OnEvent(Request& request, const v1::GenerateEvent& event) {
     if (request.broken.ok()) request.broken = request.completion.Add(event);
     if (!event.has_tokens()) return;
     const TimeNs now = RealClock().NowNs();
+    {
+      MutexLock lock(mu_);
+      if (request.last == 0) {
+        steady_.OnFirst(now);
+      } else {
+        steady_.OnTokens(now, event.tokens().tokens_size());
+      }
+    }
     if (request.last == 0) {
       request.ttft_ms = MsFromNs(now - request.start);
     } else {
@@ -77,6 +92,7 @@ class Load {
   void Count(const Request& request, const Status& outcome) {
     const v1::Usage& usage = request.completion.finished.usage();
     MutexLock lock(mu_);
+    if (request.last != 0) steady_.OnEnd();
     ++(outcome.ok() ? result_.completed : result_.failed);
     if (!outcome.ok() && result_.first_error.ok()) result_.first_error = outcome;
     for (const auto& branch : request.completion.branches) {
@@ -95,6 +111,7 @@ class Load {
   int next_ GUARDED_BY(mu_) = 0;
   int ended_ GUARDED_BY(mu_) = 0;
   LoadResult result_ GUARDED_BY(mu_);
+  SteadyRate steady_ GUARDED_BY(mu_);
   client::GenerationClient client_;  // last: its callbacks use the rest
 };
 

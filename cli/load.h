@@ -33,6 +33,10 @@ struct LoadResult {
   double seconds = 0;           // first start to last end
   std::vector<double> ttft_ms;  // per request
   std::vector<double> itl_ms;   // per gap between messages of one request
+  // While min(concurrency, requests) streams decoded at once; 0 when they never did.
+  int64_t steady_tokens = 0;
+  double steady_seconds = 0;
+  double steady_tokens_per_s = 0;
   double tokens_per_s() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 

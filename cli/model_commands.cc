@@ -3,8 +3,11 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "cli/text_input.h"
+#include "common/clock.h"
+#include "common/limits.h"
 #include "gateway/text/tokenizer.h"
 #include "worker/model/check_model.h"
 #include "worker/model/make_model.h"
@@ -12,38 +15,73 @@
 
 namespace reprise::cli {
 
-int RunMakeModel(const Args& args) {
-  worker::MakeModelOptions o;
+namespace {
+
+struct MakeOptions {
+  worker::MakeModelOptions model;
+  worker::ShapeSizes sizes;
   int64_t seed = 0;
+};
+
+void Declare(FlagSet& flags, MakeOptions& o) {
+  worker::ShapeSizes& sizes = o.sizes;
+  flags.Add("preset", &o.model.preset, "shape: tiny, llama-160m, deepseek-v2-lite, ...");
+  flags.AddRange("seed", &o.seed, 0, INT64_MAX, "the weights are a function of it");
+  flags.AddChoice("dtype", &o.model.dtype, {"bf16", "f16", "f32"}, "element type of the weights");
+  flags.AddRange("shards", &o.model.shards, 1, 1000,
+                 "weight files; more than one come with an index");
+  flags.AddRange("threads", &o.model.threads, 0, 256,
+                 "0: as many as the machine has; the bytes are the same");
+  flags.AddRange("layers", &sizes.layers, 0, limits::kLayersMax, "0, here and below: the preset's");
+  flags.AddRange("hidden", &sizes.hidden, 0, limits::kHiddenSizeMax, "width of the model");
+  flags.AddRange("heads", &sizes.heads, 0, limits::kAttentionHeadsMax, "of queries");
+  flags.AddRange("intermediate", &sizes.intermediate, 0, limits::kIntermediateSizeMax,
+                 "width of a layer's MLP");
+  flags.AddRange("experts", &sizes.experts, 0, limits::kExpertsMax, "of a layer that has some");
+  flags.AddRange("experts-per-token", &sizes.experts_per_token, 0, limits::kExpertsMax,
+                 "that a token goes to");
+  flags.AddRange("expert-intermediate", &sizes.expert_intermediate, 0, limits::kIntermediateSizeMax,
+                 "width of one expert");
+  flags.AddRange("vocab", &sizes.vocab, 0, limits::kVocabMax, "ids");
+  flags.AddRange("context", &sizes.context, 0, limits::kContextTokensMax, "tokens");
+}
+
+Status Make(const MakeOptions& o) {
+  ASSIGN_OR_RETURN(worker::ModelConfig preset, worker::PresetConfig(o.model.preset));
+  ASSIGN_OR_RETURN(worker::ModelConfig config, worker::Resized(std::move(preset), o.sizes));
+  const int64_t bytes = config.parameters() * (o.model.dtype == "f32" ? 4 : 2);
+  std::printf("%s: %lld parameters, %lld bytes of weights in %s\n", o.model.preset.c_str(),
+              static_cast<long long>(config.parameters()), static_cast<long long>(bytes),
+              o.model.dtype.c_str());
+  std::fflush(stdout);
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const TimeNs start = RealClock().NowNs();
+  RETURN_IF_ERROR(
+      worker::MakeModelOf(std::move(config), o.model, [&](uint64_t done, uint64_t total) {
+        if (!terminal) return;
+        std::fprintf(stderr, "\r%lu of %lu MiB%s", static_cast<unsigned long>(done >> 20),
+                     static_cast<unsigned long>(total >> 20), done == total ? "\n" : "");
+      }));
+  std::printf("wrote %s in %.1f s\n", o.model.dir.c_str(),
+              SecondsFromNs(RealClock().NowNs() - start));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunMakeModel(const Args& args) {
+  MakeOptions o;
   FlagSet flags("reprise make-model", "Writes a model folder with random weights.", "FOLDER");
-  flags.Add("preset", &o.preset, "shape: tiny, llama-160m, deepseek-v2-lite, ...");
-  flags.AddRange("seed", &seed, 0, INT64_MAX, "the weights are a function of it");
-  flags.AddChoice("dtype", &o.dtype, {"bf16", "f16", "f32"}, "element type of the weights");
-  flags.AddRange("shards", &o.shards, 1, 1000, "weight files; more than one come with an index");
+  Declare(flags, o);
   std::vector<std::string> positional;
   if (const auto exit = ParseFlags(flags, args, 1, &positional)) return *exit;
   if (positional.size() != 1) {
     return Fail("make-model", absl::InvalidArgumentError("name the folder to write"));
   }
-  o.dir = positional[0];
-  o.seed = static_cast<uint64_t>(seed);
-  const auto config = worker::PresetConfig(o.preset);
-  if (!config.ok()) return Fail("make-model", config.status());
-  const int64_t bytes = config->parameters() * (o.dtype == "f32" ? 4 : 2);
-  std::printf("%s: %lld parameters, %lld bytes of weights in %s\n", o.preset.c_str(),
-              static_cast<long long>(config->parameters()), static_cast<long long>(bytes),
-              o.dtype.c_str());
-  std::fflush(stdout);
-  const bool terminal = isatty(STDERR_FILENO) != 0;
-  const Status status = worker::MakeModel(o, [&](uint64_t done, uint64_t total) {
-    if (!terminal) return;
-    std::fprintf(stderr, "\r%lu of %lu MiB", static_cast<unsigned long>(done >> 20),
-                 static_cast<unsigned long>(total >> 20));
-  });
-  if (terminal) std::fprintf(stderr, "\n");
-  if (!status.ok()) return Fail("make-model", status);
-  std::printf("wrote %s\n", o.dir.c_str());
-  return 0;
+  o.model.dir = positional[0];
+  o.model.seed = static_cast<uint64_t>(o.seed);
+  const Status status = Make(o);
+  return status.ok() ? 0 : Fail("make-model", status);
 }
 
 namespace {

@@ -41,6 +41,7 @@ struct UpOptions {
   int64_t store_disk_bytes = int64_t{256} << 20;
   std::vector<std::string> worker_flags;
   bool restart = true;
+  int64_t ready_timeout_ms = 120'000;
 };
 
 void Declare(FlagSet& flags, UpOptions& o) {
@@ -74,6 +75,8 @@ void Declare(FlagSet& flags, UpOptions& o) {
   flags.Add("worker-flag", &o.worker_flags,
             "passed to every worker as it is, e.g. --timed; may repeat");
   flags.Add("restart", &o.restart, "restart a process that ends");
+  flags.AddDurationMs("ready-timeout", &o.ready_timeout_ms, 1'000, 3'600'000,
+                      "for a process to begin, a worker to load its model included");
 }
 
 Status PrepareStateDir(const std::string& dir) {
@@ -266,8 +269,10 @@ int RunUp(const Args& args) {
   }
   static StopSignal stop;
   StopOnSignals(&stop);
-  Supervisor cluster(
-      {.program = SelfPath(), .state_dir = options.state_dir, .restart = options.restart});
+  Supervisor cluster({.program = SelfPath(),
+                      .state_dir = options.state_dir,
+                      .ready_timeout_ns = NsFromMs(options.ready_timeout_ms),
+                      .restart = options.restart});
   if (const Status status = StartAll(options, cluster, &stop); !status.ok()) {
     return status.code() == absl::StatusCode::kCancelled ? 130 : Fail("up", status);
   }

@@ -1,7 +1,10 @@
 // Times the kernels on the card that is there (bench/gpu.sh builds and runs this where there is no
 // Bazel). The table goes to standard output, JSON to the file named.
 //
-//   gpu_bench [--tiny] [--json=FILE] [CASE...]     cases: decode gemm small; all of them by default
+//   gpu_bench [--tiny] [--json=FILE] [--cublaslt=FILE] [CASE...]
+//
+// Cases: gemm linear decode prefill small; all of them by default. FILE is the library that linear layers
+// are compared with, where the loader does not find it by itself.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -16,9 +19,12 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)(Harness&);
   };
-  const Cases all[] = {{"gemm", GemmCases}, {"decode", DecodeCases}, {"small", SmallCases}};
+  const Cases all[] = {
+      {"gemm", GemmCases},       {"linear", LinearCases}, {"decode", DecodeCases},
+      {"prefill", PrefillCases}, {"small", SmallCases}};
   bool tiny = false;
   std::string json;
+  std::string cublas_lt;
   std::set<std::string> wanted;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
@@ -26,11 +32,13 @@ int main(int argc, char** argv) {
       tiny = true;
     } else if (arg.rfind("--json=", 0) == 0) {
       json = arg.substr(std::strlen("--json="));
+    } else if (arg.rfind("--cublaslt=", 0) == 0) {
+      cublas_lt = arg.substr(std::strlen("--cublaslt="));
     } else {
       wanted.insert(arg);
     }
   }
-  Harness harness(tiny);
+  Harness harness(tiny, cublas_lt);
   harness.Open();
   for (const std::string& name : wanted) {
     bool known = false;

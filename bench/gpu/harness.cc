@@ -116,11 +116,12 @@ void Harness::PrintTable() const {
   for (const Row& row : rows_) {
     const bool met =
         row.least == 0 || (row.less_is_better ? row.value <= row.least : row.value >= row.least);
-    std::printf("%-14s %-34s %10.4g %-8s %9.4g %9.4g %9.4g%s\n", row.kernel.c_str(),
+    std::printf("%-14s %-34s %10.4g %-8s %9.4g %9.4g %9.4g%s%s%s\n", row.kernel.c_str(),
                 row.shape.c_str(), row.value, row.unit.c_str(), row.floor, row.least, row.aim,
                 row.least == 0 ? ""
                 : met          ? "  ok"
-                               : "  NOT MET");
+                               : "  NOT MET",
+                row.note.empty() ? "" : "  ", row.note.c_str());
   }
   for (const std::string& what : broken_) std::printf("NOT TRUE: %s\n", what.c_str());
 }

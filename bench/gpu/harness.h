@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/device/buffer.h"
@@ -24,14 +25,17 @@ struct Row {
   double aim = 0;
   // Under which peers.py measures the same; empty: no peer can.
   std::string peer;
+  std::string note = {};  // at the row's end
 };
 
 class Harness {
  public:
   // Sizes of `tiny` runs show that the cases work; their figures mean nothing.
-  explicit Harness(bool tiny) : tiny_(tiny) {}
+  // `cublas_lt` is the file of a library to compare with; empty: as the loader finds it.
+  Harness(bool tiny, std::string cublas_lt) : tiny_(tiny), cublas_lt_(std::move(cublas_lt)) {}
 
   bool tiny() const { return tiny_; }
+  const std::string& cublas_lt() const { return cublas_lt_; }
   const cuda::DeviceInfo& device() const { return device_; }
   int processors() const { return device_.processors; }
   // Exits with what is wrong when there is no device.
@@ -71,6 +75,7 @@ class Harness {
 
  private:
   const bool tiny_;
+  const std::string cublas_lt_;
   cuda::DeviceInfo device_;
   std::vector<Row> rows_;
   std::vector<std::string> broken_;
@@ -81,6 +86,7 @@ class Harness {
 // The cases, by kernel.
 void DecodeCases(Harness& harness);
 void GemmCases(Harness& harness);
+void LinearCases(Harness& harness);
 void PrefillCases(Harness& harness);
 void SmallCases(Harness& harness);
 

@@ -26,6 +26,19 @@ Status AddToken(const v1::WorkerToken& token, TimeNs now, WorkerResult& result) 
   return absl::OkStatus();
 }
 
+// Before the first token of this attempt.
+std::vector<WorkerBranch> EmittedBranches(const v1::Submit& submit) {
+  std::vector<WorkerBranch> branches(static_cast<size_t>(submit.sampling().n()));
+  for (const v1::BranchTokens& emitted : submit.branches()) {
+    WorkerBranch& branch = branches.at(static_cast<size_t>(emitted.branch()));
+    branch.ids.assign(emitted.emitted().begin(), emitted.emitted().end());
+    branch.logprobs.assign(emitted.logprobs().begin(), emitted.logprobs().end());
+    branch.top.resize(branch.ids.size());
+    branch.arrived_ns.resize(branch.ids.size());
+  }
+  return branches;
+}
+
 size_t TokensOf(const WorkerResult& result) {
   size_t tokens = 0;
   for (const WorkerBranch& branch : result.branches) tokens += branch.ids.size();
@@ -75,7 +88,7 @@ Status WorkerClient::Submit(v1::Submit submit) {
   {
     MutexLock lock(mu_);
     Pending& pending = pending_[submit.request_id()];
-    pending.result.branches.resize(static_cast<size_t>(submit.sampling().n()));
+    pending.result.branches = EmittedBranches(submit);
     pending.result.submitted_ns = RealClock().NowNs();
   }
   v1::ServeRequest request;

@@ -42,7 +42,8 @@ class WorkerClient {
   static StatusOr<std::unique_ptr<WorkerClient>> Connect(const v1::NodeRef& worker);
   ~WorkerClient();
 
-  // Fills in the incarnation and, when absent, attempt 1.1; request ids must differ.
+  // Fills in the incarnation and, when absent, attempt 1.1; request ids must differ. Tokens that
+  // earlier attempts emitted stand first in the result.
   Status Submit(v1::Submit submit);
   Status Cancel(const std::string& request_id);
   // DEADLINE_EXCEEDED when it is not complete in time. Forgets the request.

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <numeric>
@@ -14,7 +15,7 @@ using testing::HasSubstr;
 
 std::string FreshFolder() {
   static int count = 0;
-  const std::string dir = testing::TempDir() + "/writer_" + std::to_string(count++);
+  std::string dir = testing::TempDir() + "/writer_" + std::to_string(count++);
   std::filesystem::remove_all(dir);
   return dir;
 }
@@ -39,6 +40,43 @@ TEST(FolderWriter, WhatItWritesReadsBack) {
   EXPECT_EQ(a.ShapeText(), "[2, 3]");
   EXPECT_EQ(a.bytes[11], 12);
   EXPECT_EQ(file->header().tensors.at("b").bytes[0], 13);
+}
+
+TEST(FolderWriter, PiecesMayComeInAnyOrder) {
+  const std::string dir = FreshFolder();
+  ASSERT_TRUE(PrepareModelFolder(dir).ok());
+  std::vector<uint8_t> bytes(12 + 16);
+  std::iota(bytes.begin(), bytes.end(), uint8_t{1});
+  TensorFileWriter out(dir + "/t.safetensors", kTwo);
+  out.WriteAt(20, std::span(bytes).subspan(20));
+  out.WriteAt(0, std::span(bytes).first(5));
+  out.WriteAt(5, std::span(bytes).subspan(5, 15));
+  ASSERT_TRUE(out.Close().ok());
+  const auto file = SafetensorsFile::Open(dir + "/t.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto& tensors = file->header().tensors;
+  EXPECT_TRUE(std::equal(bytes.begin(), bytes.begin() + 12, tensors.at("a").bytes.begin()));
+  EXPECT_TRUE(std::equal(bytes.begin() + 12, bytes.end(), tensors.at("b").bytes.begin()));
+  TensorFileWriter beyond(dir + "/u.safetensors", kTwo);
+  beyond.WriteAt(28, std::span(bytes).first(1));
+  EXPECT_THAT(std::string(beyond.Close().message()), HasSubstr("more"));
+}
+
+TEST(FolderWriter, TooLittleRoomIsSaidWithBothSizes) {
+  const std::string dir = FreshFolder();
+  EXPECT_TRUE(CheckRoom(dir + "/deep", 1).ok());
+  const Status full = CheckRoom(dir + "/deep", uint64_t{1} << 60);
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("deep would take 1099511627776 MiB, "));
+  EXPECT_THAT(std::string(full.message()), HasSubstr(" MiB free"));
+  EXPECT_FALSE(std::filesystem::exists(dir));
+}
+
+// Every write to this device fails for lack of room.
+TEST(FolderWriter, AFullFileSystemIsAnError) {
+  TensorFileWriter out("/dev/full", kTwo);
+  EXPECT_FALSE(out.ok());
+  EXPECT_THAT(std::string(out.Close().message()), HasSubstr("No space left"));
 }
 
 TEST(FolderWriter, BytesThatAreNotTheHeadersAreRefused) {

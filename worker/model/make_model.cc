@@ -1,6 +1,11 @@
 #include "worker/model/make_model.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+#include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -9,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "common/json.h"
 #include "common/limits.h"
+#include "common/thread.h"
 #include "kernels/ops.h"
 #include "kernels/philox.h"
 #include "worker/model/byte_tokenizer.h"
@@ -20,7 +26,8 @@ namespace {
 
 using kernels::DType;
 
-constexpr uint64_t kChunkElements = uint64_t{1} << 18;  // what is in memory at a time
+constexpr uint64_t kPieceElements = uint64_t{1} << 21;  // of one write
+constexpr size_t kChunkElements = size_t{1} << 14;      // generated and converted at a time
 
 struct StoredType {
   absl::string_view name;  // of the option
@@ -62,18 +69,18 @@ Distribution DistributionOf(const TensorSpec& spec, const ModelConfig& config) {
 // Fills `out` with elements first, first + 1, ... (first a multiple of 4) of one tensor. The sum of
 // four independent bytes is nearly normal and needs no libm: mean 510, variance 4 (256^2 - 1) / 12.
 void Generate(const Distribution& d, uint64_t seed, uint32_t tensor, uint64_t first,
-              std::vector<float>* out) {
+              std::span<float> out) {
   constexpr float kPerDeviation = 1.0f / 147.8f;
   const float scale = d.deviation * kPerDeviation;
-  for (size_t i = 0; i < out->size(); i += 4) {
+  for (size_t i = 0; i < out.size(); i += 4) {
     const uint64_t at = (first + i) / 4;
     const auto words =
         kernels::Philox4x32({static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32), tensor, 0},
                             {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-    for (size_t j = 0; j < std::min<size_t>(4, out->size() - i); ++j) {
+    for (size_t j = 0; j < std::min<size_t>(4, out.size() - i); ++j) {
       const uint32_t w = words[j];
       const uint32_t sum = (w & 255) + (w >> 8 & 255) + (w >> 16 & 255) + (w >> 24);
-      (*out)[i + j] = d.center + scale * static_cast<float>(static_cast<int32_t>(sum) - 510);
+      out[i + j] = d.center + scale * static_cast<float>(static_cast<int32_t>(sum) - 510);
     }
   }
 }
@@ -93,26 +100,25 @@ class Writer {
         type_(type),
         progress_(progress),
         ops_(kernels::Select(kernels::BestIsa())),
-        specs_(ModelTensors(config)) {
+        specs_(ModelTensors(config)),
+        threads_(options.threads > 0
+                     ? options.threads
+                     : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()))) {
     for (const TensorSpec& spec : specs_) total_ += BytesOf(spec);
   }
 
+  // Threads write to as many files at once as there are threads: a file system takes one write at a
+  // time to each.
   Status WriteWeights() {
-    if (options_.shards == 1) return WriteShard("model.safetensors", 0, specs_.size());
+    const std::vector<Shard> shards = Shards();
+    for (size_t first = 0; first < shards.size(); first += static_cast<size_t>(threads_)) {
+      const size_t count = std::min(static_cast<size_t>(threads_), shards.size() - first);
+      RETURN_IF_ERROR(WriteShards(std::span(shards).subspan(first, count)));
+    }
+    if (shards.size() == 1) return absl::OkStatus();
     JsonWriter map;
-    size_t first = 0;
-    uint64_t before = 0;
-    for (int shard = 0; shard < options_.shards; ++shard) {
-      const uint64_t until =
-          total_ / static_cast<uint64_t>(options_.shards) * static_cast<uint64_t>(shard + 1);
-      size_t last = first;
-      for (; last < specs_.size() && (before < until || shard + 1 == options_.shards); ++last) {
-        before += BytesOf(specs_[last]);
-      }
-      const std::string name =
-          absl::StrFormat("model-%05d-of-%05d.safetensors", shard + 1, options_.shards);
-      RETURN_IF_ERROR(WriteShard(name, first, last));
-      for (; first < last; ++first) map.Field(specs_[first].name, name);
+    for (const Shard& shard : shards) {
+      for (size_t i = shard.first; i < shard.last; ++i) map.Field(specs_[i].name, shard.name);
     }
     const std::string metadata = JsonWriter().Field("total_size", total_).Take();
     return WriteModelFile(
@@ -121,34 +127,130 @@ class Writer {
   }
 
  private:
+  // Tensors [first, last) of the list, in a file of their own.
+  struct Shard {
+    std::string name;
+    size_t first = 0;
+    size_t last = 0;
+  };
+
+  // Of about equal size.
+  std::vector<Shard> Shards() const {
+    if (options_.shards == 1) return {{"model.safetensors", 0, specs_.size()}};
+    std::vector<Shard> shards;
+    size_t last = 0;
+    uint64_t before = 0;
+    for (int shard = 0; shard < options_.shards; ++shard) {
+      const size_t first = last;
+      const uint64_t until =
+          total_ / static_cast<uint64_t>(options_.shards) * static_cast<uint64_t>(shard + 1);
+      for (; last < specs_.size() && (before < until || shard + 1 == options_.shards); ++last) {
+        before += BytesOf(specs_[last]);
+      }
+      shards.push_back(
+          {absl::StrFormat("model-%05d-of-%05d.safetensors", shard + 1, options_.shards), first,
+           last});
+    }
+    return shards;
+  }
+
   uint64_t BytesOf(const TensorSpec& spec) const {
     return Elements(spec) * static_cast<uint64_t>(SizeOf(type_.dtype));
   }
 
-  // Tensors [first, last) of the list.
-  Status WriteShard(const std::string& name, size_t first, size_t last) {
-    std::vector<TensorEntry> tensors;
-    for (size_t i = first; i < last; ++i) {
-      tensors.push_back({specs_[i].name, type_.tensor, specs_[i].shape});
-    }
-    TensorFileWriter out(absl::StrCat(options_.dir, "/", name), tensors);
-    std::vector<float> values;
-    std::vector<uint8_t> stored;
-    for (size_t i = first; i < last && out.ok(); ++i) {
-      const Distribution distribution = DistributionOf(specs_[i], config_);
+  // Of one tensor, small enough for one write.
+  struct Piece {
+    size_t file = 0;
+    size_t tensor = 0;
+    uint64_t first = 0;  // element
+    uint64_t elements = 0;
+    uint64_t offset = 0;  // byte in the file's tensors
+  };
+
+  std::vector<Piece> PiecesOf(const Shard& shard, size_t file) const {
+    std::vector<Piece> pieces;
+    uint64_t offset = 0;
+    for (size_t i = shard.first; i < shard.last; ++i) {
       const uint64_t n = Elements(specs_[i]);
-      for (uint64_t at = 0; at < n && out.ok(); at += kChunkElements) {
-        values.resize(std::min(kChunkElements, n - at));
-        stored.resize(values.size() * static_cast<size_t>(SizeOf(type_.dtype)));
-        Generate(distribution, options_.seed, static_cast<uint32_t>(i), at, &values);
-        ops_.convert(values.data(), DType::kF32, stored.data(), type_.dtype,
-                     static_cast<int64_t>(values.size()));
-        out.Append(stored);
-        done_ += stored.size();
-        if (progress_) progress_(done_, total_);
+      for (uint64_t at = 0; at < n; at += kPieceElements) {
+        pieces.push_back({file, i, at, std::min(kPieceElements, n - at), offset});
+        offset += pieces.back().elements * static_cast<uint64_t>(SizeOf(type_.dtype));
       }
     }
-    return out.Close();
+    return pieces;
+  }
+
+  // One piece of each shard in turn, so that every file grows from front to back.
+  std::vector<Piece> PiecesOf(std::span<const Shard> shards) const {
+    std::vector<std::vector<Piece>> of_file;
+    size_t longest = 0;
+    for (const Shard& shard : shards) {
+      of_file.push_back(PiecesOf(shard, of_file.size()));
+      longest = std::max(longest, of_file.back().size());
+    }
+    std::vector<Piece> pieces;
+    for (size_t i = 0; i < longest; ++i) {
+      for (const std::vector<Piece>& some : of_file) {
+        if (i < some.size()) pieces.push_back(some[i]);
+      }
+    }
+    return pieces;
+  }
+
+  std::unique_ptr<TensorFileWriter> OpenShard(const Shard& shard) const {
+    std::vector<TensorEntry> tensors;
+    for (size_t i = shard.first; i < shard.last; ++i) {
+      tensors.push_back({specs_[i].name, type_.tensor, specs_[i].shape});
+    }
+    return std::make_unique<TensorFileWriter>(absl::StrCat(options_.dir, "/", shard.name), tensors);
+  }
+
+  Status WriteShards(std::span<const Shard> shards) {
+    std::vector<std::unique_ptr<TensorFileWriter>> files;
+    for (const Shard& shard : shards) files.push_back(OpenShard(shard));
+    const std::vector<Piece> pieces = PiecesOf(shards);
+    std::atomic<size_t> next{0};
+    std::atomic<bool> failed{false};
+    const auto work = [&](const MakeModelProgress& progress) {
+      std::vector<uint8_t> stored;
+      for (size_t i = next++; i < pieces.size() && !failed; i = next++) {
+        TensorFileWriter& file = *files[pieces[i].file];
+        MakePiece(pieces[i], &stored);
+        file.WriteAt(pieces[i].offset, stored);
+        if (!file.ok()) failed = true;
+        done_ += stored.size();
+        if (progress) progress(done_, total_);
+      }
+    };
+    {
+      std::vector<Thread> helpers;
+      for (int i = 1; i < threads_; ++i) {
+        helpers.emplace_back("make-model", [&] { work(nullptr); });
+      }
+      work(progress_);
+    }
+    if (progress_) progress_(done_, total_);
+    // The one that failed says why; the others only miss what was then left out.
+    for (const auto& file : files) {
+      if (!file->ok()) return file->Close();
+    }
+    for (const auto& file : files) RETURN_IF_ERROR(file->Close());
+    return absl::OkStatus();
+  }
+
+  // The bytes of a piece as they are stored.
+  void MakePiece(const Piece& piece, std::vector<uint8_t>* stored) const {
+    const auto element_bytes = static_cast<size_t>(SizeOf(type_.dtype));
+    const Distribution distribution = DistributionOf(specs_[piece.tensor], config_);
+    std::array<float, kChunkElements> values;
+    stored->resize(piece.elements * element_bytes);
+    for (size_t at = 0; at < piece.elements; at += kChunkElements) {
+      const auto chunk = std::span(values).first(std::min(kChunkElements, piece.elements - at));
+      Generate(distribution, options_.seed, static_cast<uint32_t>(piece.tensor), piece.first + at,
+               chunk);
+      ops_.convert(chunk.data(), DType::kF32, stored->data() + at * element_bytes, type_.dtype,
+                   static_cast<int64_t>(chunk.size()));
+    }
   }
 
   const ModelConfig& config_;
@@ -157,8 +259,9 @@ class Writer {
   const MakeModelProgress& progress_;
   const kernels::CpuOps& ops_;
   const std::vector<TensorSpec> specs_;
+  const int threads_;
   uint64_t total_ = 0;
-  uint64_t done_ = 0;
+  std::atomic<uint64_t> done_{0};
 };
 
 StatusOr<StoredType> TypeNamed(const std::string& name) {
@@ -190,6 +293,8 @@ Status MakeModelOf(ModelConfig config, const MakeModelOptions& options,
   config.dtype = std::string(type.config);
   const std::string config_json = ConfigJson(config);
   RETURN_IF_ERROR(ParseModelConfig(config_json).status());
+  const auto weight_bytes = static_cast<uint64_t>(config.parameters()) * SizeOf(type.dtype);
+  RETURN_IF_ERROR(CheckRoom(options.dir, weight_bytes));
   RETURN_IF_ERROR(PrepareModelFolder(options.dir));
 
   Writer writer(config, options, type, progress);

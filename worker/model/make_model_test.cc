@@ -13,6 +13,7 @@
 
 #include "common/crc32c.h"
 #include "common/json.h"
+#include "kernels/philox.h"
 #include "worker/model/check_model.h"
 #include "worker/model/model_folder.h"
 #include "worker/model/offline.h"
@@ -53,6 +54,87 @@ TEST(MakeModel, BytesAreAFunctionOfTheSeed) {
   EXPECT_NE(Read(TestModel("tiny", {.seed = 2}) + "/model.safetensors"), a);
   EXPECT_EQ(Crc32c(a.data(), a.size()), 2421731184u)
       << "a preset and seed name the same bytes for ever";
+}
+
+// A tensor of two pieces, in one file and in three.
+TEST(MakeModel, ThreadsChangeNoByte) {
+  const ModelConfig config = *Resized(*PresetConfig("tiny"), {.vocab = 40'000});
+  for (const int shards : {1, 3}) {
+    const std::string alone = TestModel(config, {.shards = shards, .threads = 1});
+    const std::string together = TestModel(config, {.shards = shards, .threads = 5});
+    int files = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(alone)) {
+      const std::string name = entry.path().filename();
+      EXPECT_TRUE(Read(absl::StrCat(alone, "/", name)) == Read(absl::StrCat(together, "/", name)))
+          << name;
+      ++files;
+    }
+    EXPECT_EQ(files, shards == 1 ? 4 : 7);
+  }
+}
+
+// The embedding is the first tensor; its deviation is 2 / sqrt(64).
+TEST(MakeModel, AnElementIsAFunctionOfItsPlace) {
+  const ModelConfig config = *Resized(*PresetConfig("tiny"), {.vocab = 40'000});
+  const auto folder = ModelFolder::Open(TestModel(config, {.seed = 9, .dtype = "f32"}));
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const TensorView& tensor = folder->tensor("model.embed_tokens.weight");
+  for (const uint32_t element : {0U, 7U, (1U << 14) + 3, (1U << 21) - 1, (1U << 21) + 6}) {
+    const uint32_t word = kernels::Philox4x32({element / 4, 0, 0, 0}, {9, 0})[element % 4];
+    const uint32_t sum = (word & 255) + (word >> 8 & 255) + (word >> 16 & 255) + (word >> 24);
+    const float scale = 0.25f * (1.0f / 147.8f);
+    float got;
+    std::memcpy(&got, tensor.bytes.data() + size_t{4} * element, 4);
+    EXPECT_EQ(got, scale * static_cast<float>(static_cast<int32_t>(sum) - 510)) << element;
+  }
+}
+
+TEST(MakeModel, ASmallV2LiteDecodes) {
+  const auto config = Resized(*PresetConfig("deepseek-v2-lite"), {.layers = 2,
+                                                                  .hidden = 128,
+                                                                  .intermediate = 96,
+                                                                  .experts = 8,
+                                                                  .experts_per_token = 2,
+                                                                  .expert_intermediate = 32,
+                                                                  .vocab = 600});
+  ASSERT_TRUE(config.ok()) << config.status();
+  const auto decode = [&] {
+    const auto model = OfflineModel::Open({.model_dir = TestModel(*config, {.seed = 5})}, 128);
+    EXPECT_TRUE(model.ok()) << model.status();
+    const auto tokens = (*model)->Greedy(RandomTokens(30, config->vocab, 3), 40);
+    EXPECT_TRUE(tokens.ok()) << tokens.status();
+    return *tokens;
+  };
+  const std::vector<int32_t> tokens = decode();
+  EXPECT_GT(std::set<int32_t>(tokens.begin(), tokens.end()).size(), 10u) << "varied";
+  EXPECT_EQ(decode(), tokens);
+}
+
+TEST(MakeModel, SizesReplaceThePresets) {
+  const ModelConfig lite = *Resized(*PresetConfig("deepseek-v2-lite"),
+                                    {.layers = 5, .experts = 16, .expert_intermediate = 128});
+  EXPECT_EQ(lite.mixture->layers, (std::vector<bool>{false, true, true, true, true}));
+  EXPECT_EQ(lite.mixture->experts, 16);
+  EXPECT_EQ(lite.mixture->shared_intermediate, 256) << "two shared ones";
+  EXPECT_EQ(lite.latent, PresetConfig("deepseek-v2-lite")->latent);
+  EXPECT_EQ(lite.bos_id, 100'000);
+  const ModelConfig short_vocab =
+      *Resized(*PresetConfig("deepseek-v2-lite"), {.heads = 4, .vocab = 100'001, .context = 256});
+  EXPECT_EQ(short_vocab.bos_id, 100'000);
+  EXPECT_EQ(short_vocab.eos_ids, std::vector<int32_t>{0});
+  EXPECT_EQ(short_vocab.kv_heads, 4);
+  EXPECT_EQ(short_vocab.context, 256);
+  const ModelConfig llama = *Resized(*PresetConfig("llama-8b"), {.heads = 8});
+  EXPECT_EQ(llama.kv_heads, 2);
+  const ModelConfig mixtral = *Resized(*PresetConfig("tiny-mixtral"), {.intermediate = 96});
+  EXPECT_EQ(mixtral.mixture->intermediate, 96);
+  for (const ModelConfig& config : {lite, short_vocab, llama, mixtral}) {
+    const auto parsed = ParseModelConfig(ConfigJson(config));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(*parsed, config);
+  }
+  EXPECT_THAT(std::string(Resized(llama, {.experts = 4}).status().message()),
+              HasSubstr("no experts"));
 }
 
 TEST(MakeModel, ScalesArePlausible) {
@@ -163,6 +245,12 @@ TEST(MakeModel, RefusesByName) {
               HasSubstr("\"llama-3\" is not one of tiny,"));
   EXPECT_THAT(MakeModel({.dir = dir, .dtype = "fp8"}).message(), HasSubstr("dtype \"fp8\""));
   EXPECT_THAT(MakeModel({.dir = dir, .shards = 0}).message(), HasSubstr("shards is 0"));
+  const ModelConfig huge = *Resized(*PresetConfig("deepseek-v3"), {.layers = 1024});
+  EXPECT_THAT(std::string(MakeModelOf(huge, {.dir = dir, .dtype = "f32"}).message()),
+              HasSubstr("MiB free"));
+  const ModelConfig greedy = *Resized(*PresetConfig("tiny-mixtral"), {.experts_per_token = 9});
+  EXPECT_THAT(std::string(MakeModelOf(greedy, {.dir = dir}).message()),
+              HasSubstr("num_experts_per_tok"));
   EXPECT_FALSE(std::filesystem::exists(dir)) << "a refusal leaves nothing";
   std::filesystem::create_directories(dir);
   std::ofstream(dir + "/precious") << "x";

@@ -313,6 +313,22 @@ const std::vector<Preset>& Presets() {
   return *presets;
 }
 
+void Take(int64_t size, int64_t& to) {
+  if (size != 0) to = size;
+}
+
+void ResizeMixture(const ShapeSizes& sizes, ModelConfig& c) {
+  ExpertMixture& m = *c.mixture;
+  m.layers.resize(static_cast<size_t>(c.layers), m.layers.back());
+  Take(sizes.experts, m.experts);
+  Take(sizes.experts_per_token, m.per_token);
+  const int64_t shared = m.shared_intermediate / m.intermediate;
+  Take(c.family == Family::kMixtral ? sizes.intermediate : 0, m.intermediate);
+  Take(sizes.expert_intermediate, m.intermediate);
+  m.shared_intermediate = shared * m.intermediate;
+  if (c.family == Family::kMixtral) c.intermediate = m.intermediate;  // its files have one key
+}
+
 }  // namespace
 
 std::vector<std::string> PresetNames() {
@@ -327,6 +343,28 @@ StatusOr<ModelConfig> PresetConfig(absl::string_view name) {
   }
   return absl::NotFoundError(
       absl::StrCat("preset \"", name, "\" is not one of ", absl::StrJoin(PresetNames(), ", ")));
+}
+
+StatusOr<ModelConfig> Resized(ModelConfig c, const ShapeSizes& sizes) {
+  if (!c.mixture &&
+      (sizes.experts != 0 || sizes.experts_per_token != 0 || sizes.expert_intermediate != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(FamilyName(c.family), " of this shape has no experts to resize"));
+  }
+  const int64_t sharing = c.heads / c.kv_heads;
+  Take(sizes.layers, c.layers);
+  Take(sizes.hidden, c.hidden);
+  Take(sizes.heads, c.heads);
+  Take(sizes.intermediate, c.intermediate);
+  Take(sizes.vocab, c.vocab);
+  Take(sizes.context, c.context);
+  c.kv_heads = c.heads / sharing;
+  if (c.mixture) ResizeMixture(sizes, c);
+  if (c.bos_id.has_value() && *c.bos_id >= c.vocab) c.bos_id = 0;
+  for (int32_t& id : c.eos_ids) {
+    if (id >= c.vocab) id = 0;
+  }
+  return c;
 }
 
 }  // namespace reprise::worker
