@@ -3,8 +3,8 @@
 //
 //   gpu_bench [--tiny] [--json=FILE] [--cublaslt=FILE] [CASE...]
 //
-// Cases: gemm linear decode prefill small; all of them by default. FILE is the library that linear layers
-// are compared with, where the loader does not find it by itself.
+// Cases: gemm linear decode prefill small; all of them by default. FILE is the library that linear
+// layers are compared with, where the loader does not find it by itself.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -19,9 +19,11 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)(Harness&);
   };
-  const Cases all[] = {
-      {"gemm", GemmCases},       {"linear", LinearCases}, {"decode", DecodeCases},
-      {"prefill", PrefillCases}, {"small", SmallCases}};
+  const Cases all[] = {{"gemm", GemmCases},
+                       {"linear", LinearCases},
+                       {"decode", DecodeCases},
+                       {"prefill", PrefillCases},
+                       {"small", SmallCases}};
   bool tiny = false;
   std::string json;
   std::string cublas_lt;

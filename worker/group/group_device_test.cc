@@ -108,17 +108,14 @@ TEST_P(GroupDeviceTest, WhatTensorRanksComputeDoesNotDependOnCompanyOrChunks) {
   const std::vector<int32_t> pages = {5, 9};
   const std::vector<int32_t> other_pages = {2};
   const std::span<const int32_t> all = tokens;
-  ExpectSame(group.side->Run({{all.first(89), 0, pages, true, 80}}),
-             [&] {
-               again.side->Run({{all.first(33), 0, pages, false, 80}});
-               auto last = again.side->Run({{all.subspan(33, 56), 33, pages, true, 80},
-                                            {other, 0, other_pages, true, 30}});
-               last.resize(1);
-               return last;
-             }());
-  EXPECT_EQ(std::memcmp(group.side->Page(5), again.side->Page(5),
-                        group.format().block_bytes()),
-            0);
+  ExpectSame(group.side->Run({{all.first(89), 0, pages, true, 80}}), [&] {
+    again.side->Run({{all.first(33), 0, pages, false, 80}});
+    auto last = again.side->Run(
+        {{all.subspan(33, 56), 33, pages, true, 80}, {other, 0, other_pages, true, 30}});
+    last.resize(1);
+    return last;
+  }());
+  EXPECT_EQ(std::memcmp(group.side->Page(5), again.side->Page(5), group.format().block_bytes()), 0);
   ExpectSame(group.side->Run({{all.subspan(89, 1), 89, pages, true, 80}}),
              again.side->Run({{all.subspan(89, 1), 89, pages, true, 80}}));
 }

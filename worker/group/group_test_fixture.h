@@ -149,7 +149,8 @@ class Script {
   std::map<size_t, std::pair<int32_t, int32_t>> copies_;  // from page to page, before a step
 };
 
-inline void ExpectSame(const std::vector<SampledToken>& got, const std::vector<SampledToken>& want) {
+inline void ExpectSame(const std::vector<SampledToken>& got,
+                       const std::vector<SampledToken>& want) {
   ASSERT_EQ(got.size(), want.size());
   for (size_t i = 0; i < got.size(); ++i) {
     EXPECT_EQ(got[i].id, want[i].id);
