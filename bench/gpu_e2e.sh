@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # A cluster on one card, end to end.
 #
-#   bench/gpu_e2e.sh [--device=gpu|emulated] [--unproven-kernels] [--reprise=FILE] [MODEL]
+#   bench/gpu_e2e.sh [--device=gpu|emulated] [--unproven-kernels] [--group=SHAPE] [--reprise=FILE] [MODEL]
 #   bench/gpu_e2e.sh --shape=v2-lite [--part=all|speed|kills] [--made=DIR] [--device=...] [...]
 #
 # Kills: gateway, a worker that prefills, two that decode, stores between them; then the same prompts
-# again while a decoding worker is killed. The texts must be equal.
+# again while a decoding worker is killed. The texts must be equal. --group makes each worker a group
+# of ranks that share the card (tp2, pp2, pp2,tp2); a rank and a driver are killed then.
 #
 # --shape makes a model of that shape with random weights (31 GB; --made=DIR keeps it there for the
 # next call) and measures before that how fast one worker decodes: 1 and 128 prompts of 4,096 random
@@ -16,21 +17,22 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-device=gpu kernels=plain worker_flags=() reprise=$here/reprise model= shape= part=all made=
+device=gpu kernels=plain group= worker_flags=() reprise=$here/reprise model= shape= part=all made=
 for arg in "$@"; do
   case $arg in
     --device=gpu|--device=emulated) device=${arg#*=} ;;
-    --unproven-kernels) kernels=unproven; worker_flags+=(--worker-flag=--unproven-kernels) ;;
+    --unproven-kernels) kernels=unproven; worker_flags+=(--unproven-kernels) ;;
+    --group=*) group=${arg#*=}; worker_flags+=("$arg") ;;
     --reprise=*) reprise=${arg#*=} ;;
     --shape=v2-lite) shape=v2-lite ;;
     --part=all|--part=speed|--part=kills) part=${arg#*=} ;;
     --made=*) made=${arg#*=} ;;
-    -h|--help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "gpu_e2e: unknown option $arg (see --help)" >&2; exit 2 ;;
     *) model=$arg ;;
   esac
 done
-worker_flags+=(--worker-flag=--device="$device")
+worker_flags+=(--device="$device")
 if [ -n "$shape" ]; then
   [ -z "$model" ] || { echo "gpu_e2e: --shape makes its model, leave out $model" >&2; exit 2; }
 else
@@ -115,7 +117,9 @@ run_kills() {
   "$reprise" status --state-dir="$state"
   ask "$state/alone"
   kills_ok=true
-  for victim in decode-0 decode-1; do
+  local victims=(decode-0 decode-1)
+  [ -z "$group" ] || victims=(decode-0-rank-1 decode-1-rank-1 decode-0)
+  for victim in "${victims[@]}"; do
     ask "$state/$victim" "$victim"
     for i in "${!prompts[@]}"; do
       cmp -s "$state/alone/$i" "$state/$victim/$i" ||
@@ -124,7 +128,7 @@ run_kills() {
     sleep 3  # until the coordinator knows it
   done
   "$reprise" status --state-dir="$state"
-  echo "${#prompts[@]} texts of $(cat "$state"/alone/? | wc -w) words, equal with two kills:" \
+  echo "${#prompts[@]} texts of $(cat "$state"/alone/? | wc -w) words, equal with ${#victims[@]} kills:" \
     "$([ $kills_ok = true ] && echo yes || echo NO)"
   stop
 }

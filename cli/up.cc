@@ -7,6 +7,9 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_join.h"
 #include "cli/command.h"
@@ -34,6 +37,8 @@ struct UpOptions {
   int32_t block_tokens = 64;
   int32_t remote_prefill_min_tokens = 256;
   std::string kv_dtype = "auto";
+  std::string device = "cpu";
+  bool unproven_kernels = false;
   int64_t pool_bytes = int64_t{256} << 20;
   std::string group;  // of every worker
   int32_t group_spares = 0;
@@ -62,7 +67,11 @@ void Declare(FlagSet& flags, UpOptions& o) {
   flags.AddRange("block-tokens", &o.block_tokens, 1, 1024, "tokens per KV block");
   flags.AddRange("remote-prefill-min-tokens", &o.remote_prefill_min_tokens, 0, 1 << 20,
                  "uncached prompt tokens from which a prefill worker is used");
-  flags.Add("kv-dtype", &o.kv_dtype, "KV element type: auto, f32, bf16, f16");
+  flags.Add("kv-dtype", &o.kv_dtype, "KV element type: auto, f32, bf16, f16, fp8");
+  flags.AddChoice("device", &o.device, {"cpu", "gpu", "emulated"},
+                  "what workers and ranks compute on; gpu: all on the first card");
+  flags.Add("unproven-kernels", &o.unproven_kernels,
+            "use a GPU's kernels that no card has passed the tests of, too");
   flags.AddBytes("pool-bytes", &o.pool_bytes, 1 << 16, int64_t{1} << 42, "KV pool of a worker");
   flags.Add("group", &o.group,
             "shape of the group of ranks that every worker is, e.g. tp2 or pp2,tp2 or cp4");
@@ -102,8 +111,19 @@ std::string SelfPath() {
 
 // What workers and ranks of a group must agree on.
 std::vector<std::string> ModelArgs(const UpOptions& o) {
-  return {"--model=" + o.model, absl::StrCat("--threads=", o.threads),
-          absl::StrCat("--block-tokens=", o.block_tokens), "--kv-dtype=" + o.kv_dtype};
+  std::vector<std::string> args = {"--model=" + o.model, absl::StrCat("--threads=", o.threads),
+                                   absl::StrCat("--block-tokens=", o.block_tokens),
+                                   "--kv-dtype=" + o.kv_dtype, "--device=" + o.device};
+  if (o.unproven_kernels) args.emplace_back("--unproven-kernels");
+  return args;
+}
+
+// Ranks of one group that share a card: to NCCL they are on hosts of their own, which it would
+// refuse otherwise.
+std::vector<std::pair<std::string, std::string>> GroupEnv(const UpOptions& o,
+                                                          const std::string& name) {
+  if (o.group.empty() || o.device != "gpu") return {};
+  return {{"NCCL_HOSTID", name}};
 }
 
 // The processes of a worker's further ranks (of rank -1: a spare of all workers).
@@ -112,7 +132,7 @@ Status StartRank(const UpOptions& o, const std::string& name, int64_t rank, Supe
                                    absl::StrCat("--rank=", rank)};
   const std::vector<std::string> model = ModelArgs(o);
   args.insert(args.end(), model.begin(), model.end());
-  return cluster.Start({name, args});
+  return cluster.Start({.name = name, .args = args, .extra_env = GroupEnv(o, name)});
 }
 
 std::string RankName(const std::string& worker, uint32_t rank) {
@@ -212,7 +232,8 @@ Status StartWorkers(const UpOptions& o, const std::string& coordinator, Supervis
     std::vector<std::string> args = WorkerArgs(o, names[i], coordinator, prefill_only);
     const std::vector<std::string> group = GroupArgs(o, names[i], split.ranks(), cluster);
     args.insert(args.end(), group.begin(), group.end());
-    RETURN_IF_ERROR(cluster.Start({names[i], args}));
+    RETURN_IF_ERROR(
+        cluster.Start({.name = names[i], .args = args, .extra_env = GroupEnv(o, names[i])}));
   }
   return absl::OkStatus();
 }

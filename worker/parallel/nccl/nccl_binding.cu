@@ -1,7 +1,10 @@
 // The sum is its own kernel, not NCCL's: NCCL's order of addition depends on its rings, channels and
 // protocol, ours on the number of ranks alone. A thread adds the terms of one element in registers,
 // so the kernel reads every term once and is bound by memory.
+//
+// NCCL itself is loaded when it is first asked for, so that one binary serves machines without it.
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #include <nccl.h>
 
 #include <cstring>
@@ -56,6 +59,43 @@ __global__ void __launch_bounds__(kThreads) TreeSumKernel(Terms terms, int count
   terms.at[0][i] = sum;
 }
 
+struct Nccl {
+  decltype(&ncclGetErrorString) error_string = nullptr;
+  decltype(&ncclGetUniqueId) unique_id = nullptr;
+  decltype(&ncclCommInitRankConfig) init = nullptr;
+  decltype(&ncclCommGetAsyncError) async_error = nullptr;
+  decltype(&ncclGroupStart) group_start = nullptr;
+  decltype(&ncclGroupEnd) group_end = nullptr;
+  decltype(&ncclSend) send = nullptr;
+  decltype(&ncclRecv) recv = nullptr;
+  decltype(&ncclCommAbort) abort = nullptr;
+};
+
+template <class Function>
+bool Find(void* library, const char* name, Function* function) {
+  *function = reinterpret_cast<Function>(dlsym(library, name));
+  return *function != nullptr;
+}
+
+// Null where the library is not, or lacks what is used.
+const Nccl* Library() {
+  static const Nccl* const library = []() -> const Nccl* {
+    void* const opened = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+    if (opened == nullptr) return nullptr;
+    static Nccl nccl;
+    const bool all = Find(opened, "ncclGetErrorString", &nccl.error_string) &&
+                     Find(opened, "ncclGetUniqueId", &nccl.unique_id) &&
+                     Find(opened, "ncclCommInitRankConfig", &nccl.init) &&
+                     Find(opened, "ncclCommGetAsyncError", &nccl.async_error) &&
+                     Find(opened, "ncclGroupStart", &nccl.group_start) &&
+                     Find(opened, "ncclGroupEnd", &nccl.group_end) &&
+                     Find(opened, "ncclSend", &nccl.send) && Find(opened, "ncclRecv", &nccl.recv) &&
+                     Find(opened, "ncclCommAbort", &nccl.abort);
+    return all ? &nccl : nullptr;
+  }();
+  return library;
+}
+
 int Cuda(cudaError_t error) {
   return error == cudaSuccess ? 0 : kRepriseCudaError + static_cast<int>(error);
 }
@@ -72,10 +112,13 @@ static_assert(kRepriseCudaNotReady == kRepriseCudaError + static_cast<int>(cudaE
 
 extern "C" {
 
+int reprise_nccl_load(void) { return Library() != nullptr ? 0 : kRepriseNcclMissing; }
+
 const char* reprise_nccl_text(int code) {
+  if (code == kRepriseNcclMissing) return "there is no libnccl.so.2, or it is too old";
   return code >= kRepriseCudaError
              ? cudaGetErrorString(static_cast<cudaError_t>(code - kRepriseCudaError))
-             : ncclGetErrorString(static_cast<ncclResult_t>(code));
+             : Library()->error_string(static_cast<ncclResult_t>(code));
 }
 
 int reprise_cuda_use(int device) { return Cuda(cudaSetDevice(device)); }
@@ -117,7 +160,7 @@ int reprise_cuda_tree_sum(float* const* terms, int count, size_t n, void* stream
 
 int reprise_nccl_unique_id(void* id) {
   ncclUniqueId made;
-  const ncclResult_t result = ncclGetUniqueId(&made);
+  const ncclResult_t result = Library()->unique_id(&made);
   std::memcpy(id, &made, sizeof made);
   return result;
 }
@@ -128,25 +171,25 @@ int reprise_nccl_init(void** comm, int size, const void* id, int rank) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   ncclComm_t made = nullptr;
-  const ncclResult_t result = ncclCommInitRankConfig(&made, size, unique, rank, &config);
+  const ncclResult_t result = Library()->init(&made, size, unique, rank, &config);
   *comm = made;
   return Begun(result);
 }
 
 int reprise_nccl_async_error(void* comm) {
   ncclResult_t state = ncclSuccess;
-  const ncclResult_t result = ncclCommGetAsyncError(Comm(comm), &state);
+  const ncclResult_t result = Library()->async_error(Comm(comm), &state);
   return result == ncclSuccess ? state : result;
 }
 
-int reprise_nccl_group_start(void) { return ncclGroupStart(); }
-int reprise_nccl_group_end(void) { return Begun(ncclGroupEnd()); }
+int reprise_nccl_group_start(void) { return Library()->group_start(); }
+int reprise_nccl_group_end(void) { return Begun(Library()->group_end()); }
 int reprise_nccl_send(const void* data, size_t bytes, int peer, void* comm, void* stream) {
-  return Begun(ncclSend(data, bytes, ncclUint8, peer, Comm(comm), Stream(stream)));
+  return Begun(Library()->send(data, bytes, ncclUint8, peer, Comm(comm), Stream(stream)));
 }
 int reprise_nccl_recv(void* data, size_t bytes, int peer, void* comm, void* stream) {
-  return Begun(ncclRecv(data, bytes, ncclUint8, peer, Comm(comm), Stream(stream)));
+  return Begun(Library()->recv(data, bytes, ncclUint8, peer, Comm(comm), Stream(stream)));
 }
-int reprise_nccl_abort(void* comm) { return ncclCommAbort(Comm(comm)); }
+int reprise_nccl_abort(void* comm) { return Library()->abort(Comm(comm)); }
 
 }  // extern "C"

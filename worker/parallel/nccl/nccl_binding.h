@@ -14,10 +14,13 @@ extern "C" {
 enum RepriseNcclCode {
   kRepriseNcclRemoteError = 6,
   kRepriseNcclInProgress = 7,
+  kRepriseNcclMissing = 999,
   kRepriseCudaError = 1000,
   kRepriseCudaNotReady = 1600,
 };
 
+// Finds the library: before all that begins with reprise_nccl. kRepriseNcclMissing without it.
+int reprise_nccl_load(void);
 const char* reprise_nccl_text(int code);
 
 int reprise_cuda_use(int device);  // cudaSetDevice, for the calling thread

@@ -134,6 +134,9 @@ class RealDevice final : public NcclDevice {
 
 StatusOr<std::unique_ptr<NcclDevice>> OpenNcclDevice(int device) {
   void* stream = nullptr;
+  if (const int e = reprise_nccl_load(); e != 0) {
+    return absl::UnavailableError(reprise_nccl_text(e));
+  }
   Status opened = Check(reprise_cuda_use(device), "cudaSetDevice");
   if (opened.ok()) opened = Check(reprise_cuda_stream_create(&stream), "cudaStreamCreateWithFlags");
   if (!opened.ok()) {

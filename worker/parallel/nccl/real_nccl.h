@@ -9,7 +9,8 @@
 
 namespace reprise::parallel {
 
-// The card of that number. UNAVAILABLE when there is none, naming CUDA's error.
+// The card of that number. UNAVAILABLE when there is none, naming CUDA's error, and
+// without NCCL's library, which is loaded here.
 StatusOr<std::unique_ptr<NcclDevice>> OpenNcclDevice(int device);
 
 }  // namespace reprise::parallel
