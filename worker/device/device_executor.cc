@@ -91,7 +91,7 @@ Status DeviceExecutor::RunAndSample(std::span<const StepItem> items,
                                     std::span<const StepSample> samples,
                                     const LayerDone& layer_done,
                                     std::vector<SampledToken>* tokens) {
-  if (info_.vocab_size > cuda::kSampleVocabMax) {
+  if (!kernels_.sample || info_.vocab_size > cuda::kSampleVocabMax) {
     return Executor::RunAndSample(items, samples, layer_done, tokens);
   }
   tokens->clear();

@@ -10,6 +10,8 @@ constexpr bool kGemmProven = false;
 constexpr bool kPrefillProven = false;
 constexpr bool kDecodeProven = false;
 constexpr bool kDecodeFp8Proven = false;
+constexpr bool kSampleProven = false;
+constexpr bool kPackProven = false;
 
 bool PrefillServes(const ModelConfig& c) {
   const int64_t key = c.head_dim;
@@ -44,6 +46,8 @@ DeviceKernels ChooseKernels(const ModelConfig& config, const cuda::DeviceInfo& d
                             bool unproven) {
   DeviceKernels kernels;
   kernels.fp8 = fp8;
+  kernels.sample = kSampleProven || unproven;
+  kernels.pack = kPackProven || unproven;
   if (device.major != 9) return kernels;
   kernels.gemm = kGemmProven || unproven;
   kernels.prefill = (kPrefillProven || unproven) && PrefillServes(config);
@@ -58,6 +62,8 @@ std::vector<std::string> UnprovenIn(const DeviceKernels& kernels) {
   if (kernels.prefill && !kPrefillProven) names.push_back("prefill");
   if (kernels.decode && !kernels.fp8 && !kDecodeProven) names.push_back("decode");
   if (kernels.decode && kernels.fp8 && !kDecodeFp8Proven) names.push_back("decode of fp8 rows");
+  if (kernels.sample && !kSampleProven) names.push_back("sample");
+  if (kernels.pack && !kPackProven) names.push_back("pack");
   return names;
 }
 

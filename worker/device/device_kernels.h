@@ -19,10 +19,12 @@ struct DeviceKernels {
   bool prefill = false;  // Prefill, else PrefillSimple
   bool decode = false;   // Decode, else PrefillSimple
   bool fp8 = false;      // the cache's rows are those of kernels/fp8_row.h
+  bool sample = false;   // Sample, else the host draws from the logits
+  bool pack = false;     // PackSegments for pages written whole, else all rows go one by one
 
   // Prompt rows and step rows go through different kernels.
   bool two_forms() const { return prefill || decode; }
-  std::string Text() const;
+  std::string Text() const;  // what bits depend on
 };
 
 // What serves this model on this device with such rows: all proven kernels, and with `unproven` the

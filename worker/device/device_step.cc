@@ -55,7 +55,7 @@ void DeviceStep::AddRows(const Run& run) {
     const int64_t row = position % kPageRows;
     slots_.push_back(
         {run.item->pages[static_cast<size_t>(position / kPageRows)], static_cast<int32_t>(row)});
-    const bool whole = position - row >= run.item->first_position &&
+    const bool whole = kernels_.pack && position - row >= run.item->first_position &&
                        position - row + kPageRows <= EndOf(*run.item);
     if (!whole) {
       loose_.push_back(slots_.back());
