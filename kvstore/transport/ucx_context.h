@@ -34,7 +34,7 @@ struct UcxContextOptions {
 class UcxContext {
  public:
   static StatusOr<std::unique_ptr<UcxContext>> Create(const UcxContextOptions& options);
-  // After every endpoint and listener is gone. The worker stays, idle, as long as the process.
+  // After every endpoint and listener is gone. UCX's worker may stay, idle, as long as the process.
   ~UcxContext();
   UcxContext(const UcxContext&) = delete;
   UcxContext& operator=(const UcxContext&) = delete;
@@ -45,6 +45,8 @@ class UcxContext {
   // UCX says so again and again and yet progress finds nothing, naps grow up to a millisecond.
   void Sleep(TimeNs timeout_ns);
   void NoteProgress() { fruitless_ = 0; }
+  // Somebody was connecting while the worker came to its end.
+  void NoteDisturbed() { disturbed_ = true; }
   Status Map(void* base, size_t bytes);
 
  private:
@@ -54,6 +56,7 @@ class UcxContext {
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;  // the worker's
   int fruitless_ = 0;  // refusals to arm in a row, without progress between
+  bool disturbed_ = false;
   struct Mappings;
   std::unique_ptr<Mappings> mappings_;
 };

@@ -253,7 +253,10 @@ void UcxTransport::End() {
   const int listeners = listener_ != nullptr ? ShutListeners(port_) : 0;
   RunDeferred();  // refuses those that have come
   std::vector<EndpointId> open;
-  for (const auto& [id, endpoint] : endpoints_) open.push_back(id);
+  for (const auto& [id, endpoint] : endpoints_) {
+    if (!endpoint->connected) context_->NoteDisturbed();
+    open.push_back(id);
+  }
   for (const EndpointId id : open) Close(id);
   while (operations_ > 0 || !endpoints_.empty() || !deferred_.empty()) {
     const bool progressed = ucp_worker_progress(context_->worker()) != 0;
@@ -290,6 +293,7 @@ void UcxTransport::CloseListener(int listeners) {
   if (listener_ == nullptr) return;
   const TimeNs deadline_ns = NowNs() + kFlushTimeoutNs;
   while (ShutPort(port_) > listeners && NowNs() < deadline_ns) {
+    context_->NoteDisturbed();
     const bool progressed = ucp_worker_progress(context_->worker()) != 0;
     if (!RunDeferred() && !progressed) context_->Sleep(kMillisecond);
   }
@@ -337,6 +341,7 @@ void UcxTransport::HandleConnection(ucp_conn_request_h request, void* arg) {
   auto* self = static_cast<UcxTransport*>(arg);
   self->deferred_.push_back([self, request] {
     if (self->ending_) {
+      self->context_->NoteDisturbed();
       ucp_listener_reject(self->listener_, request);
       return;
     }
