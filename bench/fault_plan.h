@@ -3,8 +3,7 @@
 //
 // Invariants:
 // 1. Of each role at least one process is whole (running, ready, not frozen) or, when a process
-// died
-//    unordered, being restarted.
+//    died unordered, being restarted.
 // 2. Role and kind come from a shuffled deck with every pair once, so that no run lacks one; the
 //    process is any whole one of the role.
 #ifndef REPRISE_BENCH_FAULT_PLAN_H_

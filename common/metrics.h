@@ -6,7 +6,7 @@
 //    A violation aborts: names are constants of the program.
 // 2. A family holds at most kSeriesPerFamilyMax series; label values beyond become "other".
 // 3. Handles live as long as the registry. Adding the same name and labels again gives the same
-// one.
+//    one.
 #ifndef REPRISE_COMMON_METRICS_H_
 #define REPRISE_COMMON_METRICS_H_
 

@@ -3,8 +3,7 @@
 // Owner: the model's weights. Threads: constant after Pack, so any number may read it.
 // Invariants:
 // 1. Layout: [ceil(n/8)][k_padded / elements][8 rows][64 bytes], 64-byte aligned; k_padded is a
-// multiple of
-//    32, everything beyond n and k is zero.
+//    multiple of 32, everything beyond n and k is zero.
 // 2. bf16 stays bf16, f32 stays f32, f16 becomes f32 (exact).
 #ifndef REPRISE_KERNELS_PACKED_WEIGHTS_H_
 #define REPRISE_KERNELS_PACKED_WEIGHTS_H_

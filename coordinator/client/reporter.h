@@ -8,7 +8,7 @@
 // 1. One report is in flight at a time; sequence numbers rise.
 // 2. Stop sends one last report with `leaving` set, then nothing.
 // 3. A report names the versions of the lists this coordinator sent last, so an answer repeats
-// none; a coordinator that was restarted sends them all.
+//    none; a coordinator that was restarted sends them all.
 #ifndef REPRISE_COORDINATOR_CLIENT_REPORTER_H_
 #define REPRISE_COORDINATOR_CLIENT_REPORTER_H_
 

@@ -5,9 +5,9 @@
 // Invariants:
 // 1. Of all callers that hold the same previous attempt, one is granted the next.
 // 2. A granted attempt is higher than every attempt known of the request, and is granted once,
-// ever:
-//    within an owner epoch only the table that began it counts on, and only while its coordinator
-//    leads without a break. Above an attempt that this table did not grant it begins another.
+//    ever: within an owner epoch only the table that began it counts on, and only while its
+//    coordinator leads without a break. Above an attempt that this table did not grant it begins
+//    another.
 // 3. A grant nobody took up (no node reports it within `lost_grant_ns`: the answer was lost) does
 //    not lock its request: the holder of the attempt before it may have one above it.
 // 4. Fail closed: what this table has not seen, it grants an attempt for only when whoever could

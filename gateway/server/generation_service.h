@@ -2,8 +2,7 @@
 //
 // Invariants:
 // 1. At most as many Generate calls are open as there are slots; one more is refused with a retry
-// hint, and nothing
-//    accepted suffers.
+//    hint, and nothing accepted suffers.
 // 2. Cancel acts only for the request's resume handle.
 #ifndef REPRISE_GATEWAY_SERVER_GENERATION_SERVICE_H_
 #define REPRISE_GATEWAY_SERVER_GENERATION_SERVICE_H_

@@ -5,7 +5,7 @@
 // Invariants of Stream:
 // 1. Its output so far is valid UTF-8, and a prefix of the output for any longer list of tokens.
 // 2. What it holds back is at most an unfinished character and the spaces a Strip rule may yet
-// drop.
+//    drop.
 #ifndef REPRISE_GATEWAY_TEXT_DECODER_H_
 #define REPRISE_GATEWAY_TEXT_DECODER_H_
 

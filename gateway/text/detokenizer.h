@@ -5,8 +5,7 @@
 // 1. What Push(token i) returns is a pure function of the options and tokens 0..i, so a detokenizer
 //    is rebuilt anywhere by pushing the tokens again.
 // 2. All that was returned, with Flush() at the end, is Tokenizer::Decode() of the same tokens
-// (when
-//    at_text_start), for every number of tokens.
+//    (when at_text_start), for every number of tokens.
 #ifndef REPRISE_GATEWAY_TEXT_DETOKENIZER_H_
 #define REPRISE_GATEWAY_TEXT_DETOKENIZER_H_
 

@@ -6,10 +6,8 @@
 //    is not known dead is never closed while payloads are posted on it: the peer could still read.
 // 2. Runs of one item are posted in layer order; fetches take turns, one run each.
 // 3. Layers are sent under the checksums that a block's source gave, those of a `summed` block
-// never
-//    under new ones.
-//    From what follows for a part of their heads see part_copy.h; where the bytes no longer give
-//    the sum, the item is withdrawn.
+//    never under new ones. From what follows for a part of their heads see part_copy.h; where the
+//    bytes no longer give the sum, the item is withdrawn.
 // 4. What a fetch wants of a block is posted from where it lies when it is contiguous there; else
 //    its strips are gathered, and the gathered bytes are posted.
 // 5. Posted bytes stay below the limits, except that every peer may have one run posted, so that a

@@ -6,7 +6,7 @@
 // 1. What is sent to one store over one stream arrives in order, each once, or the store is lost.
 // 2. Every query is answered once.
 // 3. A store that leaves an append unanswered for too long is lost, unless this process stood
-// still.
+//    still.
 #ifndef REPRISE_TESTS_SIMULATION_REPLICA_CLIENT_H_
 #define REPRISE_TESTS_SIMULATION_REPLICA_CLIENT_H_
 

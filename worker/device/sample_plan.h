@@ -4,8 +4,7 @@
 //
 // Invariants:
 // 1. Row o of the logits is output o; where an output is sampled more than once, or is wanted on
-// the
-//    host besides, copies of it stand behind all outputs, because the kernel changes what it
+//    the host besides, copies of it stand behind all outputs, because the kernel changes what it
 //    samples.
 // 2. What the kernel does not do is left to the host, alone: biases that name a token twice, and
 //    more alternatives than kSampledTopMax. Its row stays as the model gave it.

@@ -7,8 +7,8 @@
 //    computed or were given; a page that somebody else wrote, or that a new epoch has not seen, is
 //    given to them before it is read.
 // 2. A step that a rank's death broke is made again in the next epoch, with a spare or the
-// restarted
-//    process in its place: nobody outside sees more than a pause. While that takes, nothing ticks.
+//    restarted process in its place: nobody outside sees more than a pause. While that takes,
+//    nothing ticks.
 // 3. Run fails with UNAVAILABLE when the group cannot be formed within `recover_ns` or this process
 //    stops, and with FAILED_PRECONDITION when a later driver has its ranks: it is of no use then.
 #ifndef REPRISE_WORKER_GROUP_GROUP_EXECUTOR_H_

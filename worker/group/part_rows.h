@@ -3,9 +3,8 @@
 //
 // Invariants:
 // 1. Rows travel as [field][head of the part][row][elements], the bytes of a page being the
-// format's
-//    own: what is taken from a part and put into a whole page are the bytes one process would have
-//    written there.
+//    format's own: what is taken from a part and put into a whole page are the bytes one process
+//    would have written there.
 // 2. A whole page cut for a part is what the part's own page would hold.
 #ifndef REPRISE_WORKER_GROUP_PART_ROWS_H_
 #define REPRISE_WORKER_GROUP_PART_ROWS_H_

@@ -8,8 +8,7 @@
 // 1. All ranks are given the same steps, page tables aside: those are each rank's own, a row of the
 //    cache being Stripes::LocalRow of its position.
 // 2. A layer is one exchange (latents: one for each form that the step has), in which a rank
-// without
-//    rows takes part.
+//    without rows takes part.
 // 3. After an error nothing a forward pass gives is to be used; status() keeps the first.
 #ifndef REPRISE_WORKER_MODEL_CONTEXT_PARALLEL_H_
 #define REPRISE_WORKER_MODEL_CONTEXT_PARALLEL_H_

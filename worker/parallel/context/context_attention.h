@@ -5,8 +5,7 @@
 //
 // Invariants:
 // 1. out = the whole-sequence kernel's, to the bit: what is computed apart are nodes of its own
-// tree
-//    over stripes, joined by it alone (partials.h). Way, chunks and ranks change no bit.
+//    tree over stripes, joined by it alone (partials.h). Way, chunks and ranks change no bit.
 // 2. What travels is what the cache holds (keys and values, or latents), or queries and partial
 //    results in f32; payload is RingBytes, GatherBytes or QueryBytes of geometry.h.
 // 3. Memory besides the pool and the partial results: a ring has three shards (two stripes each) at

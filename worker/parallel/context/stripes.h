@@ -6,8 +6,7 @@
 // 1. The owner of a position depends on the position, P and the stripe's size alone: chunks, prefix
 //    hits and generated tokens find their rows where they have always been.
 // 2. A stripe is an aligned subtree of the tree over leaves (its leaves are a power of two), so
-// what
-//    a rank computes over one is a node of the tree that attention merges by (kernels/ops.h).
+//    what a rank computes over one is a node of the tree that attention merges by (kernels/ops.h).
 // 3. In every 2P stripes each rank has two whose sum is the same: causal work is balanced.
 // 4. Stripes of a rank that follow each other in the sequence follow each other in its cache.
 #ifndef REPRISE_WORKER_PARALLEL_CONTEXT_STRIPES_H_
