@@ -1,9 +1,13 @@
 #include "worker/device/device_weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
+#include <thread>
 #include <utility>
 
+#include "common/mutex.h"
+#include "common/thread.h"
 #include "kernels/cuda/device/runtime.h"
 #include "worker/device/device_status.h"
 #include "worker/model/model_share.h"
@@ -191,6 +195,64 @@ Status UploadEnds(const Uploader& up, const ModelWeights& weights, DeviceWeights
   return absl::OkStatus();
 }
 
+// Packing costs the host several times what copying costs the bus: layers are loaded by a few
+// threads at once, each of which holds one.
+class LayerLoader {
+ public:
+  LayerLoader(const ModelFolder& folder, const ModelShare& share)
+      : folder_(folder), share_(share), sums_(folder) {}
+
+  StatusOr<std::vector<DeviceLayer>> Load() {
+    layers_.resize(static_cast<size_t>(share_.layers.size()));
+    const int64_t threads = std::min<int64_t>(
+        {share_.layers.size(), kThreadsMax, std::max(1U, std::thread::hardware_concurrency())});
+    std::vector<Thread> running;
+    for (int64_t i = 0; i < threads; ++i) {
+      running.emplace_back("load_layers", [this] { Run(); });
+    }
+    for (Thread& thread : running) thread.Join();
+    MutexLock lock(mu_);
+    RETURN_IF_ERROR(status_);
+    return std::move(layers_);
+  }
+  // Of the layers' tensors, after Load.
+  ModelFingerprint TakeSums() {
+    MutexLock lock(mu_);
+    return std::move(sums_);
+  }
+
+ private:
+  static constexpr int64_t kThreadsMax = 8;
+
+  void Run() {
+    ModelFingerprint known(folder_);
+    const Status status = LoadSome(&known);
+    MutexLock lock(mu_);
+    status_.Update(status);
+    sums_.Add(known);
+  }
+  Status LoadSome(ModelFingerprint* known) {
+    const Uploader up;
+    ModelShare part = share_;
+    part.first_stage = part.last_stage = false;
+    for (int64_t i = next_++; i < share_.layers.size(); i = next_++) {
+      part.layers = {share_.layers.begin + i, share_.layers.begin + i + 1};
+      ASSIGN_OR_RETURN(ModelWeights one, LoadModelWeights(folder_, part, *known));
+      *known = std::move(one.fingerprint);
+      ASSIGN_OR_RETURN(layers_[static_cast<size_t>(i)], UploadLayer(up, one.layers.front()));
+    }
+    return absl::OkStatus();
+  }
+
+  const ModelFolder& folder_;
+  const ModelShare& share_;
+  std::atomic<int64_t> next_{0};
+  std::vector<DeviceLayer> layers_;  // each one thread's
+  Mutex mu_;
+  Status status_ GUARDED_BY(mu_);
+  ModelFingerprint sums_ GUARDED_BY(mu_);
+};
+
 }  // namespace
 
 StatusOr<DeviceWeights> UploadWeights(const ModelWeights& weights) {
@@ -206,23 +268,13 @@ StatusOr<DeviceWeights> UploadWeights(const ModelWeights& weights) {
 
 StatusOr<DeviceWeights> LoadDeviceWeights(const ModelFolder& folder, const ModelShare& share,
                                           Sums sums, ModelFingerprint* fingerprint) {
-  const Uploader up;
+  LayerLoader loader(folder, share);
   DeviceWeights d;
-  ModelFingerprint known(folder);
+  ASSIGN_OR_RETURN(d.layers, loader.Load());
   ModelShare part = share;
-  part.first_stage = part.last_stage = false;
-  for (int64_t layer = share.layers.begin; layer < share.layers.end; ++layer) {
-    part.layers = {layer, layer + 1};
-    ASSIGN_OR_RETURN(ModelWeights one, LoadModelWeights(folder, part, std::move(known)));
-    known = std::move(one.fingerprint);
-    ASSIGN_OR_RETURN(DeviceLayer uploaded, UploadLayer(up, one.layers.front()));
-    d.layers.push_back(std::move(uploaded));
-  }
-  part.first_stage = share.first_stage;
-  part.last_stage = share.last_stage;
   part.layers = {share.layers.begin, share.layers.begin};
-  ASSIGN_OR_RETURN(ModelWeights ends, LoadModelWeights(folder, part, std::move(known), sums));
-  RETURN_IF_ERROR(UploadEnds(up, ends, &d));
+  ASSIGN_OR_RETURN(ModelWeights ends, LoadModelWeights(folder, part, loader.TakeSums(), sums));
+  RETURN_IF_ERROR(UploadEnds(Uploader(), ends, &d));
   *fingerprint = std::move(ends.fingerprint);
   return d;
 }

@@ -1,6 +1,6 @@
 // A model's weights on a device: matrices in bf16 as rows, heads and experts as batches, vectors in
-// f32. Made layer by layer from the packed weights of the CPU, so that the host holds one layer at
-// a time. Owned by the DeviceModel; constant after loading.
+// f32. Made layer by layer from the packed weights of the CPU, so that the host holds a few layers
+// at a time. Owned by the DeviceModel; constant after loading.
 //
 // Matrices of other types are rounded to bf16: the products of a device take nothing else.
 #ifndef REPRISE_WORKER_DEVICE_DEVICE_WEIGHTS_H_
@@ -79,8 +79,8 @@ struct DeviceWeights {
 // UNIMPLEMENTED for a dimension that a device's kernels do not take, by name; RESOURCE_EXHAUSTED
 // when the device's memory is spent.
 StatusOr<DeviceWeights> UploadWeights(const ModelWeights& weights);
-// The same of a share of a folder, one layer at a time in host memory. `fingerprint` gets the sums
-// of the share's tensors, or of all.
+// The same of a share of a folder, a few layers at a time in host memory. `fingerprint` gets the
+// sums of the share's tensors, or of all.
 StatusOr<DeviceWeights> LoadDeviceWeights(const ModelFolder& folder, const ModelShare& share,
                                           Sums sums, ModelFingerprint* fingerprint);
 // Of the matrices above, in bytes, from the configuration alone: a share's own (ConfigOfShare).

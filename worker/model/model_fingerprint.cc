@@ -25,6 +25,12 @@ void ModelFingerprint::ReadAll(const ModelFolder& folder) {
   for (const auto& [name, tensor] : tensors_) Read(folder, name);
 }
 
+void ModelFingerprint::Add(const ModelFingerprint& other) {
+  for (const auto& [name, tensor] : other.tensors_) {
+    if (tensor.sum.has_value()) tensors_.at(name).sum = tensor.sum;
+  }
+}
+
 bool ModelFingerprint::complete() const {
   return std::all_of(tensors_.begin(), tensors_.end(),
                      [](const auto& tensor) { return tensor.second.sum.has_value(); });

@@ -27,6 +27,8 @@ class ModelFingerprint {
   // Sums a tensor of that folder, all of it, unless its sum is known.
   void Read(const ModelFolder& folder, const std::string& name);
   void ReadAll(const ModelFolder& folder);
+  // Takes over the sums that another fingerprint of the same folder knows.
+  void Add(const ModelFingerprint& other);
   bool Knows(const std::string& name) const { return tensors_.at(name).sum.has_value(); }
   bool complete() const;
 

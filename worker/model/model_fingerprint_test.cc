@@ -51,6 +51,15 @@ TEST_F(ModelFingerprintTest, WithTheSumsOfTheRestItIsTheWholeModels) {
   EXPECT_EQ(*digest, whole_);
 }
 
+TEST_F(ModelFingerprintTest, ThePartsOfSeveralReadersMakeTheWhole) {
+  const ModelShare share = *ShareOf(folder_.config(), {.pipeline = 2}, 0);
+  ModelFingerprint both = LoadModelWeights(folder_, share)->fingerprint;
+  EXPECT_FALSE(both.complete());
+  both.Add(OfSecondStage());
+  ASSERT_TRUE(both.complete());
+  EXPECT_EQ(both.Digest(), whole_);
+}
+
 TEST_F(ModelFingerprintTest, AnotherSumOfWhatWasReadIsRefusedByTheTensorsName) {
   std::vector<uint32_t> sums = AllSums();
   sums[Place(kSecond)] ^= 1;
