@@ -21,6 +21,7 @@ while [ $# -gt 0 ]; do
 done
 
 deploy/install.sh
+bazel/precompile.sh
 echo "building the reprise binary (the first time takes some minutes)"
 bazel build //cli:reprise
 reprise=$(bazel info bazel-bin 2>/dev/null)/cli/reprise

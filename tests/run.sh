@@ -40,6 +40,8 @@ step() {  # step NAME COMMAND...: one pass or fail line
   if "$@"; then echo "pass $name" >> "$results"; else echo "fail $name" >> "$results"; fi
 }
 
+bazel/precompile.sh
+
 # The CUDA tests have their own configuration, below.
 targets=$(bazel query 'tests(//...) except attr(tags, "\bcuda\b", //...)' 2>/dev/null | grep -E "${only:-.}" || true)
 if [ -z "$targets" ]; then
