@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Precompiles bazel/precompiled.h, so that a cold build takes about a third less: what nearly every
-# source includes is then parsed twice, not a thousand times. Whatever Bazel builds from then on,
-# sanitizers aside, uses it (.cache/precompiled.bazelrc, which git ignores); what is built is the same.
+# source includes is then parsed a few times, not a thousand. Whatever Bazel builds from then on
+# uses it (.cache/precompiled.bazelrc, which git ignores); what is built is the same.
 # Without it, or where it does not work, all builds as well. deploy/quickstart.sh and tests/run.sh call it.
 #
 #   bazel/precompile.sh [--off]
@@ -16,6 +16,11 @@ compiler=clang-14
 flags=(-std=c++20 -fPIC -DNDEBUG -U_FORTIFY_SOURCE -fstack-protector -fno-omit-frame-pointer -g0)
 code=(-O2 -D_FORTIFY_SOURCE=1)
 test=(-O0 -DREPRISE_PRECOMPILED_FOR_TESTS)
+sanitizer=(-O1 -g1 -D_FORTIFY_SOURCE=1 -DREPRISE_SANITIZER=1)
+asan=("${sanitizer[@]}" -fsanitize=address,undefined -fno-sanitize=vptr,pointer-overflow -fno-sanitize-recover=all)
+tsan=("${sanitizer[@]}" -fsanitize=thread)
+fuzz=("${sanitizer[@]}" -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize=vptr,pointer-overflow
+      -fno-sanitize-recover=all)
 
 # Another name for another compiler or library: Bazel knows the file by its name alone.
 version=$({ "$compiler" --version; cat bazel/precompiled.h bazel/precompile.sh
@@ -23,18 +28,20 @@ version=$({ "$compiler" --version; cat bazel/precompiled.h bazel/precompile.sh
 folder=$PWD/.cache/precompiled/$version
 [ -f "$folder/done" ] && [ -f "$rc" ] && exit 0
 mkdir -p "$folder"
-for kind in code test; do
+for kind in code test asan tsan fuzz; do
   declare -n own=$kind
   # From standard input, so that no source is said to depend on the header.
   "$compiler" "${flags[@]}" "${own[@]}" -x c++-header - -o "$folder/$kind.pch" < bazel/precompiled.h
 done
 
-# Kernels are compiled for other instruction sets, by rules of their own.
-cat > "$rc" <<EOF
-build --per_file_copt=.*\\.cc\$,-_test\\.cc\$,-^kernels/@-include-pch,$folder/code.pch
-build --per_file_copt=_test\\.cc\$,-^kernels/@-include-pch,$folder/test.pch
-build:sanitizer --per_file_copt=.*\\.cc\$,-^kernels/@-Xclang,-include-pch,-Xclang,
-EOF
+# Kernels are compiled for other instruction sets, by rules of their own. Of several the last counts.
+{
+  echo "build --per_file_copt=.*\\.cc\$,-_test\\.cc\$,-^kernels/@-include-pch,$folder/code.pch"
+  echo "build --per_file_copt=_test\\.cc\$,-^kernels/@-include-pch,$folder/test.pch"
+  for kind in asan tsan fuzz; do
+    echo "build:$kind --per_file_copt=.*\\.cc\$,-^kernels/@-include-pch,$folder/$kind.pch"
+  done
+} > "$rc"
 if bazel build //common:bind_address_test > /dev/null 2>&1; then
   touch "$folder/done"
 else
