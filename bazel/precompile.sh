@@ -34,12 +34,12 @@ for kind in code test asan tsan fuzz; do
   "$compiler" "${flags[@]}" "${own[@]}" -x c++-header - -o "$folder/$kind.pch" < bazel/precompiled.h
 done
 
-# Kernels are compiled for other instruction sets, by rules of their own. Of several the last counts.
+# By path or label. Kernels are compiled for other instruction sets, by rules of their own. Of several the last counts.
 {
-  echo "build --per_file_copt=.*\\.cc\$,-_test\\.cc\$,-^kernels/@-include-pch,$folder/code.pch"
-  echo "build --per_file_copt=_test\\.cc\$,-^kernels/@-include-pch,$folder/test.pch"
+  echo "build --per_file_copt=.*\\.cc\$,-_test\\.cc\$,-(^|//)kernels/@-include-pch,$folder/code.pch"
+  echo "build --per_file_copt=_test\\.cc\$,-(^|//)kernels/@-include-pch,$folder/test.pch"
   for kind in asan tsan fuzz; do
-    echo "build:$kind --per_file_copt=.*\\.cc\$,-^kernels/@-include-pch,$folder/$kind.pch"
+    echo "build:$kind --per_file_copt=.*\\.cc\$,-(^|//)kernels/@-include-pch,$folder/$kind.pch"
   done
 } > "$rc"
 if bazel build //common:bind_address_test > /dev/null 2>&1; then
