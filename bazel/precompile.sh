@@ -28,11 +28,14 @@ version=$({ "$compiler" --version; cat bazel/precompiled.h bazel/precompile.sh
 folder=$PWD/.cache/precompiled/$version
 [ -f "$folder/done" ] && [ -f "$rc" ] && exit 0
 mkdir -p "$folder"
+running=()
 for kind in code test asan tsan fuzz; do
   declare -n own=$kind
   # From standard input, so that no source is said to depend on the header.
-  "$compiler" "${flags[@]}" "${own[@]}" -x c++-header - -o "$folder/$kind.pch" < bazel/precompiled.h
+  "$compiler" "${flags[@]}" "${own[@]}" -x c++-header - -o "$folder/$kind.pch" < bazel/precompiled.h &
+  running+=($!)
 done
+for pid in "${running[@]}"; do wait "$pid"; done
 
 # By path or label. Kernels are compiled for other instruction sets, by rules of their own. Of several the last counts.
 {

@@ -16,7 +16,6 @@
 #include "bench/bench_main.h"
 #include "bench/determinism_requests.h"
 #include "bench/placed_cluster.h"
-#include "common/role.h"
 
 namespace reprise::bench {
 namespace {
@@ -149,7 +148,7 @@ class Determinism {
   // Lets the prefill worker compute the prompts that are to come from the store and the store take
   // them.
   Status FillStore(const Cell& cell) {
-    double segments = cluster_->Metric("store", "reprise_kv_segments_received_total");
+    int64_t segments = 0;
     const int layers = static_cast<int>(model_->executor().info().kv_format.layers);
     std::vector<v1::Submit> submits;
     for (int i = 0; i < kRequests; ++i) {
@@ -160,14 +159,7 @@ class Determinism {
       *submits.back().add_stores() = cluster_->ref("store");
       segments += request.whole_blocks() * layers;
     }
-    RETURN_IF_ERROR(cluster_->worker("prefill").RunAll(submits, kRequests, kTimeoutNs).status());
-    StopSignal never;
-    const TimeNs until = RealClock().NowNs() + kTimeoutNs;
-    while (cluster_->Metric("store", "reprise_kv_segments_received_total") < segments) {
-      if (RealClock().NowNs() > until) return absl::DeadlineExceededError("the store is not full");
-      never.WaitFor(kMillisecond);
-    }
-    return absl::OkStatus();
+    return cluster_->FillStore(submits, kRequests, segments, kTimeoutNs);
   }
 
   v1::Submit Placed(const Cell& cell, int i) const {

@@ -7,7 +7,6 @@
 // another, with prefixes from a store, on a worker whose pool is too small (sequences go to host
 // memory and come back), and on one that is killed in mid-answer (another goes on, with the rows
 // that a store has). Each cell is a tenant of its own: no cell finds another's blocks.
-#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -18,7 +17,6 @@
 #include "bench/bench_main.h"
 #include "bench/determinism_requests.h"
 #include "bench/placed_cluster.h"
-#include "common/role.h"
 #include "common/sha256.h"
 
 namespace reprise::bench {
@@ -163,7 +161,7 @@ class DeviceDeterminism {
 
   // Lets the prefill worker compute the prompts and the store take them.
   Status FillStore(const Cell& cell) {
-    double segments = cluster_->Metric("store", "reprise_kv_segments_received_total");
+    int64_t segments = 0;
     std::vector<v1::Submit> submits;
     for (const Request& request : requests_) {
       submits.push_back(
@@ -172,14 +170,7 @@ class DeviceDeterminism {
       *submits.back().add_stores() = cluster_->ref("store");
       segments += request.whole_blocks() * kLayers;
     }
-    RETURN_IF_ERROR(cluster_->worker("prefill").RunAll(submits, cell.batch, kTimeoutNs).status());
-    StopSignal never;
-    const TimeNs until = RealClock().NowNs() + kTimeoutNs;
-    while (cluster_->Metric("store", "reprise_kv_segments_received_total") < segments) {
-      if (RealClock().NowNs() > until) return absl::DeadlineExceededError("the store is not full");
-      never.WaitFor(kMillisecond);
-    }
-    return absl::OkStatus();
+    return cluster_->FillStore(submits, cell.batch, segments, kTimeoutNs);
   }
 
   std::vector<v1::Submit> Placed(const Cell& cell) const {

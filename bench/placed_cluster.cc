@@ -1,5 +1,8 @@
 #include "bench/placed_cluster.h"
 
+#include "common/clock.h"
+#include "common/role.h"
+
 namespace reprise::bench {
 
 StatusOr<std::unique_ptr<PlacedCluster>> PlacedCluster::Start(const PlacedOptions& options) {
@@ -26,6 +29,20 @@ StatusOr<std::unique_ptr<PlacedCluster>> PlacedCluster::Start(const PlacedOption
 
 double PlacedCluster::Metric(const std::string& name, absl::string_view family) const {
   return cluster_->Metric(name, family).value_or(0);
+}
+
+Status PlacedCluster::FillStore(const std::vector<v1::Submit>& submits, int concurrency,
+                                int64_t segments, TimeNs timeout_ns) {
+  const auto received = [this] { return Metric("store", "reprise_kv_segments_received_total"); };
+  const double full = received() + static_cast<double>(segments);
+  RETURN_IF_ERROR(worker("prefill").RunAll(submits, concurrency, timeout_ns).status());
+  StopSignal never;
+  const TimeNs until = RealClock().NowNs() + timeout_ns;
+  while (received() < full) {
+    if (RealClock().NowNs() > until) return absl::DeadlineExceededError("the store is not full");
+    never.WaitFor(kMillisecond);
+  }
+  return absl::OkStatus();
 }
 
 v1::Submit GreedySubmit(const std::string& request_id, const std::vector<int32_t>& prompt,

@@ -33,6 +33,10 @@ class PlacedCluster {
   harness::WorkerClient& worker(const std::string& name) { return *clients_.at(name); }
   // 0 when the node has no such metric yet.
   double Metric(const std::string& name, absl::string_view family) const;
+  // Lets "prefill" compute the submissions, which name "store", so many at a time, and waits until
+  // that one has so many segments more.
+  Status FillStore(const std::vector<v1::Submit>& submits, int concurrency, int64_t segments,
+                   TimeNs timeout_ns);
 
  private:
   PlacedCluster() = default;

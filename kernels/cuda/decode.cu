@@ -97,29 +97,6 @@ struct Worker : DecodeNodes<Shape> {
     Pin(s);
   }
 
-  REPRISE_DEVICE void AddValues(uint32_t tile, bool first, Node& node) const {
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
-    const uint64_t values =
-        DescriptorOf({.address = Opaque(tile) + Shape::kFirstValue * Shape::kChunkBytes});
-    const uint64_t probabilities =
-        DescriptorOf({.address = Opaque(SharedAddress(shared) + Shape::kProbabilities)});
-    FenceMatrix();
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) {
-      REPRISE_UNROLL
-      for (int step = 0; step < 4; ++step) {
-        Multiply<kN, Major::kMn, Major::kK>(node.o[v],
-                                            Advance(values, v * Shape::kChunkBytes + step * 2048),
-                                            Advance(probabilities, step * 32), !first || step > 0);
-      }
-    }
-    CommitMatrix();
-    WaitMatrix<0>();
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
-  }
-
   // What lies behind the last key may be NaN, and zero times NaN is.
   REPRISE_DEVICE void ClearValues(uint32_t stage, int keys) const {
     const int rows = kPageRows - keys;
@@ -165,13 +142,7 @@ struct Worker : DecodeNodes<Shape> {
       const float shrink = Exp2(top[u] - base);
       top[u] = now;
       sum[u] = sum[u] * shrink;
-      if (!first) {
-        REPRISE_UNROLL
-        for (int v = 0; v < Shape::kValueChunks; ++v) {
-          node.o[v][u / 2 * 4 + u % 2] *= shrink;
-          node.o[v][u / 2 * 4 + u % 2 + 2] *= shrink;
-        }
-      }
+      if (!first) this->ScaleColumn(u, shrink, node);
       REPRISE_UNROLL
       for (int half = 0; half < 2; ++half) {
         const float p = Exp2(Fma(s[u / 2 * 4 + u % 2 + 2 * half], scale2, -base));
@@ -182,7 +153,8 @@ struct Worker : DecodeNodes<Shape> {
     }
     FenceAsync();
     SyncBlock();  // all probabilities are there
-    AddValues(tile, first, node);
+    this->AddValues(tile + Shape::kFirstValue * Shape::kChunkBytes,
+                    SharedAddress(shared) + Shape::kProbabilities, first, node);
     SyncBlock();  // nobody reads the tile any more
     if (ThreadX() == 0) LoadNext();
   }
@@ -203,11 +175,7 @@ struct Worker : DecodeNodes<Shape> {
       const float all = (l[0] + l[kN]) + (l[2 * kN] + l[3 * kN]);
       const float inverse = Divide(1, all);
       node.lse2[u] = top[u] + Log2(all);
-      REPRISE_UNROLL
-      for (int v = 0; v < Shape::kValueChunks; ++v) {
-        node.o[v][u / 2 * 4 + u % 2] *= inverse;
-        node.o[v][u / 2 * 4 + u % 2 + 2] *= inverse;
-      }
+      this->ScaleColumn(u, inverse, node);
     }
     SyncBlock();  // the sums are read
   }

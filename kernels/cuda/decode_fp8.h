@@ -391,37 +391,9 @@ struct Fp8Summer : DecodeNodes<Shape> {
   Fp8Room<Shape> room;
   uint32_t tiles;  // done
 
-  REPRISE_DEVICE void AddValues(uint32_t stage, bool first, Node& node) const {
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
-    const uint64_t values = DescriptorOf({.address = Opaque(SharedAddress(room.Values(stage)))});
-    const uint64_t probabilities =
-        DescriptorOf({.address = Opaque(SharedAddress(room.Probabilities(stage)))});
-    FenceMatrix();
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) {
-      REPRISE_UNROLL
-      for (int step = 0; step < 4; ++step) {
-        Multiply<kN, Major::kMn, Major::kK>(node.o[v],
-                                            Advance(values, v * Shape::kChunkBytes + step * 2048),
-                                            Advance(probabilities, step * 32), !first || step > 0);
-      }
-    }
-    CommitMatrix();
-    WaitMatrix<0>();
-    REPRISE_UNROLL
-    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
-  }
-
   REPRISE_DEVICE void MultiplyNode(Node& node, const float (&by)[kColumns]) const {
     REPRISE_UNROLL
-    for (int u = 0; u < kColumns; ++u) {
-      REPRISE_UNROLL
-      for (int v = 0; v < Shape::kValueChunks; ++v) {
-        node.o[v][u / 2 * 4 + u % 2] *= by[u];
-        node.o[v][u / 2 * 4 + u % 2 + 2] *= by[u];
-      }
-    }
+    for (int u = 0; u < kColumns; ++u) this->ScaleColumn(u, by[u], node);
   }
   REPRISE_DEVICE void Columns(const float* from, float (&to)[kColumns]) const {
     REPRISE_UNROLL
@@ -440,7 +412,8 @@ struct Fp8Summer : DecodeNodes<Shape> {
         Columns(room.Shrink(stage), shrink);
         MultiplyNode(node, shrink);
       }
-      AddValues(stage, tile == first_tile, node);
+      this->AddValues(SharedAddress(room.Values(stage)), SharedAddress(room.Probabilities(stage)),
+                      tile == first_tile, node);
       if (tile + 1 == end) {
         Columns(room.Inverse(stage), inverse);
         Columns(room.Lse2(stage), node.lse2);

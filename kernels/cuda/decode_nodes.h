@@ -1,5 +1,6 @@
 // The tree over leaves as a warpgroup of 128 threads walks it: which tiles a worker reads, the
-// nodes that wait for their sibling, the joins within a run, the result. What the kernels of
+// nodes that wait for their sibling, the joins within a run, the result; and what a tile adds to a
+// leaf's node. What the kernels of
 // decode.cu and decode_fp8.cu share, so that a node is the same for both.
 #ifndef REPRISE_KERNELS_CUDA_DECODE_NODES_H_
 #define REPRISE_KERNELS_CUDA_DECODE_NODES_H_
@@ -37,8 +38,8 @@ struct TileCursor {
   }
 };
 
-// A thread's part in it. Shape: kN, kValueChunks, kValueDim, kNodeFloats, kKeptLse, kKeptNodes
-// (decode_tile.h).
+// A thread's part in it. Shape: kN, kValueChunks, kChunkBytes, kValueDim, kNodeFloats, kKeptLse,
+// kKeptNodes (decode_tile.h).
 template <class Shape>
 struct DecodeNodes {
   static constexpr int kN = Shape::kN;
@@ -55,6 +56,41 @@ struct DecodeNodes {
   FragmentPlace place;
 
   REPRISE_DEVICE int Column(int u) const { return 8 * (u / 2) + place.col + u % 2; }
+
+  // ---- a leaf's node ----
+
+  // node (+)= values^T probabilities of a tile of 64 keys: values [kValueChunks][64][64], swizzled,
+  // probabilities [kN][64]; both addresses are of shared memory.
+  REPRISE_DEVICE void AddValues(uint32_t values_at, uint32_t probabilities_at, bool first,
+                                Node& node) const {
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
+    const uint64_t values = DescriptorOf({.address = Opaque(values_at)});
+    const uint64_t probabilities = DescriptorOf({.address = Opaque(probabilities_at)});
+    FenceMatrix();
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      REPRISE_UNROLL
+      for (int step = 0; step < 4; ++step) {
+        Multiply<kN, Major::kMn, Major::kK>(node.o[v],
+                                            Advance(values, v * Shape::kChunkBytes + step * 2048),
+                                            Advance(probabilities, step * 32), !first || step > 0);
+      }
+    }
+    CommitMatrix();
+    WaitMatrix<0>();
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) Pin(node.o[v]);
+  }
+
+  // The thread's column u of the node times `by`.
+  REPRISE_DEVICE void ScaleColumn(int u, float by, Node& node) const {
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      node.o[v][u / 2 * 4 + u % 2] *= by;
+      node.o[v][u / 2 * 4 + u % 2 + 2] *= by;
+    }
+  }
 
   // ---- nodes that wait for their sibling: O in global memory, each thread its own part ----
 

@@ -18,13 +18,11 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "common/crash_report.h"
 #include "common/mutex.h"
-#include "common/thread.h"
 
 namespace reprise::kv {
 namespace {
@@ -34,7 +32,11 @@ constexpr TimeNs kPatience = 10 * kSecond;
 // Records what happens and lets the test wait for it.
 class Recorder : public TransportHandler {
  public:
-  void OnAccepted(EndpointId) override {}
+  void OnAccepted(EndpointId) override {
+    MutexLock lock(mu_);
+    ++accepted_;
+    changed_.NotifyAll();
+  }
   void OnMessage(EndpointId sender, std::span<const uint8_t> message) override {
     if (answer_with_ != nullptr) std::exchange(answer_with_, nullptr)->Send(sender, "welcome");
     MutexLock lock(mu_);
@@ -74,6 +76,9 @@ class Recorder : public TransportHandler {
   bool AwaitMessages(size_t n) NO_THREAD_SAFETY_ANALYSIS {
     return Await([&]() NO_THREAD_SAFETY_ANALYSIS { return messages_.size() >= n; });
   }
+  bool AwaitAccepted(size_t n) NO_THREAD_SAFETY_ANALYSIS {
+    return Await([&]() NO_THREAD_SAFETY_ANALYSIS { return accepted_ >= n; });
+  }
   Status AwaitOutcome(const std::string& what) NO_THREAD_SAFETY_ANALYSIS {
     const bool came = Await([&]() NO_THREAD_SAFETY_ANALYSIS { return outcomes_.contains(what); });
     return came ? outcomes_[what] : absl::DeadlineExceededError(what + " never came");
@@ -85,6 +90,7 @@ class Recorder : public TransportHandler {
   std::vector<BulkHeader> headers_ GUARDED_BY(mu_);
   std::map<std::string, Status> outcomes_ GUARDED_BY(mu_);
   bool refuse_ GUARDED_BY(mu_) = false;
+  size_t accepted_ GUARDED_BY(mu_) = 0;
   Transport* answer_with_ = nullptr;  // set before Start: answers the first message
   std::vector<uint8_t> received_;     // written by the transport between OnBulk and its completion
 };
@@ -230,7 +236,7 @@ TEST_P(UcxTransportTest, WhoConnectsWhileItStopsFindsNothingFreed) {
     peers[i] = *std::move(made);
     peers[i]->Start(&heard[i]);
   }
-  for (int round = 0; round < 9; ++round) {
+  for (size_t round = 0; round < 9; ++round) {
     auto stopped = CreateUcxTransport({.shared_memory = GetParam()});
     ASSERT_TRUE(stopped.ok()) << stopped.status();
     Recorder recorder;
@@ -240,7 +246,8 @@ TEST_P(UcxTransportTest, WhoConnectsWhileItStopsFindsNothingFreed) {
         static_cast<void>(peer->Connect("127.0.0.1", port));
       });
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(300 * round));
+    // Some are there, the others on their way.
+    ASSERT_TRUE(recorder.AwaitAccepted(round % (kPeers + 1)));
     (*stopped)->Stop([] { return true; });
   }
   for (const auto& peer : peers) peer->Stop([] { return true; });

@@ -2,7 +2,6 @@
 // stored and restored as others' do, and a killed worker changes no token.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -32,16 +31,8 @@ class OnDevice : public testing::Test {
   }
 
   Setting Workers(int prefills, int decodes, int stores) const {
-    Setting setting;
-    setting.program = kLoadProgram;
-    setting.model_dir = exact_->model_dir();
+    Setting setting = exact_->Roles(prefills, decodes, stores);
     setting.model.block_tokens = 64;
-    setting.prefill_workers = prefills;
-    setting.decode_workers = decodes;
-    setting.stores = stores;
-    setting.gateways = 1;
-    setting.replica_stores = std::min(stores, 1);
-    setting.remote_prefill_min_tokens = 16;
     setting.worker_flags = {"--pool-bytes=4MiB", "--device=emulated"};
     return setting;
   }

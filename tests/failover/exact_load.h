@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -50,6 +51,18 @@ class ExactLoad {
     return load;
   }
   std::string model_dir() const { return folder_->path() + "/model"; }
+
+  // Of a cluster that serves the model by so many; a prompt is computed elsewhere from 16 tokens
+  // on.
+  Setting Roles(int prefills, int decodes, int stores) const {
+    Setting setting = OneWorker(kLoadProgram, model_dir());
+    setting.prefill_workers = prefills;
+    setting.decode_workers = decodes;
+    setting.stores = stores;
+    setting.replica_stores = std::min(stores, 1);
+    setting.remote_prefill_min_tokens = 16;
+    return setting;
+  }
 
   // What a cluster of this setting, one worker, answers each of them, all in flight at once.
   Status Expect(const Setting& alone, const std::vector<v1::GenerateRequest>& requests) {

@@ -3,7 +3,6 @@
 // dies.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,16 +35,8 @@ class Latent : public testing::TestWithParam<const char*> {
   }
 
   Setting Workers(int prefills, int decodes, int stores) const {
-    Setting setting;
-    setting.program = kLoadProgram;
-    setting.model_dir = exact_->model_dir();
+    Setting setting = exact_->Roles(prefills, decodes, stores);
     setting.model.block_tokens = 8;
-    setting.prefill_workers = prefills;
-    setting.decode_workers = decodes;
-    setting.stores = stores;
-    setting.gateways = 1;
-    setting.replica_stores = std::min(stores, 1);
-    setting.remote_prefill_min_tokens = 16;
     setting.worker_flags = {"--pool-bytes=16MiB", "--threads=1"};
     return setting;
   }

@@ -237,7 +237,7 @@ class LayerLoader {
     part.first_stage = part.last_stage = false;
     for (int64_t i = next_++; i < share_.layers.size(); i = next_++) {
       part.layers = {share_.layers.begin + i, share_.layers.begin + i + 1};
-      ASSIGN_OR_RETURN(ModelWeights one, LoadModelWeights(folder_, part, *known));
+      ASSIGN_OR_RETURN(ModelWeights one, LoadModelWeights(folder_, part, std::move(*known)));
       *known = std::move(one.fingerprint);
       ASSIGN_OR_RETURN(layers_[static_cast<size_t>(i)], UploadLayer(up, one.layers.front()));
     }
