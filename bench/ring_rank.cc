@@ -18,7 +18,7 @@
 #include "common/crc32c.h"
 #include "common/flags.h"
 #include "common/random.h"
-#include "worker/model/context_parallel.h"
+#include "worker/model/host_context_parallel.h"
 #include "worker/model/model_folder.h"
 #include "worker/model/transformer.h"
 #include "worker/parallel/ucx_group.h"
@@ -95,7 +95,7 @@ class Rank {
     parallel::ContextRules rules;
     rules.way = parallel::Way::kRing;
     context_ =
-        std::make_unique<worker::ContextParallel>(*communicator_, model_.ops(), stripes, rules);
+        std::make_unique<worker::HostContextParallel>(*communicator_, model_.ops(), stripes, rules);
     model_.SetRanks({.context = context_.get()});
     return absl::OkStatus();
   }
@@ -164,13 +164,22 @@ class Rank {
     NoAttender attender;
     kernels::PagedKv kv = kv_;
     kv.base = pool_.data();
-    parallel::ContextAttention attention(*communicator_, model_.ops(), stripes, RealClock());
+    parallel::HostContextCompute compute(model_.ops());
+    compute.SetCall(kv, 1, 1, &attender);
+    parallel::ContextAttention attention(*communicator_, compute, stripes, RealClock());
     const TimeNs deadline = RealClock().NowNs() + kStepPatience;
     RETURN_IF_ERROR(communicator_->Barrier(deadline));
     for (int64_t layer = 0; layer < layers_; ++layer) {
-      RETURN_IF_ERROR(attention.Attend(
-          {.kv = kv, .heads = 1, .q = narrow, .out = narrow, .attender = &attender, .plan = &plan},
-          deadline));
+      RETURN_IF_ERROR(attention.Attend({.pages = parallel::PagesOf(kv),
+                                        .block_tokens = kv.block_tokens,
+                                        .page_bytes = kernels::SegmentBytes(kv),
+                                        .heads = 1,
+                                        .query_dim = 1,
+                                        .value_dim = 1,
+                                        .q = parallel::BytesOf(narrow),
+                                        .out = parallel::BytesOf(narrow),
+                                        .plan = &plan},
+                                       deadline));
     }
     std::printf("transfer_alone_ns %" PRId64 "\n", attention.stats().total_ns);
     return communicator_->Barrier(deadline);
@@ -181,7 +190,7 @@ class Rank {
   std::unique_ptr<parallel::Communicator> joined_;
   std::unique_ptr<SlowLink> slow_;
   parallel::Communicator* communicator_ = nullptr;  // one of the two
-  std::unique_ptr<worker::ContextParallel> context_;
+  std::unique_ptr<worker::HostContextParallel> context_;
   worker::Transformer model_;
   kernels::PagedKv kv_;
   int64_t layers_ = 0;

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "worker/group/share_compute.h"
-#include "worker/model/context_parallel.h"
+#include "worker/model/host_context_parallel.h"
 #include "worker/model/transformer.h"
 
 namespace reprise::worker {
@@ -30,7 +30,7 @@ class HostCompute final : public ShareCompute {
 
  private:
   const std::unique_ptr<Transformer> model_;
-  std::optional<ContextParallel> context_;
+  std::optional<HostContextParallel> context_;
 };
 
 }  // namespace reprise::worker

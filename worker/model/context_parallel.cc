@@ -30,12 +30,14 @@ const parallel::ContextPlan& ContextParallel::PlanFor(Form form, const parallel:
   for (const SharedRun& run : runs_) {
     if (Is(run, form)) items.push_back({run.first_position, run.rows, run.pages, run.row});
   }
-  const parallel::CostShape shape{.wire = {.block_tokens = call.kv.block_tokens,
-                                           .page_bytes = SegmentBytes(call.kv),
-                                           .query_floats = call.q.cols,
-                                           .partial_floats = call.out.cols + call.heads},
-                                  .pair_macs = static_cast<double>(call.q.cols + call.out.cols),
-                                  .key_macs = key_macs};
+  const int64_t partial_floats = call.heads * (call.value_dim + 1);
+  const parallel::CostShape shape{
+      .wire = {.block_tokens = call.block_tokens,
+               .page_bytes = call.page_bytes,
+               .query_bytes = call.q.row_bytes,
+               .partial_floats = partial_floats},
+      .pair_macs = static_cast<double>(call.heads * (call.query_dim + call.value_dim)),
+      .key_macs = key_macs};
   plan = PlanOf(stripes(), rank_, items, shape, rules_);
   return *plan;
 }

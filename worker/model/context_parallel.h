@@ -1,8 +1,8 @@
 // How a rank of a context-parallel group computes its part of a step: every rank runs the same
 // forward pass on the rows at positions it owns (worker/parallel/context/stripes.h), keeps their
 // KV, and attends together with the others. Logits come out on the rank that owns their row, in the
-// bits one rank alone would have made. Owned by whoever runs the rank, outlives its use by a
-// Transformer; one thread.
+// bits one rank alone would have made. Owned by whoever runs the rank, outlives its use by a model;
+// one thread.
 //
 // Invariants:
 // 1. All ranks are given the same steps, page tables aside: those are each rank's own, a row of the
@@ -15,8 +15,9 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
-#include <span>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
@@ -40,11 +41,13 @@ enum class Form : uint8_t { kBoth, kPrompt, kStep };
 class ContextParallel {
  public:
   // Precondition: stripes are over the communicator's ranks.
-  ContextParallel(parallel::Communicator& communicator, const kernels::CpuOps& ops,
+  ContextParallel(parallel::Communicator& communicator,
+                  std::unique_ptr<parallel::ContextCompute> compute,
                   const parallel::Stripes& stripes, const parallel::ContextRules& rules)
       : rank_(communicator.rank()),
         rules_(rules),
-        attention_(communicator, ops, stripes, RealClock()) {}
+        compute_(std::move(compute)),
+        attention_(communicator, *compute_, stripes, RealClock()) {}
 
   int rank() const { return rank_; }
   const parallel::Stripes& stripes() const { return attention_.stripes(); }
@@ -67,6 +70,7 @@ class ContextParallel {
 
   const int rank_;
   const parallel::ContextRules rules_;
+  const std::unique_ptr<parallel::ContextCompute> compute_;
   parallel::ContextAttention attention_;
   Status status_;
   TimeNs deadline_ns_ = INT64_MAX;

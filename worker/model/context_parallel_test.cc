@@ -1,5 +1,5 @@
 // A model on the ranks of a context-parallel group: logits and KV rows are one rank's, to the bit.
-#include "worker/model/context_parallel.h"
+#include "worker/model/host_context_parallel.h"
 
 #include <gtest/gtest.h>
 
@@ -32,7 +32,7 @@ struct Chunk {
 // One rank, or all there is.
 class Side {
  public:
-  Side(const ModelFolder& folder, kernels::DType kv_dtype, ContextParallel* context)
+  Side(const ModelFolder& folder, kernels::DType kv_dtype, HostContextParallel* context)
       : model_(folder.config(), *LoadModelWeights(folder),
                {.isa = kernels::BestIsa(), .kv_dtype = kv_dtype, .block_tokens = kBlockTokens}) {
     kernels::PagedKv kv = KvShape(folder.config());
@@ -98,11 +98,11 @@ class ContextParallelModel : public testing::TestWithParam<Case> {
     const parallel::Stripes stripes = *parallel::Stripes::Make(ranks, 1);
     parallel::InProcessGroup group(ranks);
     std::vector<std::unique_ptr<parallel::Communicator>> communicators;
-    std::vector<std::unique_ptr<ContextParallel>> contexts;
+    std::vector<std::unique_ptr<HostContextParallel>> contexts;
     std::vector<std::unique_ptr<Side>> sides;
     for (int r = 0; r < ranks; ++r) {
       communicators.push_back(group.MakeCommunicator(r));
-      contexts.push_back(std::make_unique<ContextParallel>(
+      contexts.push_back(std::make_unique<HostContextParallel>(
           *communicators.back(), kernels::Select(kernels::BestIsa()), stripes, GetParam().rules));
       sides.push_back(std::make_unique<Side>(*folder_, GetParam().kv_dtype, contexts.back().get()));
     }
@@ -204,7 +204,7 @@ class Deadlines final : public parallel::CommunicatorDecorator {
   std::set<TimeNs> seen;
 };
 
-TEST(ContextParallel, EveryExchangeOfAStepEndsByTheStepsDeadline) {
+TEST(HostContextParallel, EveryExchangeOfAStepEndsByTheStepsDeadline) {
   const ModelFolder folder = *ModelFolder::Open(TestModel("tiny-gqa", {.seed = 3}));
   const std::vector<int32_t> tokens = RandomTokens(600, folder.config().vocab, 4);
   const parallel::Stripes stripes = *parallel::Stripes::Make(2, 1);
@@ -217,7 +217,7 @@ TEST(ContextParallel, EveryExchangeOfAStepEndsByTheStepsDeadline) {
       threads.emplace_back([&, r] {
         const auto communicator = group.MakeCommunicator(r);
         Deadlines deadlines(*communicator);
-        ContextParallel context(deadlines, kernels::Select(kernels::BestIsa()), stripes, By(way));
+        HostContextParallel context(deadlines, kernels::Select(kernels::BestIsa()), stripes, By(way));
         Side side(folder, kF32, &context);
         for (const TimeNs deadline_ns : {INT64_MAX - 1, INT64_MAX - 2}) {
           deadlines.seen.clear();
@@ -231,7 +231,7 @@ TEST(ContextParallel, EveryExchangeOfAStepEndsByTheStepsDeadline) {
   }
 }
 
-TEST(ContextParallel, AnErrorIsKeptAndEndsAllRanksSteps) {
+TEST(HostContextParallel, AnErrorIsKeptAndEndsAllRanksSteps) {
   const ModelFolder folder = *ModelFolder::Open(TestModel("tiny-gqa", {.seed = 3}));
   const std::vector<int32_t> tokens = RandomTokens(600, folder.config().vocab, 4);
   const parallel::Stripes stripes = *parallel::Stripes::Make(2, 1);
@@ -241,7 +241,7 @@ TEST(ContextParallel, AnErrorIsKeptAndEndsAllRanksSteps) {
   for (int r = 0; r < 2; ++r) {
     threads.emplace_back([&, r] {
       const auto communicator = group.MakeCommunicator(r);
-      ContextParallel context(*communicator, kernels::Select(kernels::BestIsa()), stripes, {});
+      HostContextParallel context(*communicator, kernels::Select(kernels::BestIsa()), stripes, {});
       Side side(folder, kF32, &context);
       if (r == 1) group.Kill(1);
       for (int i = 0; i < 2; ++i) {

@@ -55,7 +55,7 @@ class HeadsAttention final : public AttentionBlock {
     if (step.context != nullptr) {
       StepAttender attender(step, config_.heads, static_cast<float>(config_.attention_scale()),
                             config_.context);
-      step.context->Attend(
+      step.context->AttendOnHost(
           Form::kBoth,
           {.kv = step.kv, .heads = config_.heads, .q = q, .out = attended, .attender = &attender},
           0);

@@ -253,7 +253,7 @@ class LatentAttentionBlock final : public AttentionBlock {
   void AttendTogether(StepContext& step, const LatentWeights& w, const F32& attended) {
     const F32 q = q_.Rows(step.rows, q_cols_);
     ExpandedAttender expanded(*this, step, w);
-    step.context->Attend(
+    step.context->AttendOnHost(
         Form::kPrompt,
         {.kv = step.kv, .heads = config_.heads, .q = q, .out = attended, .attender = &expanded},
         static_cast<double>(config_.heads * l_.kv_rank * (l_.nope_dim + l_.value_dim)));
@@ -265,7 +265,7 @@ class LatentAttentionBlock final : public AttentionBlock {
       Absorb(step, w, RowsAt(q, run.row, run.rows), RowsAt(absorbed, run.row, run.rows));
     }
     StepAttender attender(step, config_.heads, scale_, config_.context);
-    step.context->Attend(
+    step.context->AttendOnHost(
         Form::kStep,
         {.kv = step.kv, .heads = config_.heads, .q = absorbed, .out = out, .attender = &attender},
         0);

@@ -14,7 +14,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 #include "kernels/packed_weights.h"
-#include "worker/model/context_parallel.h"
+#include "worker/model/host_context_parallel.h"
 #include "worker/model/pace.h"
 #include "worker/model/weights.h"
 #include "worker/parallel/communicator.h"
@@ -85,7 +85,7 @@ struct StepContext {
   std::vector<RowRun> runs;
   int64_t rows = 0;
   std::vector<kernels::AttentionItem> attention_pieces = {};  // Attention's, kept for their memory
-  ContextParallel* context = nullptr;  // of a group; null: all positions are here
+  HostContextParallel* context = nullptr;  // of a group; null: all positions are here
   TensorRanks tensor = {};
   Status status = absl::OkStatus();  // the first failure of a rank: what follows is of no use
   RowBuffer share = {};              // a row-parallel product's, before it is joined

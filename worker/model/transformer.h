@@ -55,7 +55,7 @@ struct ModelRanks {
   parallel::Communicator* tensor = nullptr;
   parallel::Communicator* pipeline = nullptr;  // rank r is stage r
   // This rank computes only the rows whose positions it owns, and has their logits.
-  ContextParallel* context = nullptr;
+  HostContextParallel* context = nullptr;
 };
 
 class Transformer {

@@ -86,15 +86,19 @@ Status ContextAttention::Attend(const ContextCall& call, TimeNs deadline_ns) {
     return Refuse(communicator_, absl::StrCat("stripes over ", stripes_.ranks(),
                                               " ranks in a group of ", communicator_.size()));
   }
-  if (call.kv.block_tokens < 1 || stripes_.tokens() % call.kv.block_tokens != 0) {
+  if (call.block_tokens < 1 || stripes_.tokens() % call.block_tokens != 0) {
     return Refuse(communicator_,
-                  absl::StrCat("pages of ", call.kv.block_tokens,
+                  absl::StrCat("pages of ", call.block_tokens,
                                " tokens do not divide a stripe of ", stripes_.tokens()));
   }
-  PartialPool partials(ops_, call.heads, call.out.cols / call.heads);
-  const PassFrame frame{communicator_, stripes_, call,   clock_,
-                        partials,      memory_,  stats_, deadline_ns};
-  Status status = Passes(frame, *call.plan);
+  PartialPool partials(compute_, call.heads, call.value_dim);
+  const PassFrame frame{communicator_, compute_, stripes_, call,        clock_,
+                        partials,      memory_,  stats_,   deadline_ns};
+  // The queries and this rank's newest keys are there, and nobody reads what is kept from the call
+  // before.
+  Status status = compute_.AwaitAll();
+  if (status.ok()) status = Passes(frame, *call.plan);
+  if (!status.ok()) communicator_.Abort(status);
   stats_.partial_bytes_peak = std::max(stats_.partial_bytes_peak, partials.peak_bytes());
   stats_.total_ns += clock_.NowNs() - start;
   return status;

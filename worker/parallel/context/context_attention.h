@@ -12,8 +12,9 @@
 //    most; gathering has all keys of a layer, within Machine::gather_bytes_max by the rule; queries
 //    that travel are Machine::query_rows_max at a time, of all ranks. Partial results wait in
 //    O(log) nodes of each own query row: log2(stripes) + 2 P + 2 at most.
-// 4. An error is the communicator's (communicator.h): every rank's call fails, nothing of out is to
-//    be used, and no memory is written afterwards.
+// 4. An error is the communicator's (communicator.h) or the compute's, which ends the group: every
+//    rank's call fails, nothing of out is to be used, and no memory is written afterwards by others.
+// 5. Out may still be on its way when the call returns, as the compute says.
 #ifndef REPRISE_WORKER_PARALLEL_CONTEXT_CONTEXT_ATTENTION_H_
 #define REPRISE_WORKER_PARALLEL_CONTEXT_CONTEXT_ATTENTION_H_
 
@@ -24,9 +25,8 @@
 
 #include "common/clock.h"
 #include "common/status.h"
-#include "kernels/ops.h"
 #include "worker/parallel/communicator.h"
-#include "worker/parallel/context/attender.h"
+#include "worker/parallel/context/context_compute.h"
 #include "worker/parallel/context/cost_rule.h"
 #include "worker/parallel/context/geometry.h"
 #include "worker/parallel/context/stripes.h"
@@ -55,11 +55,14 @@ ContextPlan PlanOf(const Stripes& stripes, int rank, const std::vector<ContextIt
                    const CostShape& shape, const ContextRules& rules);
 
 struct ContextCall {
-  kernels::PagedKv kv;  // this rank's pool, which holds the keys of all items
+  LayerPages pages;  // this rank's pool, which holds the keys of all items
+  int64_t block_tokens = 0;
+  int64_t page_bytes = 0;  // of the layer
   int64_t heads = 0;
-  kernels::ConstF32 q;  // [own rows, heads * query_dim]
-  kernels::F32 out;     // [own rows, heads * value_dim]
-  Attender* attender = nullptr;
+  int64_t query_dim = 0;
+  int64_t value_dim = 0;
+  ByteRows q;    // own rows, heads * query_dim elements each
+  ByteRows out;  // own rows, heads * value_dim elements each
   const ContextPlan* plan = nullptr;
 };
 
@@ -73,17 +76,18 @@ struct ContextStats {
 
 // Memory kept from call to call.
 struct ContextMemory {
-  std::array<std::vector<uint8_t>, 3> shards;
-  std::vector<uint8_t> gathered;
+  std::array<ContextBuffer, 3> shards;
+  ContextBuffer gathered;
   std::vector<int32_t> pages;  // 0, 1, 2, ..., or those of `gathered`
 };
 
 class ContextAttention {
  public:
-  // Precondition: stripes are over the communicator's ranks.
-  ContextAttention(Communicator& communicator, const kernels::CpuOps& ops, const Stripes& stripes,
+  // Precondition: stripes are over the communicator's ranks, whose operands lie where `compute`
+  // has its memory.
+  ContextAttention(Communicator& communicator, ContextCompute& compute, const Stripes& stripes,
                    const Clock& clock)
-      : communicator_(communicator), ops_(ops), stripes_(stripes), clock_(clock) {}
+      : communicator_(communicator), compute_(compute), stripes_(stripes), clock_(clock) {}
 
   // INVALID_ARGUMENT, on all ranks, when the group has not as many ranks as the stripes or a page
   // does not divide a stripe.
@@ -94,7 +98,7 @@ class ContextAttention {
 
  private:
   Communicator& communicator_;
-  const kernels::CpuOps& ops_;
+  ContextCompute& compute_;
   const Stripes stripes_;
   const Clock& clock_;
   ContextMemory memory_;

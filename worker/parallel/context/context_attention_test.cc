@@ -175,7 +175,7 @@ TEST(ContextAttention, QueriesTravelSoManyAtATime) {
   for (const ContextStats& stats : run.stats) {
     // A turn: queries to three ranks, and results of at most four nodes from each.
     EXPECT_LE(stats.query_bytes_peak,
-              100 * 3 * (wire.query_floats + 4 * wire.partial_floats) * int64_t{sizeof(float)});
+              100 * 3 * (wire.query_bytes + 4 * wire.partial_floats * int64_t{sizeof(float)}));
   }
 }
 

@@ -1,6 +1,7 @@
 // A rank that dies in the middle ends every rank's call, with an error and in time.
 #include <gtest/gtest.h>
 
+#include "worker/parallel/context/host_context_compute.h"
 #include "worker/parallel/context/test_sequence.h"
 
 namespace reprise::parallel {
@@ -38,8 +39,8 @@ TEST_P(ContextFailures, ARankThatDoesNotComeEndsTheOthersAtTheDeadline) {
   InProcessGroup threads(2);
   const auto alone = threads.MakeCommunicator(0);
   const auto absent = threads.MakeCommunicator(1);
-  ContextAttention attention(*alone, kernels::Select(kernels::BestIsa()), *Stripes::Make(2, 1),
-                             RealClock());
+  HostContextCompute compute(kernels::Select(kernels::BestIsa()));
+  ContextAttention attention(*alone, compute, *Stripes::Make(2, 1), RealClock());
   const TestPool pool(shape_, 16);
   std::vector<int32_t> pages;
   for (int32_t i = 0; i < 16; ++i) pages.push_back(i);
@@ -49,11 +50,16 @@ TEST_P(ContextFailures, ARankThatDoesNotComeEndsTheOthersAtTheDeadline) {
     void Attend(const kernels::PagedKv&, std::span<const kernels::AttentionItem>) override {}
   } nothing;
   std::vector<float> out(512 * 64);
-  const Status status = attention.Attend({.kv = pool.kv(),
+  compute.SetCall(pool.kv(), 4, 16, &nothing);
+  const ByteRows rows = BytesOf({out.data(), 512, 64, 64});
+  const Status status = attention.Attend({.pages = PagesOf(pool.kv()),
+                                          .block_tokens = pool.kv().block_tokens,
+                                          .page_bytes = kernels::SegmentBytes(pool.kv()),
                                           .heads = 4,
-                                          .q = {out.data(), 512, 64, 64},
-                                          .out = {out.data(), 512, 64, 64},
-                                          .attender = &nothing,
+                                          .query_dim = 16,
+                                          .value_dim = 16,
+                                          .q = rows,
+                                          .out = rows,
                                           .plan = &plan},
                                          RealClock().NowNs() + group.patience_ns);
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;

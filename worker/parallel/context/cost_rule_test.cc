@@ -12,7 +12,7 @@ Stripes Of(int ranks, int64_t leaves) { return *Stripes::Make(ranks, leaves); }
 CostShape Gqa() {
   return {.wire = {.block_tokens = 64,
                    .page_bytes = 64 * 4096,
-                   .query_floats = 32 * 128,
+                   .query_bytes = 4 * 32 * 128,
                    .partial_floats = 32 * 129},
           .pair_macs = 32 * 256,
           .key_macs = 0};
@@ -21,7 +21,7 @@ CostShape Gqa() {
 CostShape LatentPrompt() {
   return {.wire = {.block_tokens = 64,
                    .page_bytes = 64 * 1152,
-                   .query_floats = 16 * 192,
+                   .query_bytes = 4 * 16 * 192,
                    .partial_floats = 16 * 129},
           .pair_macs = 16 * 320,
           .key_macs = 16 * 512 * 256};
@@ -31,7 +31,7 @@ TEST(CostRule, EstimatesAreTheFormulas) {
   const Stripes stripes = Of(2, 1);
   const Machine machine{.latency_s = 0.5, .bytes_per_s = 1000, .macs_per_s = 1e6};
   CostShape shape;
-  shape.wire = {.block_tokens = 64, .page_bytes = 64, .query_floats = 2, .partial_floats = 3};
+  shape.wire = {.block_tokens = 64, .page_bytes = 64, .query_bytes = 8, .partial_floats = 3};
   shape.pair_macs = 10;
   const ContextItem prompt{0, 2048};  // one round: stripes 0 and 3 are rank 0's
   // 1,024 bytes go to the other rank. Queries at the middle of stripes 0 and 3, or 1 and 2, 512 of

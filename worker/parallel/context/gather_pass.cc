@@ -1,5 +1,6 @@
 // Pass-KV at once: every rank gets all keys of the layer, then attends as one rank would.
 #include <algorithm>
+#include <span>
 
 #include "worker/parallel/context/pass_frame.h"
 
@@ -19,43 +20,46 @@ class Gather {
       }
       sizes_.push_back(static_cast<size_t>((pages - begin) * frame.page_bytes()));
     }
-    all().resize(std::max(all().size(), static_cast<size_t>(pages * frame.page_bytes())));
-    frame.stats.buffer_bytes_peak =
-        std::max(frame.stats.buffer_bytes_peak, static_cast<int64_t>(all().size()));
     bytes_ = static_cast<size_t>(pages * frame.page_bytes());
   }
 
   Status Receive() {
     const int rank = frame_.rank();
+    RETURN_IF_ERROR(all().Reserve(frame_.compute, bytes_));
+    frame_.stats.buffer_bytes_peak =
+        std::max(frame_.stats.buffer_bytes_peak, static_cast<int64_t>(bytes_));
     uint8_t* mine = all().data() + FirstPage(rank, 0) * frame_.page_bytes();
     for (size_t i = 0; i < items_.size(); ++i) {
-      PackPages(frame_, items_[i].pages,
-                PagesKept(frame_.stripes, frame_.block_tokens(), rank, items_[i].keys()),
-                all().data() + FirstPage(rank, i) * frame_.page_bytes());
+      const int64_t pages =
+          PagesKept(frame_.stripes, frame_.block_tokens(), rank, items_[i].keys());
+      RETURN_IF_ERROR(frame_.compute.CopyPages(
+          frame_.call.pages, std::span(items_[i].pages, static_cast<size_t>(pages)),
+          frame_.page_bytes(), all().data() + FirstPage(rank, i) * frame_.page_bytes()));
     }
+    RETURN_IF_ERROR(frame_.compute.AwaitCopies());
     const TimeNs start = frame_.clock.NowNs();
     Status status = frame_.communicator.AllGather(
         std::span<const uint8_t>(mine, sizes_[static_cast<size_t>(rank)]), sizes_,
-        std::span(all()).first(bytes_), frame_.deadline_ns);
+        std::span(all().data(), bytes_), frame_.deadline_ns);
     frame_.stats.wait_ns += frame_.clock.NowNs() - start;
     return status;
   }
 
-  void Attend(size_t index) {
+  Status Attend(size_t index) {
     std::vector<RunWork> work = OwnWork(frame_, {items_[index]});
-    if (work.empty()) return;
+    if (work.empty()) return absl::OkStatus();
     const int64_t keys = work.back().run.keys();
     NumberPages(index, keys);
-    NodeBatch batch(frame_, PackedKv(frame_, all()));
+    NodeBatch batch(frame_, PackedPages(frame_, all()));
     for (RunWork& w : work) {
       batch.Add(w, RootOf(w.run.last), frame_.memory.pages.data(), {0, keys});
     }
-    batch.Attend();
-    Finish(frame_, {items_[index]}, work);
+    RETURN_IF_ERROR(batch.Attend());
+    return Finish(frame_, {items_[index]}, work);
   }
 
  private:
-  std::vector<uint8_t>& all() { return frame_.memory.gathered; }
+  ContextBuffer& all() { return frame_.memory.gathered; }
   int64_t FirstPage(int rank, size_t item) const {
     return first_page_[static_cast<size_t>(rank) * items_.size() + item];
   }
@@ -88,7 +92,7 @@ class Gather {
 Status GatherPass(const PassFrame& frame, const std::vector<ContextItem>& items) {
   Gather gather(frame, items);
   RETURN_IF_ERROR(gather.Receive());
-  for (size_t i = 0; i < items.size(); ++i) gather.Attend(i);
+  for (size_t i = 0; i < items.size(); ++i) RETURN_IF_ERROR(gather.Attend(i));
   return absl::OkStatus();
 }
 

@@ -136,10 +136,11 @@ int64_t MoveFloats(const Stripes& stripes, const std::vector<QueryRun>& runs, Ra
 
 int64_t QueryBytes(const Stripes& stripes, const ContextItem& item, const WireShape& wire, int rank,
                    Merge merge) {
+  int64_t bytes = 0;
   int64_t floats = 0;
   const std::vector<QueryRun> own = RunsOf(stripes, {item}, rank);
   for (int owner = 0; owner < stripes.ranks(); ++owner) {
-    if (owner != rank) floats += SentQueryRows(own, owner) * wire.query_floats;
+    if (owner != rank) bytes += SentQueryRows(own, owner) * wire.query_bytes;
     const std::vector<QueryRun> runs = RunsOf(stripes, {item}, owner);
     for (const std::vector<Move>& level : MovesOf(merge, stripes.ranks(), owner)) {
       for (const Move& move : level) {
@@ -149,7 +150,7 @@ int64_t QueryBytes(const Stripes& stripes, const ContextItem& item, const WireSh
       }
     }
   }
-  return floats * static_cast<int64_t>(sizeof(float));
+  return bytes + floats * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace reprise::parallel

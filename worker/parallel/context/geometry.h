@@ -43,7 +43,7 @@ std::vector<QueryRun> RunsOf(const Stripes& stripes, const std::vector<ContextIt
 struct WireShape {
   int64_t block_tokens = 64;
   int64_t page_bytes = 0;      // keys and values, or latents, of one page and layer
-  int64_t query_floats = 0;    // a query row, all heads
+  int64_t query_bytes = 0;     // a query row, all heads
   int64_t partial_floats = 0;  // its partial result: out and lse, all heads
 };
 

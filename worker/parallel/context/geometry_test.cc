@@ -9,7 +9,7 @@ namespace reprise::parallel {
 namespace {
 
 constexpr WireShape kWire{
-    .block_tokens = 64, .page_bytes = 1000, .query_floats = 10, .partial_floats = 7};
+    .block_tokens = 64, .page_bytes = 1000, .query_bytes = 40, .partial_floats = 7};
 
 Stripes Of(int ranks, int64_t leaves = 1) { return *Stripes::Make(ranks, leaves); }
 

@@ -5,55 +5,44 @@
 
 namespace reprise::parallel {
 
-kernels::Partials PartialPool::View(PartialMemory& memory, int64_t rows) const {
-  return {{memory.data(), rows, out_cols(), out_cols()}, memory.data() + rows * out_cols()};
-}
-
-PartialMemory PartialPool::Take(int64_t rows) {
-  const auto floats = static_cast<size_t>(rows * row_floats());
-  live_bytes_ += static_cast<int64_t>(floats * sizeof(float));
+StatusOr<Partial> PartialPool::Take(int64_t rows, ContextCompute::Use use) {
+  ASSIGN_OR_RETURN(uint8_t* const memory, compute_.Take(Bytes(rows), use));
+  live_bytes_ += static_cast<int64_t>(Bytes(rows));
   peak_bytes_ = std::max(peak_bytes_, live_bytes_);
-  std::vector<PartialMemory>& free = free_[floats];
-  if (free.empty()) return PartialMemory(floats);
-  PartialMemory memory = std::move(free.back());
-  free.pop_back();
-  return memory;
+  auto* const out = reinterpret_cast<float*>(memory);
+  return Partial{rows, out, out + rows * heads_ * value_dim_};
 }
 
-void PartialPool::Give(PartialMemory memory) {
-  live_bytes_ -= static_cast<int64_t>(memory.size() * sizeof(float));
-  free_[memory.size()].push_back(std::move(memory));
+void PartialPool::Give(const Partial& partial) {
+  live_bytes_ -= static_cast<int64_t>(Bytes(partial.rows));
+  compute_.Give(reinterpret_cast<uint8_t*>(partial.out));
 }
 
-void PartialPool::Merge(PartialMemory& left, PartialMemory& right, int64_t rows) const {
-  const kernels::Partials into = View(left, rows);
-  ops_.merge_partials({heads_, value_dim_, into, View(right, rows), into});
-}
-
-void StripePartials::Add(PartialPool& pool, StripeNode node, PartialMemory partial) {
+Status StripePartials::Add(PartialPool& pool, StripeNode node, Partial partial) {
   while (!IsRoot(node, last_)) {
     if (!IsAlone(node, last_)) {
       const StripeNode sibling = node.Sibling();
       const auto found = kept_.find(sibling.first());
       if (found == kept_.end() || found->second.node != sibling) break;
-      PartialMemory other = std::move(found->second.partial);
+      Partial other = found->second.partial;
       kept_.erase(found);
       if (!node.IsLeft()) std::swap(partial, other);
-      pool.Merge(partial, other, rows_);
-      pool.Give(std::move(other));
+      RETURN_IF_ERROR(pool.Merge(partial, other));
+      pool.Give(other);
     }
     node = node.Parent();
   }
-  kept_.emplace(node.first(), Kept{node, std::move(partial)});
+  kept_.emplace(node.first(), Kept{node, partial});
+  return absl::OkStatus();
 }
 
-PartialMemory StripePartials::Remove(const StripeNode& node) {
+Partial StripePartials::Remove(const StripeNode& node) {
   const auto found = kept_.find(node.first());
-  PartialMemory partial = std::move(found->second.partial);
+  const Partial partial = found->second.partial;
   kept_.erase(found);
   return partial;
 }
 
-PartialMemory StripePartials::RemoveRoot() { return Remove(kept_.begin()->second.node); }
+Partial StripePartials::RemoveRoot() { return Remove(kept_.begin()->second.node); }
 
 }  // namespace reprise::parallel

@@ -8,62 +8,68 @@
 #ifndef REPRISE_WORKER_PARALLEL_CONTEXT_PARTIALS_H_
 #define REPRISE_WORKER_PARALLEL_CONTEXT_PARTIALS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
-#include <vector>
 
-#include "kernels/ops.h"
+#include "common/status.h"
+#include "worker/parallel/context/context_compute.h"
 #include "worker/parallel/context/stripe_tree.h"
 
 namespace reprise::parallel {
 
-// out [rows, heads * value_dim], then lse [rows, heads].
-using PartialMemory = std::vector<float>;
-
-// What a partial result looks like, and the memory of those that are done with, for reuse.
+// Partial results of one shape, and how much of them is there at a time.
 class PartialPool {
  public:
-  PartialPool(const kernels::CpuOps& ops, int64_t heads, int64_t value_dim)
-      : ops_(ops), heads_(heads), value_dim_(value_dim) {}
+  // The compute outlives it.
+  PartialPool(ContextCompute& compute, int64_t heads, int64_t value_dim)
+      : compute_(compute), heads_(heads), value_dim_(value_dim) {}
 
-  int64_t out_cols() const { return heads_ * value_dim_; }
-  int64_t row_floats() const { return out_cols() + heads_; }
-  kernels::Partials View(PartialMemory& memory, int64_t rows) const;
+  int64_t row_floats() const { return heads_ * (value_dim_ + 1); }
+  size_t Bytes(int64_t rows) const {
+    return static_cast<size_t>(rows * row_floats()) * sizeof(float);
+  }
 
-  PartialMemory Take(int64_t rows);
-  void Give(PartialMemory memory);
+  // out, then lse: Bytes(rows) in one piece.
+  StatusOr<Partial> Take(int64_t rows) {
+    return Take(rows, ContextCompute::Use::kResults);
+  }
+  StatusOr<Partial> TakeForCopy(int64_t rows) { return Take(rows, ContextCompute::Use::kMoved); }
+  void Give(const Partial& partial);
   // left = left joined with right.
-  void Merge(PartialMemory& left, PartialMemory& right, int64_t rows) const;
+  Status Merge(const Partial& left, const Partial& right) const {
+    return compute_.Merge(left, right);
+  }
 
   // Most that was taken and not given back at a time.
   int64_t peak_bytes() const { return peak_bytes_; }
 
  private:
-  const kernels::CpuOps& ops_;
+  StatusOr<Partial> Take(int64_t rows, ContextCompute::Use use);
+
+  ContextCompute& compute_;
   const int64_t heads_;
   const int64_t value_dim_;
-  std::map<size_t, std::vector<PartialMemory>> free_;  // by size
   int64_t live_bytes_ = 0;
   int64_t peak_bytes_ = 0;
 };
 
-// Of `rows` query rows that see stripes 0 .. last.
+// Of query rows that see stripes 0 .. last.
 class StripePartials {
  public:
-  StripePartials(int64_t rows, int64_t last) : rows_(rows), last_(last) {}
+  explicit StripePartials(int64_t last) : last_(last) {}
 
-  void Add(PartialPool& pool, StripeNode node, PartialMemory partial);
+  Status Add(PartialPool& pool, StripeNode node, Partial partial);
   // Precondition: the node is there.
-  PartialMemory Remove(const StripeNode& node);
+  Partial Remove(const StripeNode& node);
   // Precondition: everything was added.
-  PartialMemory RemoveRoot();
+  Partial RemoveRoot();
 
  private:
   struct Kept {
     StripeNode node;
-    PartialMemory partial;
+    Partial partial;
   };
-  int64_t rows_;
   int64_t last_;
   std::map<int64_t, Kept> kept_;  // by the node's first stripe
 };

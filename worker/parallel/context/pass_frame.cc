@@ -1,8 +1,5 @@
 #include "worker/parallel/context/pass_frame.h"
 
-#include <cstring>
-#include <utility>
-
 namespace reprise::parallel {
 
 Status PassFrame::Wait(ExchangeId exchange) const {
@@ -15,63 +12,51 @@ Status PassFrame::Wait(ExchangeId exchange) const {
 std::vector<RunWork> OwnWork(const PassFrame& frame, const std::vector<ContextItem>& items) {
   std::vector<RunWork> work;
   for (const QueryRun& run : RunsOf(frame.stripes, items, frame.rank())) {
-    const kernels::ConstF32& q = frame.call.q;
-    const int64_t row = items[static_cast<size_t>(run.item)].row + run.row;
-    work.push_back({run, {q.row(row), run.rows, q.cols, q.row_stride}, {run.rows, run.last}});
+    ByteRows q = frame.call.q;
+    q.data = q.row(items[static_cast<size_t>(run.item)].row + run.row);
+    q.rows = run.rows;
+    work.push_back({run, q, StripePartials(run.last)});
   }
   return work;
 }
 
-void Finish(const PassFrame& frame, const std::vector<ContextItem>& items,
-            std::vector<RunWork>& work) {
-  const kernels::F32& out = frame.call.out;
+Status Finish(const PassFrame& frame, const std::vector<ContextItem>& items,
+              std::vector<RunWork>& work) {
   for (RunWork& w : work) {
-    const int64_t row = items[static_cast<size_t>(w.run.item)].row + w.run.row;
-    PartialMemory root = w.partials.RemoveRoot();
-    const kernels::F32 from = frame.partials.View(root, w.run.rows).out;
-    for (int64_t r = 0; r < w.run.rows; ++r) {
-      std::memcpy(out.row(row + r), from.row(r), static_cast<size_t>(out.cols) * sizeof(float));
-    }
-    frame.partials.Give(std::move(root));
+    ByteRows out = frame.call.out;
+    out.data = out.row(items[static_cast<size_t>(w.run.item)].row + w.run.row);
+    out.rows = w.run.rows;
+    const Partial root = w.partials.RemoveRoot();
+    RETURN_IF_ERROR(frame.compute.Finish(root, out));
+    frame.partials.Give(root);
   }
+  return absl::OkStatus();
 }
 
-void PackPages(const PassFrame& frame, const int32_t* pages, int64_t count, uint8_t* to) {
-  const kernels::PagedKv& kv = frame.call.kv;
-  const int64_t bytes = frame.page_bytes();
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(to + i * bytes, kv.base + pages[i] * kv.page_stride_bytes + kv.layer * bytes,
-                static_cast<size_t>(bytes));
-  }
-}
-
-kernels::PagedKv PackedKv(const PassFrame& frame, std::vector<uint8_t>& pages) {
-  kernels::PagedKv kv = frame.call.kv;
-  kv.base = reinterpret_cast<std::byte*>(pages.data());
-  kv.page_stride_bytes = frame.page_bytes();
-  kv.layer = 0;
-  return kv;
+LayerPages PackedPages(const PassFrame& frame, const ContextBuffer& pages) {
+  return {pages.data(), frame.page_bytes()};
 }
 
 void NodeBatch::Add(RunWork& work, const StripeNode& node, const int32_t* pages,
                     PositionRange keys) {
-  entries_.push_back(
-      {&work, node, {pages, keys.size(), keys.begin, kernels::MaskKind::kCausal}, {}});
+  entries_.push_back({&work, node, pages, keys});
 }
 
-void NodeBatch::Attend() {
-  std::vector<kernels::AttentionItem> items;
-  for (Entry& entry : entries_) {
+Status NodeBatch::Attend() {
+  std::vector<NodeItem> items;
+  for (const Entry& entry : entries_) {
     const QueryRun& run = entry.work->run;
-    entry.partial = frame_.partials.Take(run.rows);
-    const kernels::Partials to = frame_.partials.View(entry.partial, run.rows);
-    items.push_back({entry.work->q, run.first_position, &entry.segment, 1, to.out, to.lse});
+    ASSIGN_OR_RETURN(const Partial to, frame_.partials.Take(run.rows));
+    items.push_back({entry.work->q, run.first_position, entry.pages, entry.keys.size(),
+                     entry.keys.begin, to});
   }
-  if (!items.empty()) frame_.call.attender->Attend(kv_, items);
-  for (Entry& entry : entries_) {
-    entry.work->partials.Add(frame_.partials, entry.node, std::move(entry.partial));
+  if (!items.empty()) RETURN_IF_ERROR(frame_.compute.Attend(keys_, items));
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    RETURN_IF_ERROR(
+        entries_[i].work->partials.Add(frame_.partials, entries_[i].node, items[i].to));
   }
   entries_.clear();
+  return absl::OkStatus();
 }
 
 }  // namespace reprise::parallel

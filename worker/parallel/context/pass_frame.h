@@ -13,6 +13,7 @@ namespace reprise::parallel {
 
 struct PassFrame {
   Communicator& communicator;
+  ContextCompute& compute;
   const Stripes& stripes;
   const ContextCall& call;
   const Clock& clock;
@@ -23,8 +24,8 @@ struct PassFrame {
 
   int rank() const { return communicator.rank(); }
   int ranks() const { return communicator.size(); }
-  int64_t page_bytes() const { return kernels::SegmentBytes(call.kv); }
-  int64_t block_tokens() const { return call.kv.block_tokens; }
+  int64_t page_bytes() const { return call.page_bytes; }
+  int64_t block_tokens() const { return call.block_tokens; }
 
   // Counts what it blocks for.
   Status Wait(ExchangeId exchange) const;
@@ -33,38 +34,36 @@ struct PassFrame {
 // Query rows and what is known of their results.
 struct RunWork {
   QueryRun run;
-  kernels::ConstF32 q;  // [run.rows, heads * query_dim]
+  ByteRows q;  // run.rows of them
   StripePartials partials;
 };
 
 // This rank's queries of the items.
 std::vector<RunWork> OwnWork(const PassFrame& frame, const std::vector<ContextItem>& items);
 // Their results into the call's out.
-void Finish(const PassFrame& frame, const std::vector<ContextItem>& items,
-            std::vector<RunWork>& work);
+Status Finish(const PassFrame& frame, const std::vector<ContextItem>& items,
+              std::vector<RunWork>& work);
 
-// Copies pages of the call's pool, one after the other.
-void PackPages(const PassFrame& frame, const int32_t* pages, int64_t count, uint8_t* to);
 // Packed pages as a pool of their own.
-kernels::PagedKv PackedKv(const PassFrame& frame, std::vector<uint8_t>& pages);
+LayerPages PackedPages(const PassFrame& frame, const ContextBuffer& pages);
 
-// Attends runs to keys, all in one call of the attender, and adds the results to the runs.
+// Attends runs to keys, all in one call of the compute, and adds the results to the runs.
 class NodeBatch {
  public:
-  NodeBatch(const PassFrame& frame, const kernels::PagedKv& kv) : frame_(frame), kv_(kv) {}
-  // `node`'s keys, of which `keys.size()` are there; pages of kv, from the first on.
+  NodeBatch(const PassFrame& frame, const LayerPages& keys) : frame_(frame), keys_(keys) {}
+  // `node`'s keys, of which `keys.size()` are there; their pages, from the first on.
   void Add(RunWork& work, const StripeNode& node, const int32_t* pages, PositionRange keys);
-  void Attend();
+  Status Attend();
 
  private:
   struct Entry {
     RunWork* work;
     StripeNode node;
-    kernels::KeySegment segment;
-    PartialMemory partial;
+    const int32_t* pages;
+    PositionRange keys;
   };
   const PassFrame& frame_;
-  const kernels::PagedKv kv_;
+  const LayerPages keys_;
   std::vector<Entry> entries_;
 };
 

@@ -6,6 +6,8 @@
 #include <array>
 #include <numeric>
 #include <optional>
+#include <span>
+#include <utility>
 
 #include "worker/parallel/context/pass_frame.h"
 
@@ -17,7 +19,7 @@ class Ring {
   explicit Ring(const PassFrame& frame) : frame_(frame) {}
 
   Status Attend(const std::vector<ContextItem>& items) {
-    Reserve(items);
+    RETURN_IF_ERROR(Reserve(items));
     for (size_t i = 0; i < items.size(); ++i) {
       std::vector<RunWork> work = OwnWork(frame_, {items[i]});
       for (int64_t round = 0; round < RoundsOf(frame_.stripes, items[i].keys()); ++round) {
@@ -25,7 +27,7 @@ class Ring {
           RETURN_IF_ERROR(Step(items[i], round, step, work));
         }
       }
-      Finish(frame_, {items[i]}, work);
+      RETURN_IF_ERROR(Finish(frame_, {items[i]}, work));
     }
     for (int slot = 0; slot < kSlots; ++slot) RETURN_IF_ERROR(Sent(slot));
     return absl::OkStatus();
@@ -35,7 +37,7 @@ class Ring {
   static constexpr int kSlots = 3;
 
   // The longest shard is of the first round.
-  void Reserve(const std::vector<ContextItem>& items) {
+  Status Reserve(const std::vector<ContextItem>& items) {
     int64_t pages = 0;
     for (const ContextItem& item : items) {
       for (int owner = 0; owner < frame_.ranks(); ++owner) {
@@ -45,20 +47,23 @@ class Ring {
       }
     }
     int64_t bytes = 0;
-    for (std::vector<uint8_t>& shard : frame_.memory.shards) {
-      shard.resize(std::max(shard.size(), static_cast<size_t>(pages * frame_.page_bytes())));
-      bytes += static_cast<int64_t>(shard.size());
+    for (ContextBuffer& shard : frame_.memory.shards) {
+      RETURN_IF_ERROR(
+          shard.Reserve(frame_.compute, static_cast<size_t>(pages * frame_.page_bytes())));
+      bytes += static_cast<int64_t>(shard.bytes());
     }
     frame_.stats.buffer_bytes_peak = std::max(frame_.stats.buffer_bytes_peak, bytes);
     frame_.memory.pages.resize(static_cast<size_t>(pages));
     std::iota(frame_.memory.pages.begin(), frame_.memory.pages.end(), 0);
+    return absl::OkStatus();
   }
 
   int OwnerAt(int step) const { return Distance(step, frame_.rank(), frame_.ranks()); }
   int64_t PagesOf(const ContextItem& item, int64_t stripe) const {
     return PagesOfStripe(frame_.stripes, frame_.block_tokens(), stripe, item.keys());
   }
-  std::vector<uint8_t>& shard(int slot) { return frame_.memory.shards[static_cast<size_t>(slot)]; }
+  uint8_t* shard(int slot) { return memory(slot).data(); }
+  ContextBuffer& memory(int slot) { return frame_.memory.shards[static_cast<size_t>(slot)]; }
 
   Status Step(const ContextItem& item, int64_t round, int step, std::vector<RunWork>& work) {
     const int owner = OwnerAt(step);
@@ -75,7 +80,10 @@ class Ring {
         RETURN_IF_ERROR(ReceiveNext(Bytes(item, round, next)));
       }
     }
-    if (step == 0 || step <= hops) AttendShard(item, round, owner, work);
+    if (step > 0 && step > hops) return absl::OkStatus();
+    RETURN_IF_ERROR(AttendShard(item, round, owner, work));
+    if (step == 0) return absl::OkStatus();
+    ASSIGN_OR_RETURN(reads_[static_cast<size_t>(current_)], frame_.compute.Mark());
     return absl::OkStatus();
   }
 
@@ -96,26 +104,31 @@ class Ring {
   StatusOr<int> NextSlot() {
     last_slot_ = (last_slot_ + 1) % kSlots;
     RETURN_IF_ERROR(Sent(last_slot_));
+    const std::optional<ContextCompute::MarkId> read =
+        std::exchange(reads_[static_cast<size_t>(last_slot_)], std::nullopt);
+    if (read.has_value()) RETURN_IF_ERROR(frame_.compute.Await(*read));
     return last_slot_;
   }
 
   Status Pack(const ContextItem& item, int64_t round) {
     ASSIGN_OR_RETURN(current_, NextSlot());
-    uint8_t* to = shard(current_).data();
+    uint8_t* to = shard(current_);
     for (const int which : {0, 1}) {
       const int64_t stripe = frame_.stripes.StripeIn(round, frame_.rank(), which);
       const int64_t pages = PagesOf(item, stripe);
-      PackPages(frame_, OwnPages(item, stripe), pages, to);
+      RETURN_IF_ERROR(frame_.compute.CopyPages(
+          frame_.call.pages, std::span(OwnPages(item, stripe), static_cast<size_t>(pages)),
+          frame_.page_bytes(), to));
       to += pages * frame_.page_bytes();
     }
-    return absl::OkStatus();
+    return frame_.compute.AwaitCopies();
   }
 
   Status SendOn(size_t bytes) {
     const int to = (frame_.rank() + 1) % frame_.ranks();
     ASSIGN_OR_RETURN(
         sends_[static_cast<size_t>(current_)],
-        frame_.communicator.Start({.to = to, .send = std::span(shard(current_)).first(bytes)}));
+        frame_.communicator.Start({.to = to, .send = std::span<const uint8_t>(shard(current_), bytes)}));
     return absl::OkStatus();
   }
 
@@ -124,7 +137,7 @@ class Ring {
     const int from = (frame_.rank() + frame_.ranks() - 1) % frame_.ranks();
     ASSIGN_OR_RETURN(receive_,
                      frame_.communicator.Start(
-                         {.from = from, .receive = std::span(shard(incoming_)).first(bytes)}));
+                         {.from = from, .receive = std::span(shard(incoming_), bytes)}));
     return absl::OkStatus();
   }
 
@@ -133,26 +146,29 @@ class Ring {
     return item.pages + row / frame_.block_tokens();
   }
 
-  void AttendShard(const ContextItem& item, int64_t round, int owner, std::vector<RunWork>& work) {
+  Status AttendShard(const ContextItem& item, int64_t round, int owner,
+                     std::vector<RunWork>& work) {
     const bool own = owner == frame_.rank();
     const int64_t tokens = frame_.stripes.tokens();
-    NodeBatch batch(frame_, own ? frame_.call.kv : PackedKv(frame_, shard(current_)));
+    NodeBatch batch(frame_, own ? frame_.call.pages : PackedPages(frame_, memory(current_)));
     int64_t page = 0;
     for (const int which : {0, 1}) {
       const int64_t stripe = frame_.stripes.StripeIn(round, owner, which);
       const PositionRange keys{stripe * tokens, std::min((stripe + 1) * tokens, item.keys())};
-      if (keys.size() <= 0) return;
+      if (keys.size() <= 0) break;
       const int32_t* pages = own ? OwnPages(item, stripe) : frame_.memory.pages.data() + page;
       for (RunWork& w : work) {
         if (w.run.last >= stripe) batch.Add(w, {0, stripe}, pages, keys);
       }
-      batch.Attend();
+      RETURN_IF_ERROR(batch.Attend());
       page += PagesOf(item, stripe);
     }
+    return absl::OkStatus();
   }
 
   const PassFrame& frame_;
-  std::array<std::optional<ExchangeId>, kSlots> sends_;  // by slot, under way
+  std::array<std::optional<ExchangeId>, kSlots> sends_;              // by slot, under way
+  std::array<std::optional<ContextCompute::MarkId>, kSlots> reads_;  // by slot, its last
   int last_slot_ = 0;
   int current_ = 0;   // the slot attended to; step 0 reads the pool
   int incoming_ = 0;  // the slot being received into, by

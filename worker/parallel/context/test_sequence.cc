@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kernels/philox.h"
+#include "worker/parallel/context/host_context_compute.h"
 #include "worker/parallel/context/kernel_attender.h"
 
 namespace reprise::parallel {
@@ -91,13 +92,17 @@ class Rank {
     const ContextPlan plan = PlanOf(stripes_, rank_, items_, shape.cost(), group_.rules);
     const int64_t q_cols = shape.heads * shape.key_dim;
     out_.assign(static_cast<size_t>(rows_ * out_cols()), std::nanf(""));
-    ContextAttention attention(communicator, kernels::Select(kernels::BestIsa()), stripes_,
-                               RealClock());
-    const Status status = attention.Attend({.kv = pool_->kv(),
+    HostContextCompute compute(kernels::Select(kernels::BestIsa()));
+    compute.SetCall(pool_->kv(), shape.heads, shape.value_dim, &attender);
+    ContextAttention attention(communicator, compute, stripes_, RealClock());
+    const Status status = attention.Attend({.pages = PagesOf(pool_->kv()),
+                                            .block_tokens = shape.block_tokens,
+                                            .page_bytes = kernels::SegmentBytes(pool_->kv()),
                                             .heads = shape.heads,
-                                            .q = {q_.data(), rows_, q_cols, q_cols},
-                                            .out = {out_.data(), rows_, out_cols(), out_cols()},
-                                            .attender = &attender,
+                                            .query_dim = shape.key_dim,
+                                            .value_dim = shape.value_dim,
+                                            .q = BytesOf({q_.data(), rows_, q_cols, q_cols}),
+                                            .out = BytesOf({out_.data(), rows_, out_cols(), out_cols()}),
                                             .plan = &plan},
                                            RealClock().NowNs() + group_.patience_ns);
     *stats = attention.stats();
@@ -155,7 +160,7 @@ CostShape TestShape::cost() const {
   const kernels::PagedKv kv = KvOf(*this);
   return {.wire = {.block_tokens = block_tokens,
                    .page_bytes = SegmentBytes(kv),
-                   .query_floats = heads * key_dim,
+                   .query_bytes = heads * key_dim * int64_t{sizeof(float)},
                    .partial_floats = heads * value_dim + heads},
           .pair_macs = static_cast<double>(heads * (key_dim + value_dim)),
           .key_macs = 0};
