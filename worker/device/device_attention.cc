@@ -102,6 +102,7 @@ Status DeviceModel::ProjectLatents(const DeviceLayer& layer, const cuda::KvPool&
 }
 
 Status DeviceModel::AttendHeads(int64_t index, const cuda::KvPool& pool) {
+  if (ranks_.context != nullptr) return AttendHeadsTogether(pool);
   const int64_t rows = step_.rows();
   const int64_t cols = config_.heads * config_.head_dim;
   ASSIGN_OR_RETURN(uint16_t* const q, q_.Get<uint16_t>(rows * cols));
@@ -169,6 +170,7 @@ Status DeviceModel::RunPrompt(const PromptBatch& batch, const cuda::KvPool& pool
 
 Status DeviceModel::AttendLatents(int64_t index, const DeviceLayer& layer,
                                   const cuda::KvPool& pool) {
+  if (ranks_.context != nullptr) return AttendLatentsTogether(layer, pool);
   const DeviceLatent& w = *layer.latent;
   const int64_t rows = step_.rows();
   const int64_t q_cols = config_.heads * (first_dim_ + second_dim_);
@@ -232,11 +234,20 @@ Status DeviceModel::ValuesOf(const DeviceLatent& w, int64_t rows) {
                     {.bf16 = to, .row_stride = cols, .batch_stride = l.value_dim});
 }
 
-// Every head's keys [rotated | plain] and values of one run, in pages of their own.
 Status DeviceModel::ExpandAndAttend(const DeviceLatent& w, const PromptBatch& batch,
                                     const cuda::KvPool& pool) {
+  ASSIGN_OR_RETURN(const cuda::KvPool of_heads, Expand(w, pool, batch.key_slots, batch.keys));
+  const int64_t q_cols = config_.heads * config_.head_dim;
+  const int64_t out_cols = config_.heads * config_.latent->value_dim;
+  ASSIGN_OR_RETURN(uint16_t* const q, q_.Get<uint16_t>(step_.rows() * q_cols));
+  ASSIGN_OR_RETURN(uint16_t* const out, attended_.Get<uint16_t>(step_.rows() * out_cols));
+  return RunPrompt(batch, of_heads, q, q_cols, out, out_cols, false, true);
+}
+
+// Every head's keys [rotated | plain] and values of these rows, in order, in pages of their own.
+StatusOr<cuda::KvPool> DeviceModel::Expand(const DeviceLatent& w, const cuda::KvPool& pool,
+                                           const cuda::KvSlot* slots, int64_t keys) {
   const LatentAttention& l = *config_.latent;
-  const int64_t keys = batch.keys;
   const int64_t dim = config_.head_dim;
   const int64_t pages = (keys + cuda::kPageRows - 1) / cuda::kPageRows;
   const int64_t page = config_.heads * cuda::kPageRows * (dim + l.value_dim);  // elements
@@ -244,7 +255,7 @@ Status DeviceModel::ExpandAndAttend(const DeviceLatent& w, const PromptBatch& ba
   ASSIGN_OR_RETURN(uint16_t* const rotated, rotated_.Get<uint16_t>(keys * l.rope_dim));
   ASSIGN_OR_RETURN(uint16_t* const expanded, expanded_.Get<uint16_t>(pages * page));
   RETURN_IF_ERROR(DeviceStatus(cuda::ReadRows({.pool = pool,
-                                               .slots = batch.key_slots,
+                                               .slots = slots,
                                                .first = {latents, l.kv_rank, true},
                                                .second = {rotated, l.rope_dim, true},
                                                .rows = keys},
@@ -282,11 +293,7 @@ Status DeviceModel::ExpandAndAttend(const DeviceLatent& w, const PromptBatch& ba
   of_heads.kv_heads = static_cast<int>(config_.heads);
   of_heads.first_dim = static_cast<int>(dim);
   of_heads.second_dim = static_cast<int>(l.value_dim);
-  const int64_t q_cols = config_.heads * dim;
-  const int64_t out_cols = config_.heads * l.value_dim;
-  ASSIGN_OR_RETURN(uint16_t* const q, q_.Get<uint16_t>(step_.rows() * q_cols));
-  ASSIGN_OR_RETURN(uint16_t* const out, attended_.Get<uint16_t>(step_.rows() * out_cols));
-  return RunPrompt(batch, of_heads, q, q_cols, out, out_cols, false, true);
+  return of_heads;
 }
 
 }  // namespace reprise::worker

@@ -146,6 +146,7 @@ Status DeviceModel::Norm(const float* x, const cuda::Buffer& weight, int64_t row
 
 void DeviceModel::SetRanks(const DeviceRanks& ranks) {
   ranks_ = ranks;
+  step_.SetContext(ranks.context);
   sending_.reset();  // that was with the ranks of before
 }
 
@@ -153,12 +154,14 @@ Status DeviceModel::Forward(const StepWishes& wishes, const LayerQueued& queued,
                             TimeNs deadline_ns) {
   queued_ = queued;
   deadline_ns_ = deadline_ns;
+  if (ranks_.context != nullptr) ranks_.context->SetDeadline(deadline_ns);
   RETURN_IF_ERROR(step_.Prepare(wishes, stream_));
   RETURN_IF_ERROR(segments_.Prepare(pool(), step_.whole_pages(), stream_));
   RETURN_IF_ERROR(ReserveStep());
   repeated_ = false;
   // What waits for other ranks is not captured.
-  const bool alone = ranks_.tensor == nullptr && ranks_.pipeline == nullptr;
+  const bool alone =
+      ranks_.tensor == nullptr && ranks_.pipeline == nullptr && ranks_.context == nullptr;
   const StepShape shape = alone ? step_.shape() : StepShape{};
   RETURN_IF_ERROR(shape.rows > 0 ? Repeat(shape) : QueueStep());
   if (step_.sampled()) {
@@ -202,6 +205,7 @@ Status DeviceModel::QueueStep() {
 // The embedding, or what the previous stage gives.
 Status DeviceModel::TakeRows() {
   const int64_t rows = step_.rows();
+  if (rows == 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * config_.hidden));
   if (share_.first_stage) {
     return DeviceStatus(
@@ -223,6 +227,7 @@ Status DeviceModel::TakeRows() {
 Status DeviceModel::GiveRows() {
   RETURN_IF_ERROR(Settle(deadline_ns_));
   const int64_t rows = step_.rows();
+  if (rows == 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * config_.hidden));
   ASSIGN_OR_RETURN(float* const next, next_.Get<float>(rows * config_.hidden));
   const int64_t row_bytes = config_.hidden * static_cast<int64_t>(sizeof(float));
@@ -312,6 +317,10 @@ Status DeviceModel::Layer(int64_t index) {
   const DeviceLayer& layer = weights_.layers[static_cast<size_t>(index)];
   const cuda::KvPool pool = LayerPool(index);
   const int64_t rows = step_.rows();
+  // A context rank without rows has keys that others see.
+  if (rows == 0) {
+    return layer.heads ? AttendHeads(index, pool) : AttendLatents(index, layer, pool);
+  }
   ASSIGN_OR_RETURN(float* const x, x_.Get<float>(rows * config_.hidden));
   RETURN_IF_ERROR(Norm(x, layer.attention_norm, rows));
   RETURN_IF_ERROR(layer.heads ? ProjectHeads(layer, pool) : ProjectLatents(layer, pool));

@@ -10,7 +10,7 @@
 //    while later layers are computed.
 // 3. Steps of single rows repeat what the last one of their shape (StepShape) launched, as a graph;
 //    the launches, so the bits, are the same.
-// 4. Tensor ranks add what each has of a row-parallel product, by the communicator's tree: a
+// 4. Context ranks have the bits of one device (context_attention.h). Tensor ranks add what each has of a row-parallel product, by the communicator's tree: a
 //    numerics class of its own for each number of them. Stages change no bit.
 // 5. After an error of the device nothing on it is of use. After one of another rank the pool's
 //    pages are, of the steps that were done.
@@ -30,11 +30,13 @@
 #include "common/status.h"
 #include "kernels/cuda/device/buffer.h"
 #include "kernels/cuda/kv_pool.h"
+#include "worker/device/device_context.h"
 #include "worker/device/device_kernels.h"
 #include "worker/device/device_step.h"
 #include "worker/device/device_weights.h"
 #include "worker/device/segment_packer.h"
 #include "worker/device/step_memory.h"
+#include "worker/model/context_parallel.h"
 #include "worker/model/model_share.h"
 #include "worker/parallel/communicator.h"
 
@@ -45,6 +47,12 @@ namespace reprise::worker {
 struct DeviceRanks {
   parallel::Communicator* tensor = nullptr;
   parallel::Communicator* pipeline = nullptr;  // rank r is stage r
+  // This rank computes only the rows whose positions it owns, and has their logits; what attends is
+  // `compute`, which is the context's own.
+  ContextParallel* context = nullptr;
+  DeviceContextCompute* compute = nullptr;
+  // That move bytes while the context's attention runs.
+  int busy_processors = 0;
 };
 
 class DeviceModel {
@@ -143,6 +151,17 @@ class DeviceModel {
   Status ProjectLatents(const DeviceLayer& layer, const cuda::KvPool& pool);
   Status AttendHeads(int64_t index, const cuda::KvPool& pool);
   Status AttendLatents(int64_t index, const DeviceLayer& layer, const cuda::KvPool& pool);
+  // With the other ranks of a context (device_context_attention.cc).
+  struct ContextRows;
+  Status AttendHeadsTogether(const cuda::KvPool& pool);
+  Status AttendLatentsTogether(const DeviceLayer& layer, const cuda::KvPool& pool);
+  Status AttendTogether(Form form, const ContextRows& rows, const cuda::KvPool& pool);
+  Status AttendNodes(const parallel::LayerPages& keys, std::span<const parallel::NodeItem> items,
+                     bool latent, bool hopper, ContextArrays* arrays);
+  Status AttendNode(const cuda::KvPool& pool, const int32_t* table, const parallel::NodeItem& item,
+                    bool latent, bool hopper, ContextArrays* arrays);
+  Status AttendExpandedNodes(const DeviceLatent& w, const parallel::LayerPages& keys,
+                             std::span<const parallel::NodeItem> items, ContextArrays* arrays);
   Status Absorb(const DeviceLatent& w, int64_t rows);
   Status ValuesOf(const DeviceLatent& w, int64_t rows);
   Status RunDecode(int64_t index, const uint16_t* q, int64_t q_cols, uint16_t* out,
@@ -150,6 +169,8 @@ class DeviceModel {
   Status RunPrompt(const PromptBatch& batch, const cuda::KvPool& pool, const uint16_t* q,
                    int64_t q_cols, uint16_t* out, int64_t out_cols, bool latent, bool hopper);
   Status ExpandAndAttend(const DeviceLatent& w, const PromptBatch& batch, const cuda::KvPool& pool);
+  StatusOr<cuda::KvPool> Expand(const DeviceLatent& w, const cuda::KvPool& pool,
+                                const cuda::KvSlot* slots, int64_t keys);
   Status Mlp(const DeviceMlp& w, const uint16_t* x, const float* residual, float* y);
   Status Mixture(const DeviceMixture& w, const float* residual, float* y);
   Status Logits();

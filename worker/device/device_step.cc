@@ -1,6 +1,7 @@
 #include "worker/device/device_step.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace reprise::worker {
 
@@ -52,9 +53,10 @@ void DeviceStep::AddRows(const Run& run) {
     const int64_t position = run.begin + static_cast<int64_t>(i);
     ids_.push_back(run.item->tokens[first + i]);
     positions_.push_back(position);
+    // Stripes are of whole pages: a position has the same row in its page.
     const int64_t row = position % kPageRows;
-    slots_.push_back(
-        {run.item->pages[static_cast<size_t>(position / kPageRows)], static_cast<int32_t>(row)});
+    slots_.push_back({run.item->pages[static_cast<size_t>(CacheRow(position) / kPageRows)],
+                      static_cast<int32_t>(row)});
     const bool whole = kernels_.pack && position - row >= run.item->first_position &&
                        position - row + kPageRows <= EndOf(*run.item);
     if (!whole) {
@@ -68,6 +70,7 @@ void DeviceStep::AddRows(const Run& run) {
 StepShape DeviceStep::ShapeOf(const StepWishes& wishes) const {
   const std::span<const StepItem> items = wishes.items;
   const std::span<const StepSample> samples = wishes.samples;
+  if (context_ != nullptr) return {};
   if (wishes.all_outputs || static_cast<int64_t>(items.size()) > kShapeRowsMax) return {};
   if (!samples.empty() && samples.size() != items.size()) return {};
   for (size_t i = 0; i < samples.size(); ++i) {
@@ -223,6 +226,17 @@ void DeviceStep::View(const std::vector<Batch>& from, std::vector<PromptBatch>* 
   }
 }
 
+// The parts of the run that this context rank owns, where `rows` rows are before them.
+void DeviceStep::OwnRuns(const Run& run, bool prompt, int64_t* rows, std::vector<Run>* own) {
+  shared_runs_.push_back(
+      {run.begin, run.end - run.begin, run.item->pages.data(), *rows, prompt});
+  for (const parallel::PositionRange& range :
+       context_->stripes().OwnedIn(context_->rank(), {run.begin, run.end})) {
+    own->push_back({run.item, range.begin, range.end, 0});
+    *rows += range.size();
+  }
+}
+
 // Step rows first, each run with its first row.
 void DeviceStep::SplitRuns(std::span<const StepItem> items) {
   step_runs_.clear();
@@ -235,6 +249,16 @@ void DeviceStep::SplitRuns(std::span<const StepItem> items) {
       prompt_runs_.push_back({&item, item.first_position, prompt_end, 0});
     }
     if (end > prompt_end) step_runs_.push_back({&item, prompt_end, end, 0});
+  }
+  if (context_ != nullptr) {
+    shared_runs_.clear();
+    int64_t rows = 0;
+    for (auto* runs : {&step_runs_, &prompt_runs_}) {
+      std::vector<Run> own;
+      for (const Run& run : *runs) OwnRuns(run, runs == &prompt_runs_, &rows, &own);
+      *runs = std::move(own);
+    }
+    context_->SetQueries(shared_runs_);
   }
   ids_.clear();
   positions_.clear();
@@ -254,6 +278,7 @@ void DeviceStep::PutOutputs(const StepWishes& wishes) {
   output_rows_.clear();
   output_of_.clear();
   for (const StepItem& item : wishes.items) {
+    const int64_t before = outputs();
     const int64_t last = EndOf(item) - 1;
     for (const auto* runs : {&prompt_runs_, &step_runs_}) {
       for (const Run& run : *runs) {
@@ -264,7 +289,7 @@ void DeviceStep::PutOutputs(const StepWishes& wishes) {
         }
       }
     }
-    output_of_.push_back(item.wants_output ? outputs() - 1 : -1);
+    output_of_.push_back(outputs() > before && item.wants_output ? outputs() - 1 : -1);
   }
   std::vector<int32_t> output_rows = output_rows_;
   for (int64_t row = outputs(); row < shape_.rows; ++row) {
@@ -288,6 +313,16 @@ void DeviceStep::PutRows() {
   sin_ = upload_.Put(std::span(rope.sin, angles));
 }
 
+Status DeviceStep::PutAttention() {
+  if (step_rows_ > 0 && kernels_.decode) {
+    PutDecode(step_runs_);
+  } else {
+    RETURN_IF_ERROR(PutRuns(step_runs_, false, &step_pending_));
+  }
+  if (kernels_.prefill && config_.latent) return PutExpanded(prompt_runs_, &prompt_pending_);
+  return PutRuns(prompt_runs_, kernels_.prefill, &prompt_pending_);
+}
+
 Status DeviceStep::Prepare(const StepWishes& wishes, cuda::Stream stream) {
   shape_ = ShapeOf(wishes);
   repeats_ = shape_.rows > 0;
@@ -299,16 +334,8 @@ Status DeviceStep::Prepare(const StepWishes& wishes, cuda::Stream stream) {
   if (shape_.rows > 0 && kernels_.two_forms()) step_rows_ = rows_;
   PutOutputs(wishes);
   PutRows();
-  if (step_rows_ > 0 && kernels_.decode) {
-    PutDecode(step_runs_);
-  } else {
-    RETURN_IF_ERROR(PutRuns(step_runs_, false, &step_pending_));
-  }
-  if (kernels_.prefill && config_.latent) {
-    RETURN_IF_ERROR(PutExpanded(prompt_runs_, &prompt_pending_));
-  } else {
-    RETURN_IF_ERROR(PutRuns(prompt_runs_, kernels_.prefill, &prompt_pending_));
-  }
+  // A context rank's attention plans for itself.
+  if (context_ == nullptr) RETURN_IF_ERROR(PutAttention());
   sampled_ = !wishes.samples.empty();
   if (sampled_) {
     samples_.Plan(wishes.samples, output_of_, output_rows_computed());

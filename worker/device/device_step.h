@@ -16,6 +16,7 @@
 #include "worker/device/sample_plan.h"
 #include "worker/device/step_upload.h"
 #include "worker/engine/executor.h"
+#include "worker/model/context_parallel.h"
 #include "worker/model/model_config.h"
 #include "worker/model/rope_rows.h"
 
@@ -62,6 +63,10 @@ class DeviceStep {
   DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers, int processors,
              StepMoves* moves);
 
+  // Steps that follow are of a context rank, which outlives them: only rows at positions it owns,
+  // items' pages are its own, attention is for it to plan. Null: of all rows.
+  void SetContext(ContextParallel* context) { context_ = context; }
+
   // Plans and sends. Precondition: CheckStep; samples are of items that want output.
   Status Prepare(const StepWishes& wishes, cuda::Stream stream);
 
@@ -76,7 +81,7 @@ class DeviceStep {
   const cuda::KvSlot* slots() const { return upload_.At(device_slots_); }
   const float* cos() const { return upload_.At(cos_); }
   const float* sin() const { return upload_.At(sin_); }
-  // Of step rows without Decode, and of prompt rows.
+  // Of step rows without Decode, and of prompt rows; none of a context rank.
   const std::vector<PromptBatch>& step_batches() const { return step_batches_; }
   const std::vector<PromptBatch>& prompt_batches() const { return prompt_batches_; }
   // Of Decode: keys, tables and plan of the step rows; nodes are the caller's.
@@ -104,6 +109,7 @@ class DeviceStep {
   const std::vector<cuda::KvSlot>& host_slots() const { return loose_; }
 
  private:
+  // Rows at consecutive positions.
   struct Run {
     const StepItem* item = nullptr;
     int64_t begin = 0;  // positions
@@ -118,9 +124,14 @@ class DeviceStep {
     Uploaded<cuda::KvSlot> key_slots;
   };
   StepShape ShapeOf(const StepWishes& wishes) const;
+  int64_t CacheRow(int64_t position) const {
+    return context_ == nullptr ? position : context_->stripes().LocalRow(position);
+  }
   void SplitRuns(std::span<const StepItem> items);
+  void OwnRuns(const Run& run, bool prompt, int64_t* rows, std::vector<Run>* own);
   void PutOutputs(const StepWishes& wishes);
   void PutRows();
+  Status PutAttention();
   void AddRows(const Run& run);
   Status PutRuns(std::span<const Run> runs, bool hopper, std::vector<Batch>* batches);
   // Keys of all of a latent model's prompt rows are expanded, run by run.
@@ -135,6 +146,8 @@ class DeviceStep {
   RopeRows rope_;
   StepUpload upload_;
   std::vector<Run> step_runs_, prompt_runs_;
+  ContextParallel* context_ = nullptr;
+  std::vector<SharedRun> shared_runs_;  // of all context ranks
   StepShape shape_;  // that its arrays have room for
   bool repeats_ = false;
   int units_ = 0;  // of Decode

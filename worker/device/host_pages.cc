@@ -18,13 +18,14 @@ Status HostPages::Attach(uint8_t* base, int32_t pages) {
 Status HostPages::GiveReplaced(std::span<const StepItem> items) {
   const auto bytes = static_cast<size_t>(model_->page_bytes());
   for (const StepItem& item : items) {
-    const int64_t end = item.first_position + static_cast<int64_t>(item.tokens.size());
+    const int64_t begin = RowsOf(item.first_position);
+    const int64_t end = RowsOf(item.first_position + static_cast<int64_t>(item.tokens.size()));
     for (int64_t first = 0; first < end; first += cuda::kPageRows) {
       const auto page =
           static_cast<size_t>(item.pages[static_cast<size_t>(first / cuda::kPageRows)]);
       if (replaced_[page] == 0) continue;
       replaced_[page] = 0;
-      if (first >= item.first_position) continue;
+      if (first >= begin) continue;
       RETURN_IF_ERROR(DeviceStatus(cuda::CopyIn(model_->pool() + page * bytes, base_ + page * bytes,
                                                 bytes, model_->stream()),
                                    "copying a page"));

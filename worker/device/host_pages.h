@@ -12,6 +12,7 @@
 #include "kvstore/block/kv_format.h"
 #include "worker/device/device_model.h"
 #include "worker/engine/executor.h"
+#include "worker/model/context_parallel.h"
 
 namespace reprise::worker {
 
@@ -24,6 +25,9 @@ class HostPages {
   Status Attach(uint8_t* base, int32_t pages);
   int32_t pages() const { return pages_; }
 
+  // Steps that follow are of a context rank, which outlives them; null: of all rows.
+  void SetContext(const ContextParallel* context) { context_ = context; }
+
   // Somebody else has written the page.
   void OnReplaced(int32_t page) { replaced_[static_cast<size_t>(page)] = 1; }
   // Before a step of these items.
@@ -32,10 +36,15 @@ class HostPages {
   Status TakeLayer(uint32_t layer);
 
  private:
+  // Rows of the pages that hold positions [0, end).
+  int64_t RowsOf(int64_t end) const {
+    return context_ == nullptr ? end : context_->stripes().RowsKept(context_->rank(), end);
+  }
   void KeepRows(uint32_t layer, const uint8_t* first, const uint8_t* second);
 
   DeviceModel* const model_;
   const kv::KvFormat format_;
+  const ContextParallel* context_ = nullptr;
   uint8_t* base_ = nullptr;
   int32_t pages_ = 0;
   std::vector<uint8_t> replaced_;  // by page

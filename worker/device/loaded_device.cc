@@ -1,10 +1,12 @@
 #include "worker/device/loaded_device.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "absl/strings/str_join.h"
 #include "common/log.h"
+#include "kernels/cuda/numerics.h"
 #include "kernels/fp8_row.h"
 #include "kvstore/block/kv_part.h"
 #include "worker/device/device_numerics.h"
@@ -80,10 +82,13 @@ Status CheckDevice(const cuda::DeviceInfo& device, bool emulated) {
                  "--device=emulated does what a card would on the CPU, slowly");
 }
 
+// Stripes are nodes of the tree over the kernels' own leaves.
+static_assert(kv::kLeafPositions * kDeviceStripeLeaves == cuda::kPromptLeaf);
 Status CheckSplitOnDevice(const kv::GroupSplit& split) {
-  if (split.context == 1) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("context ranks compute on CPUs only, the group has ",
-                                               split.context, " on devices"));
+  if (split.context == 1 || split.stripe_leaves % kDeviceStripeLeaves == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("context ranks on devices take stripes of a multiple of ", kDeviceStripeLeaves,
+                   " leaves, the group's have ", split.stripe_leaves));
 }
 
 // What a rank holds and how its part of a page is laid out.
@@ -93,12 +98,29 @@ struct Holding {
   kv::KvFormat format;
 };
 
+// What a context rank takes besides: keys of others, and partial results of its rows
+// (context_attention.h, invariant 3), in powers of two.
+int64_t ContextBytes(const Holding& own, const kv::GroupSplit& split, int64_t rows) {
+  if (split.context == 1) return 0;
+  const auto segment = static_cast<int64_t>(own.format.segment_bytes());
+  const int64_t tokens = kv::kLeafPositions * split.stripe_leaves;
+  const int64_t ring = 3 * 2 * (tokens / cuda::kPageRows) * segment;
+  const int64_t all = (own.config.context / cuda::kPageRows + 1) * segment;
+  const int64_t value = own.config.latent ? own.config.latent->kv_rank : own.config.head_dim;
+  const int64_t partial = own.config.heads * (value + 1) * static_cast<int64_t>(sizeof(float));
+  const int nodes = 2 * static_cast<int>(split.context) + 2 +
+                    std::bit_width(static_cast<uint64_t>(own.config.context / tokens));
+  return 2 * (ring + std::min(all, kContextGatherBytes) + rows * partial * nodes);
+}
+
 // Weights, pool and scratch against what is free. `pool_bytes` are of whole pages.
 Status CheckMemory(const Holding& own, const DeviceKernels& kernels, const cuda::DeviceInfo& device,
-                   const ExecutorInfo& info, int64_t pool_bytes) {
+                   const ExecutorInfo& info, const kv::GroupSplit& split, int64_t pool_bytes) {
   const int32_t chunk = info.chunk_tokens_max;
   const int64_t weights = DeviceWeightBytes(own.config, own.share);
-  const int64_t scratch = DeviceModel::ScratchBytes(own.config, kernels, chunk, own.config.context);
+  const int64_t scratch =
+      DeviceModel::ScratchBytes(own.config, kernels, chunk, own.config.context) +
+      ContextBytes(own, split, chunk);
   const int64_t left = device.free_bytes - kReservedBytes - weights - scratch;
   const auto page = static_cast<int64_t>(own.format.block_bytes());
   const int64_t pages =
@@ -153,6 +175,8 @@ StatusOr<LoadedDevice> LoadOnDevice(const DeviceOptions& options, const kv::Grou
   ASSIGN_OR_RETURN(loaded.share, ShareOf(loaded.config, split, rank));
   Holding own = {.config = ConfigOfShare(loaded.config, loaded.share), .share = loaded.share};
   loaded.kernels = ChooseKernels(own.config, device, fp8, options.unproven_kernels);
+  // Decode gives no partial results.
+  if (split.context > 1) loaded.kernels.decode = false;
 
   ExecutorInfo& info = loaded.info;
   info = DescribeModel(folder, fp8 ? kv::ElementCodec::kFp8Mla : kv::ElementCodec::kBF16,
@@ -163,7 +187,7 @@ StatusOr<LoadedDevice> LoadOnDevice(const DeviceOptions& options, const kv::Grou
                static_cast<int32_t>(loaded.config.context));
   RETURN_IF_ERROR(kv::CheckSplit(info.kv_format, split));
   own.format = kv::FormatOfPart(info.kv_format, kv::PartOfRank(info.kv_format, split, rank));
-  RETURN_IF_ERROR(CheckMemory(own, loaded.kernels, device, info, options.pool_bytes));
+  RETURN_IF_ERROR(CheckMemory(own, loaded.kernels, device, info, split, options.pool_bytes));
   ASSIGN_OR_RETURN(DeviceWeights weights,
                    LoadDeviceWeights(folder, own.share, rank == 0 ? Sums::kOfAll : Sums::kOfShare,
                                      &loaded.fingerprint));

@@ -28,6 +28,12 @@ struct DeviceOptions {
   bool unproven_kernels = false;
 };
 
+// Stripes of context ranks on devices: so many attention leaves of the CPU's, or a multiple.
+inline constexpr uint32_t kDeviceStripeLeaves = 8;
+
+// Keys of all ranks that a context rank gathers in a layer, at most.
+inline constexpr int64_t kContextGatherBytes = int64_t{512} << 20;
+
 // Enough rows to keep a card's tensor cores busy.
 inline constexpr int32_t kDeviceChunkTokens = 2048;
 

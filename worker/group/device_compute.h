@@ -3,6 +3,7 @@
 #define REPRISE_WORKER_GROUP_DEVICE_COMPUTE_H_
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "worker/device/host_pages.h"
 #include "worker/group/device_links.h"
 #include "worker/group/share_compute.h"
+#include "worker/model/context_parallel.h"
 
 namespace reprise::worker {
 
@@ -38,6 +40,7 @@ class DeviceCompute final : public ShareCompute {
   const uint32_t layers_;
   HostPages pages_;
   const std::unique_ptr<DeviceLinks> links_;
+  std::optional<ContextParallel> context_;
   std::function<void()> tick_;
 };
 

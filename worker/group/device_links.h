@@ -15,6 +15,8 @@ class DeviceLinks {
   virtual ~DeviceLinks() = default;
   // Outlived by this; so are the communicators it makes.
   virtual LinkMaker maker() = 0;
+  // Of the device, that move bytes while kernels run.
+  virtual int processors() const = 0;
 };
 
 // UNAVAILABLE without the library or a card, by name.

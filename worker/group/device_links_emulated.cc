@@ -6,6 +6,7 @@ namespace {
 class EmulatedLinks final : public DeviceLinks {
  public:
   LinkMaker maker() override { return nullptr; }
+  int processors() const override { return 0; }
 };
 
 }  // namespace

@@ -18,6 +18,7 @@ class NcclLinks final : public DeviceLinks {
           return parallel::MakeNcclCommunicator(device_.get(), std::move(control), deadline_ns);
         };
   }
+  int processors() const override { return parallel::kNcclBlocksMax; }
 
  private:
   const std::unique_ptr<parallel::NcclDevice> device_;

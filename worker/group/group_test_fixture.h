@@ -32,7 +32,7 @@ class RankProcess {
   RankProcess(const ModelExecutorOptions& model, const std::string& shape, int32_t rank,
               const std::string& listen = "127.0.0.1:0", const ComputeOn& on = {}) {
     auto server = RankServer::Start({.name = "rank",
-                                     .split = *parallel::ParseGroupShape(shape),
+                                     .split = *SplitOn(on, shape),
                                      .rank = rank,
                                      .model = model,
                                      .on = on},
@@ -96,7 +96,7 @@ inline std::unique_ptr<Executor> MakeGroup(const ModelExecutorOptions& options,
                                            MetricsRegistry* metrics = nullptr,
                                            const ComputeOn& on = {}) {
   auto executor = GroupExecutor::Create({.owner = "worker",
-                                         .split = *parallel::ParseGroupShape(shape),
+                                         .split = *SplitOn(on, shape),
                                          .ranks = ranks,
                                          .model = options,
                                          .on = on},

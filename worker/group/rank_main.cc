@@ -16,7 +16,9 @@ StatusOr<RankServerOptions> MakeServerOptions(const RankOptions& options) {
   if (options.model.empty()) return absl::InvalidArgumentError("a rank needs a model folder");
   RankServerOptions server;
   server.name = options.name;
-  ASSIGN_OR_RETURN(server.split, parallel::ParseGroupShape(options.group));
+  server.on.device = options.device;
+  server.on.unproven_kernels = options.unproven_kernels;
+  ASSIGN_OR_RETURN(server.split, SplitOn(server.on, options.group));
   if (server.split.ranks() < 2) {
     return absl::InvalidArgumentError(
         absl::StrCat("group \"", options.group, "\" has no rank but the worker's own"));
@@ -35,8 +37,6 @@ StatusOr<RankServerOptions> MakeServerOptions(const RankOptions& options) {
   server.model.isa = options.isa;
   server.model.threads = options.threads;
   server.model.block_tokens = options.block_tokens;
-  server.on.device = options.device;
-  server.on.unproven_kernels = options.unproven_kernels;
   return server;
 }
 

@@ -8,8 +8,15 @@
 #include "worker/group/host_compute.h"
 #include "worker/model/transformer.h"
 #include "worker/model/weights.h"
+#include "worker/parallel/group_shape.h"
 
 namespace reprise::worker {
+
+StatusOr<kv::GroupSplit> SplitOn(const ComputeOn& on, absl::string_view shape) {
+  ASSIGN_OR_RETURN(kv::GroupSplit split, parallel::ParseGroupShape(shape));
+  if (on.device != "cpu" && split.context > 1) split.stripe_leaves = kDeviceStripeLeaves;
+  return split;
+}
 
 StatusOr<std::unique_ptr<RankModel>> RankModel::Load(const ModelExecutorOptions& options,
                                                      const ComputeOn& on,

@@ -37,6 +37,10 @@ struct ComputeOn {
   int64_t pool_bytes = 0;  // of the group's whole pages; 0: not known yet
 };
 
+// The split of a group of this shape (parallel::ParseGroupShape) whose ranks compute there: on
+// devices stripes are longer.
+StatusOr<kv::GroupSplit> SplitOn(const ComputeOn& on, absl::string_view shape);
+
 class RankModel {
  public:
   // Loads the share of rank `rank` of the split, and reads no more of the folder than that; rank 0,

@@ -56,11 +56,15 @@ class NcclComm {
   virtual Status Quiesce() = 0;
 };
 
+// Blocks, and so processors, that a communicator may keep busy: the rest computes meanwhile.
+inline constexpr int kNcclBlocksMax = 16;
+
 class NcclDevice {
  public:
   virtual ~NcclDevice() = default;
   virtual StatusOr<NcclUniqueId> MakeUniqueId() = 0;
-  // ncclCommInitRankConfig without blocking: settled when all ranks have come.
+  // ncclCommInitRankConfig without blocking, of at most kNcclBlocksMax blocks: settled when all
+  // ranks have come.
   virtual StatusOr<std::unique_ptr<NcclComm>> Join(const NcclUniqueId& id, int rank, int size) = 0;
 
   virtual StatusOr<void*> Allocate(size_t bytes) = 0;  // device memory, aligned to 256 bytes

@@ -165,11 +165,12 @@ int reprise_nccl_unique_id(void* id) {
   return result;
 }
 
-int reprise_nccl_init(void** comm, int size, const void* id, int rank) {
+int reprise_nccl_init(void** comm, int size, const void* id, int rank, int blocks_max) {
   ncclUniqueId unique;
   std::memcpy(&unique, id, sizeof unique);
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
+  config.maxCTAs = blocks_max;
   ncclComm_t made = nullptr;
   const ncclResult_t result = Library()->init(&made, size, unique, rank, &config);
   *comm = made;

@@ -38,8 +38,8 @@ int reprise_cuda_copy(void* to, const void* from, size_t bytes,
 int reprise_cuda_tree_sum(float* const* terms, int count, size_t n, void* stream);
 
 int reprise_nccl_unique_id(void* id);  // 128 bytes
-// ncclCommInitRankConfig with blocking = 0; in progress is no error.
-int reprise_nccl_init(void** comm, int size, const void* id, int rank);
+// ncclCommInitRankConfig with blocking = 0 and so many CTAs at most; in progress is no error.
+int reprise_nccl_init(void** comm, int size, const void* id, int rank, int blocks_max);
 // ncclCommGetAsyncError: what it says, or what it fails with.
 int reprise_nccl_async_error(void* comm);
 int reprise_nccl_group_start(void);
