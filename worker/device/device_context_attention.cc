@@ -1,5 +1,5 @@
-// Attention of a rank's rows with the other ranks of a context: the kernels by which partial results
-// are made, and what they are given.
+// Attention of a rank's rows with the other ranks of a context: the kernels by which partial
+// results are made, and what they are given.
 #include <algorithm>
 #include <numeric>
 #include <utility>
@@ -31,17 +31,17 @@ Status DeviceModel::AttendTogether(Form form, const ContextRows& rows, const cud
   };
   ranks_.compute->SetCall(config_.heads, rows.value_dim, form == Form::kStep ? 1 : 0,
                           rows.attention);
-  ranks_.context->Attend(form,
-                         {.pages = {static_cast<const uint8_t*>(pool.layer_base),
-                                    pool.page_stride_bytes},
-                          .block_tokens = cuda::kPageRows,
-                          .page_bytes = segment_bytes_,
-                          .heads = config_.heads,
-                          .query_dim = rows.query_dim,
-                          .value_dim = rows.value_dim,
-                          .q = bytes_of(rows.q, config_.heads * rows.query_dim),
-                          .out = bytes_of(rows.out, config_.heads * rows.value_dim)},
-                         rows.key_macs);
+  ranks_.context->Attend(
+      form,
+      {.pages = {static_cast<const uint8_t*>(pool.layer_base), pool.page_stride_bytes},
+       .block_tokens = cuda::kPageRows,
+       .page_bytes = segment_bytes_,
+       .heads = config_.heads,
+       .query_dim = rows.query_dim,
+       .value_dim = rows.value_dim,
+       .q = bytes_of(rows.q, config_.heads * rows.query_dim),
+       .out = bytes_of(rows.out, config_.heads * rows.value_dim)},
+      rows.key_macs);
   return ranks_.context->status();
 }
 
@@ -71,7 +71,8 @@ Status DeviceModel::AttendLatentsTogether(const DeviceLayer& layer, const cuda::
   ASSIGN_OR_RETURN(uint16_t* const absorbed, absorbed_.Get<uint16_t>(rows * config_.heads * dim));
   ASSIGN_OR_RETURN(uint16_t* const latent_out,
                    latent_out_.Get<uint16_t>(rows * config_.heads * l.kv_rank));
-  ASSIGN_OR_RETURN(uint16_t* const out, attended_.Get<uint16_t>(rows * config_.heads * l.value_dim));
+  ASSIGN_OR_RETURN(uint16_t* const out,
+                   attended_.Get<uint16_t>(rows * config_.heads * l.value_dim));
   const auto absorbed_form = [this](const LayerPages& keys, std::span<const NodeItem> items,
                                     ContextArrays* arrays) {
     return AttendNodes(keys, items, true, false, arrays);
@@ -135,8 +136,7 @@ Status DeviceModel::AttendNode(const cuda::KvPool& pool, const int32_t* table, c
   args.page_tables = table;
   if (!hopper) return DeviceStatus(cuda::PrefillSimple(args, latent, stream_), "attention");
   cuda::PrefillPlan plan;
-  RETURN_IF_ERROR(
-      DeviceStatus(cuda::PlanPrefill(std::span(&run, 1), &plan), "planning attention"));
+  RETURN_IF_ERROR(DeviceStatus(cuda::PlanPrefill(std::span(&run, 1), &plan), "planning attention"));
   args.processors = std::max(1, device_.processors - ranks_.busy_processors);
   ASSIGN_OR_RETURN(args.tiles, arrays->Put(plan.tiles, stream_));
   args.tile_count = static_cast<int64_t>(plan.tiles.size());
@@ -158,7 +158,8 @@ Status DeviceModel::AttendExpandedNodes(const DeviceLatent& w, const LayerPages&
     const NodeItem& first = items[begin];
     std::vector<cuda::KvSlot> slots;
     for (int64_t i = 0; i < first.keys; ++i) {
-      slots.push_back({first.pages[i / cuda::kPageRows], static_cast<int32_t>(i % cuda::kPageRows)});
+      slots.push_back(
+          {first.pages[i / cuda::kPageRows], static_cast<int32_t>(i % cuda::kPageRows)});
     }
     // Expanded keys lie in order.
     std::vector<int32_t> pages(

@@ -10,7 +10,8 @@
 //    while later layers are computed.
 // 3. Steps of single rows repeat what the last one of their shape (StepShape) launched, as a graph;
 //    the launches, so the bits, are the same.
-// 4. Context ranks have the bits of one device (context_attention.h). Tensor ranks add what each has of a row-parallel product, by the communicator's tree: a
+// 4. Context ranks have the bits of one device (context_attention.h). Tensor ranks add what each
+// has of a row-parallel product, by the communicator's tree: a
 //    numerics class of its own for each number of them. Stages change no bit.
 // 5. After an error of the device nothing on it is of use. After one of another rank the pool's
 //    pages are, of the steps that were done.

@@ -228,8 +228,7 @@ void DeviceStep::View(const std::vector<Batch>& from, std::vector<PromptBatch>* 
 
 // The parts of the run that this context rank owns, where `rows` rows are before them.
 void DeviceStep::OwnRuns(const Run& run, bool prompt, int64_t* rows, std::vector<Run>* own) {
-  shared_runs_.push_back(
-      {run.begin, run.end - run.begin, run.item->pages.data(), *rows, prompt});
+  shared_runs_.push_back({run.begin, run.end - run.begin, run.item->pages.data(), *rows, prompt});
   for (const parallel::PositionRange& range :
        context_->stripes().OwnedIn(context_->rank(), {run.begin, run.end})) {
     own->push_back({run.item, range.begin, range.end, 0});

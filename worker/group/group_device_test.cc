@@ -1,5 +1,6 @@
-// Groups whose ranks compute on the emulated device: stages change no bit of one device's, tensor
-// ranks are a class of their own whose bits depend on nothing else, and a rank's death is not seen.
+// Groups whose ranks compute on the emulated device: stages and context ranks change no bit of one
+// device's, tensor ranks are a class of their own whose bits depend on nothing else, and a rank's
+// death is not seen.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,9 +8,12 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <random>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "common/half.h"
 #include "worker/device/device_executor.h"
 #include "worker/group/group_test_fixture.h"
 
@@ -129,6 +133,49 @@ INSTANTIATE_TEST_SUITE_P(Families, GroupDeviceTest, testing::Values("tiny", "tin
                            return name;
                          });
 
+// Rows on both sides of a stripe's end, after a prefix that somebody else computed.
+TEST(GroupDeviceContext, RanksHaveTheBitsOfOneDeviceAndASpareTakesADeadOnesPlace) {
+  ModelConfig config = WidePreset("tiny");
+  config.context = 8192;
+  const std::string dir = TestModel(config, {.dtype = "bf16"});
+  Side one(OneDevice(dir));
+  MetricsRegistry metrics("worker");
+  DeviceGroup group(dir, "cp2", 1, &metrics);
+  EXPECT_EQ(group.format().CanonicalText(), one.executor->info().kv_format.CanonicalText());
+  constexpr int64_t kFirst = 4096 - 2;
+  const std::vector<int32_t> tokens = RandomTokens(8, config.vocab, 5);
+  const std::vector<int32_t> other = RandomTokens(8, config.vocab, 6);
+  std::vector<int32_t> pages;
+  std::mt19937 random(7);
+  for (int32_t block = 0; block * 64 < kFirst + 8; ++block) {
+    pages.push_back(kGroupPages - 1 - block);
+    const std::span<uint16_t> values(reinterpret_cast<uint16_t*>(one.Page(pages.back())),
+                                     group.format().block_bytes() / 2);
+    for (uint16_t& value : values) {
+      value = F32ToBf16(std::uniform_real_distribution<float>(-1, 1)(random));
+    }
+    std::memcpy(group.side->Page(pages.back()), values.data(), values.size_bytes());
+    one.executor->OnPagesReplaced({&pages.back(), 1});
+    group.side->executor->OnPagesReplaced({&pages.back(), 1});
+  }
+  const std::vector<int32_t> other_pages = {3};
+  const std::span<const int32_t> all = tokens;
+  const std::vector<std::vector<StepItem>> steps = {
+      {{all.first(4), kFirst, pages, true}, {std::span(other).first(3), 0, other_pages, true}},
+      {{all.subspan(4, 1), kFirst + 4, pages, true, kFirst + 4}},
+      {{std::span(other).subspan(3, 1), 3, other_pages, true, 3}},
+      {{all.subspan(5, 1), kFirst + 5, pages, true, kFirst + 4},
+       {std::span(other).subspan(4, 1), 4, other_pages, true, 3}}};
+  for (size_t step = 0; step < steps.size(); ++step) {
+    SCOPED_TRACE(step);
+    if (step == 3) group.ranks[0]->Kill();
+    const auto want = one.Run(steps[step]);
+    ExpectSame(group.side->Run(steps[step]), want);
+    ASSERT_EQ(group.side->pool, one.pool);
+  }
+  EXPECT_THAT(metrics.Serialize(), Not(HasSubstr("reprise_group_places_replaced_total 0")));
+}
+
 TEST(GroupDeviceDeath, ASpareTakesADeadRanksPlaceAndNoBitChanges) {
   const std::string dir = Model("tiny");
   DeviceGroup whole(dir, "pp2,tp2");
@@ -149,8 +196,8 @@ TEST(GroupDeviceDeath, WhatDoesNotFitIsRefusedByName) {
   const std::string dir = Model("tiny");
   const ModelExecutorOptions options{.model_dir = dir, .block_tokens = kBlock};
   const auto context = RankModel::Load(options, kEmulated, {.context = 2}, 1);
-  EXPECT_EQ(context.status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(context.status().message(), HasSubstr("the group has 2 on devices"));
+  EXPECT_EQ(context.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(context.status().message(), HasSubstr("a multiple of 8 leaves, the group's have 1"));
   // A rank on the CPU beside a driver on a device.
   const RankProcess rank(options, "tp2", 1);
   const auto group = MakeGroup(options, "tp2", {rank.address()}, nullptr, kEmulated);

@@ -31,12 +31,9 @@ class RankProcess {
  public:
   RankProcess(const ModelExecutorOptions& model, const std::string& shape, int32_t rank,
               const std::string& listen = "127.0.0.1:0", const ComputeOn& on = {}) {
-    auto server = RankServer::Start({.name = "rank",
-                                     .split = *SplitOn(on, shape),
-                                     .rank = rank,
-                                     .model = model,
-                                     .on = on},
-                                    nullptr);
+    auto server = RankServer::Start(
+        {.name = "rank", .split = *SplitOn(on, shape), .rank = rank, .model = model, .on = on},
+        nullptr);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     auto door = RpcServer::Start(listen, {server_.get()});
@@ -95,12 +92,9 @@ inline std::unique_ptr<Executor> MakeGroup(const ModelExecutorOptions& options,
                                            const std::vector<std::string>& ranks,
                                            MetricsRegistry* metrics = nullptr,
                                            const ComputeOn& on = {}) {
-  auto executor = GroupExecutor::Create({.owner = "worker",
-                                         .split = *SplitOn(on, shape),
-                                         .ranks = ranks,
-                                         .model = options,
-                                         .on = on},
-                                        metrics);
+  auto executor = GroupExecutor::Create(
+      {.owner = "worker", .split = *SplitOn(on, shape), .ranks = ranks, .model = options, .on = on},
+      metrics);
   EXPECT_TRUE(executor.ok()) << executor.status();
   return *std::move(executor);
 }

@@ -1,6 +1,4 @@
 // A model on the ranks of a context-parallel group: logits and KV rows are one rank's, to the bit.
-#include "worker/model/host_context_parallel.h"
-
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -9,6 +7,7 @@
 #include <set>
 #include <thread>
 
+#include "worker/model/host_context_parallel.h"
 #include "worker/model/model_folder.h"
 #include "worker/model/test_models.h"
 #include "worker/model/transformer.h"
@@ -217,7 +216,8 @@ TEST(HostContextParallel, EveryExchangeOfAStepEndsByTheStepsDeadline) {
       threads.emplace_back([&, r] {
         const auto communicator = group.MakeCommunicator(r);
         Deadlines deadlines(*communicator);
-        HostContextParallel context(deadlines, kernels::Select(kernels::BestIsa()), stripes, By(way));
+        HostContextParallel context(deadlines, kernels::Select(kernels::BestIsa()), stripes,
+                                    By(way));
         Side side(folder, kF32, &context);
         for (const TimeNs deadline_ns : {INT64_MAX - 1, INT64_MAX - 2}) {
           deadlines.seen.clear();

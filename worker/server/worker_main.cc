@@ -79,8 +79,7 @@ StatusOr<std::unique_ptr<Executor>> MakeOnDevice(const WorkerOptions& options) {
 
 StatusOr<std::unique_ptr<Executor>> MakeExecutor(const WorkerOptions& options,
                                                  MetricsRegistry* metrics, StopSignal* stop) {
-  ASSIGN_OR_RETURN(const kv::GroupSplit split,
-                   SplitOn({.device = options.device}, options.group));
+  ASSIGN_OR_RETURN(const kv::GroupSplit split, SplitOn({.device = options.device}, options.group));
   if (split.ranks() > 1) return MakeGroup(options, split, metrics, stop);
   if (options.device != "cpu") return MakeOnDevice(options);
   if (!options.timed) return MakeModelExecutor(ModelOptionsOf(options));
@@ -171,8 +170,7 @@ void FillGroup(const kv::GroupSplit& split, v1::NodeInfo* node) {
 
 StatusOr<v1::NodeInfo> DescribeNode(const WorkerOptions& options, const NodeKey& self,
                                     const ExecutorInfo& info, const RoleAddresses& addresses) {
-  ASSIGN_OR_RETURN(const kv::GroupSplit split,
-                   SplitOn({.device = options.device}, options.group));
+  ASSIGN_OR_RETURN(const kv::GroupSplit split, SplitOn({.device = options.device}, options.group));
   v1::NodeInfo node;
   node.mutable_ref()->set_name(self.name);
   node.mutable_ref()->set_incarnation(self.incarnation);

@@ -88,11 +88,11 @@ Status ContextAttention::Attend(const ContextCall& call, TimeNs deadline_ns) {
   }
   if (call.block_tokens < 1 || stripes_.tokens() % call.block_tokens != 0) {
     return Refuse(communicator_,
-                  absl::StrCat("pages of ", call.block_tokens,
-                               " tokens do not divide a stripe of ", stripes_.tokens()));
+                  absl::StrCat("pages of ", call.block_tokens, " tokens do not divide a stripe of ",
+                               stripes_.tokens()));
   }
   PartialPool partials(compute_, call.heads, call.value_dim);
-  const PassFrame frame{communicator_, compute_, stripes_, call,        clock_,
+  const PassFrame frame{communicator_, compute_, stripes_, call,       clock_,
                         partials,      memory_,  stats_,   deadline_ns};
   // The queries and this rank's newest keys are there, and nobody reads what is kept from the call
   // before.

@@ -13,7 +13,8 @@
 //    that travel are Machine::query_rows_max at a time, of all ranks. Partial results wait in
 //    O(log) nodes of each own query row: log2(stripes) + 2 P + 2 at most.
 // 4. An error is the communicator's (communicator.h) or the compute's, which ends the group: every
-//    rank's call fails, nothing of out is to be used, and no memory is written afterwards by others.
+//    rank's call fails, nothing of out is to be used, and no memory is written afterwards by
+//    others.
 // 5. Out may still be on its way when the call returns, as the compute says.
 #ifndef REPRISE_WORKER_PARALLEL_CONTEXT_CONTEXT_ATTENTION_H_
 #define REPRISE_WORKER_PARALLEL_CONTEXT_CONTEXT_ATTENTION_H_

@@ -75,8 +75,7 @@ Status HostContextCompute::Attend(const LayerPages& keys, std::span<const NodeIt
   for (const NodeItem& item : items) {
     segments.push_back({item.pages, item.keys, item.key_position, kernels::MaskKind::kCausal});
     const kernels::Partials to = View(item.to);
-    attended.push_back(
-        {Floats(item.q), item.first_position, &segments.back(), 1, to.out, to.lse});
+    attended.push_back({Floats(item.q), item.first_position, &segments.back(), 1, to.out, to.lse});
   }
   attender_->Attend(kv, attended);
   return absl::OkStatus();

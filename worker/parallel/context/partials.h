@@ -31,9 +31,7 @@ class PartialPool {
   }
 
   // out, then lse: Bytes(rows) in one piece.
-  StatusOr<Partial> Take(int64_t rows) {
-    return Take(rows, ContextCompute::Use::kResults);
-  }
+  StatusOr<Partial> Take(int64_t rows) { return Take(rows, ContextCompute::Use::kResults); }
   StatusOr<Partial> TakeForCopy(int64_t rows) { return Take(rows, ContextCompute::Use::kMoved); }
   void Give(const Partial& partial);
   // left = left joined with right.

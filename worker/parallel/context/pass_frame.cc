@@ -47,13 +47,12 @@ Status NodeBatch::Attend() {
   for (const Entry& entry : entries_) {
     const QueryRun& run = entry.work->run;
     ASSIGN_OR_RETURN(const Partial to, frame_.partials.Take(run.rows));
-    items.push_back({entry.work->q, run.first_position, entry.pages, entry.keys.size(),
-                     entry.keys.begin, to});
+    items.push_back(
+        {entry.work->q, run.first_position, entry.pages, entry.keys.size(), entry.keys.begin, to});
   }
   if (!items.empty()) RETURN_IF_ERROR(frame_.compute.Attend(keys_, items));
   for (size_t i = 0; i < entries_.size(); ++i) {
-    RETURN_IF_ERROR(
-        entries_[i].work->partials.Add(frame_.partials, entries_[i].node, items[i].to));
+    RETURN_IF_ERROR(entries_[i].work->partials.Add(frame_.partials, entries_[i].node, items[i].to));
   }
   entries_.clear();
   return absl::OkStatus();

@@ -68,9 +68,10 @@ class Query {
   }
   Status Send(Message& message, int to) {
     if (message.bytes == 0) return absl::OkStatus();
-    ASSIGN_OR_RETURN(message.exchange,
-                     frame_.communicator.Start(
-                         {.to = to, .send = std::span<const uint8_t>(message.data, message.bytes)}));
+    ASSIGN_OR_RETURN(
+        message.exchange,
+        frame_.communicator.Start(
+            {.to = to, .send = std::span<const uint8_t>(message.data, message.bytes)}));
     return absl::OkStatus();
   }
   Status Receive(Message& message, int from) {
@@ -159,9 +160,9 @@ class Query {
     for (size_t i = 0; i < moves.size(); ++i) {
       const auto& [owner, move] = moves[i];
       if (move.to != frame_.rank() && move.from != frame_.rank()) continue;
-      const auto floats = static_cast<size_t>(
-          MoveFloats(frame_.stripes, runs_[static_cast<size_t>(owner)], move.ranks,
-                     frame_.partials.row_floats()));
+      const auto floats =
+          static_cast<size_t>(MoveFloats(frame_.stripes, runs_[static_cast<size_t>(owner)],
+                                         move.ranks, frame_.partials.row_floats()));
       RETURN_IF_ERROR(Reserve(messages[i], floats * sizeof(float)));
       if (move.to == frame_.rank()) RETURN_IF_ERROR(Receive(messages[i], move.from));
     }

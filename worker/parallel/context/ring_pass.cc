@@ -126,18 +126,17 @@ class Ring {
 
   Status SendOn(size_t bytes) {
     const int to = (frame_.rank() + 1) % frame_.ranks();
-    ASSIGN_OR_RETURN(
-        sends_[static_cast<size_t>(current_)],
-        frame_.communicator.Start({.to = to, .send = std::span<const uint8_t>(shard(current_), bytes)}));
+    ASSIGN_OR_RETURN(sends_[static_cast<size_t>(current_)],
+                     frame_.communicator.Start(
+                         {.to = to, .send = std::span<const uint8_t>(shard(current_), bytes)}));
     return absl::OkStatus();
   }
 
   Status ReceiveNext(size_t bytes) {
     ASSIGN_OR_RETURN(incoming_, NextSlot());
     const int from = (frame_.rank() + frame_.ranks() - 1) % frame_.ranks();
-    ASSIGN_OR_RETURN(receive_,
-                     frame_.communicator.Start(
-                         {.from = from, .receive = std::span(shard(incoming_), bytes)}));
+    ASSIGN_OR_RETURN(receive_, frame_.communicator.Start(
+                                   {.from = from, .receive = std::span(shard(incoming_), bytes)}));
     return absl::OkStatus();
   }
 

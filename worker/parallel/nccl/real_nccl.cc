@@ -28,7 +28,8 @@ class RealComm final : public NcclComm {
     reprise_cuda_stream_destroy(stream_);
   }
   Status Begin(const NcclUniqueId& id, int rank, int size) {
-    return Check(reprise_nccl_init(&comm_, size, id.data(), rank, kNcclBlocksMax), "ncclCommInitRankConfig");
+    return Check(reprise_nccl_init(&comm_, size, id.data(), rank, kNcclBlocksMax),
+                 "ncclCommInitRankConfig");
   }
   StatusOr<bool> Settled() override {
     const int state = reprise_nccl_async_error(comm_);
