@@ -209,9 +209,11 @@ TEST(DecodePlan, WithoutGroupsNothingIsShared) {
   EXPECT_TRUE(plan.rows.empty());
   // Twenty leaves and two, three beginnings: 25 in parts of nine and the one that a worker who
   // begins within a row is given.
-  const std::vector<DecodeRun> want = {
-      {0, 0, 9, 20, 0, 0}, {0, 9, 18, 20, 9, 0}, {0, 18, 20, 20, 18, 0},
-      {1, 0, 0, 0, 23, 1}, {2, 0, 2, 2, 24, 1}};
+  const std::vector<DecodeRun> want = {{0, 0, 9, 20, 0, 0},
+                                       {0, 9, 18, 20, 9, 0},
+                                       {0, 18, 20, 20, 18, 0},
+                                       {1, 0, 0, 0, 23, 1},
+                                       {2, 0, 2, 2, 24, 1}};
   ASSERT_EQ(plan.runs.size(), want.size());
   for (size_t i = 0; i < want.size(); ++i) {
     EXPECT_EQ(std::memcmp(&plan.runs[i], &want[i], sizeof(DecodeRun)), 0) << i;

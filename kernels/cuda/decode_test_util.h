@@ -192,8 +192,8 @@ class DecodeBatch {
   // The row whose first pages are this one's, and how many.
   std::pair<size_t, int32_t> SharedPages(size_t row) const {
     for (const DecodeGroup& group : groups_) {
-      const auto first = static_cast<size_t>(
-          *std::min_element(group.rows.begin(), group.rows.end()));
+      const auto first =
+          static_cast<size_t>(*std::min_element(group.rows.begin(), group.rows.end()));
       const bool in = std::count(group.rows.begin(), group.rows.end(), row) > 0;
       if (in && row != first) return {first, group.leaves * (kStepLeaf / kPageRows)};
     }
