@@ -197,6 +197,7 @@ TEST(DecodePlan, SharedLeavesAreComputedOnceForTheRowsThatFit) {
   int own = 0;
   for (const DecodeRun& run : plan.runs) {
     (run.rows > 0 ? shared : own) += run.end_leaf - run.first_leaf;
+    EXPECT_LT(run.first_leaf, run.end_leaf) << "row 7 has nothing of its own";
   }
   EXPECT_EQ(shared, 2 * 3 * 3) << "19 rows are three units";
   EXPECT_EQ(own, 2 * (4 + 18)) << "row 0 alone, the others' last leaves";

@@ -117,16 +117,21 @@ TEST(DecodeShare, OfNestedPrefixesTheOnesThatSaveMostAreChosen) {
     EXPECT_EQ(found[1].rows, Range(8, 16));
     EXPECT_EQ(found[1].leaves, 10 + more);
   }
-  // Two of four rows share one leaf more: all four, at the shorter prefix.
-  Batch batch;
-  const int32_t first = batch.Add(20 * kStepLeaf);
-  batch.Add(20 * kStepLeaf, first, 10);
-  const int32_t third = batch.Add(20 * kStepLeaf, first, 10);
-  batch.Add(20 * kStepLeaf, third, 11);
-  const std::vector<DecodeGroup> found = batch.Find();
-  ASSERT_EQ(found.size(), 1U);
-  EXPECT_EQ(found[0].rows, Range(0, 4));
-  EXPECT_EQ(found[0].leaves, 10);
+}
+
+// Whether these two come before the others in the order of pages, or behind them.
+TEST(DecodeShare, TwoOfFourRowsThatShareOneLeafMoreStayWithTheOthers) {
+  for (const bool before : {true, false}) {
+    Batch batch;
+    const int32_t first = batch.Add(20 * kStepLeaf);
+    batch.Add(20 * kStepLeaf, first, before ? 11 : 10);
+    const int32_t third = batch.Add(20 * kStepLeaf, first, 10);
+    batch.Add(20 * kStepLeaf, third, before ? 10 : 11);
+    const std::vector<DecodeGroup> found = batch.Find();
+    ASSERT_EQ(found.size(), 1U);
+    EXPECT_EQ(found[0].rows, Range(0, 4));
+    EXPECT_EQ(found[0].leaves, 10);
+  }
 }
 
 TEST(DecodeShare, GroupsAreWhatTheTablesSay) {
