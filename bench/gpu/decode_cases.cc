@@ -1,5 +1,5 @@
 // Decoding: latents at 16 and 128 heads, grouped heads; all keys from memory, pages in random
-// order.
+// order. And rows that begin with the same keys.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -9,6 +9,7 @@
 #include "bench/gpu/harness.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/kv_rows.h"
+#include "kernels/cuda/numerics.h"
 
 namespace reprise::bench::gpu {
 namespace {
@@ -27,15 +28,17 @@ struct Dims {
   }
 };
 
-// A batch in device memory, decoded again and again.
+// A batch in device memory, decoded again and again. The first `shared_keys` of all rows, whole
+// leaves, are the same pages.
 class Batch {
  public:
-  Batch(Harness& harness, const Dims& dims, const std::vector<int32_t>& keys)
-      : harness_(harness), dims_(dims), keys_(keys) {
+  Batch(Harness& harness, const Dims& dims, const std::vector<int32_t>& keys,
+        int32_t shared_keys = 0)
+      : harness_(harness), dims_(dims), keys_(keys), shared_keys_(shared_keys) {
     const int32_t most = *std::max_element(keys.begin(), keys.end());
     pages_each_ = (most + cuda::kPageRows - 1) / cuda::kPageRows;
-    int64_t pages = 0;
-    for (const int32_t k : keys) pages += (k + cuda::kPageRows - 1) / cuda::kPageRows;
+    int64_t pages = shared_keys / cuda::kPageRows;
+    for (const int32_t k : keys) pages += (k - shared_keys + cuda::kPageRows - 1) / cuda::kPageRows;
     std::vector<int32_t> order(static_cast<size_t>(pages));
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), std::mt19937(1));
@@ -43,7 +46,9 @@ class Batch {
     size_t next = 0;
     for (size_t r = 0; r < keys.size(); ++r) {
       for (int32_t i = 0; i * cuda::kPageRows < keys[r]; ++i) {
-        table[r * static_cast<size_t>(pages_each_) + static_cast<size_t>(i)] = order[next++];
+        const bool shared = r > 0 && i * cuda::kPageRows < shared_keys;
+        table[r * static_cast<size_t>(pages_each_) + static_cast<size_t>(i)] =
+            shared ? table[static_cast<size_t>(i)] : order[next++];
       }
     }
     q_ = harness.RandomBf16(keys.size() * QRow(), 4);
@@ -76,8 +81,15 @@ class Batch {
     Plan(cuda::DecodeWorkers(args_, harness.processors()));
   }
 
-  void Plan(int workers) {
-    const cuda::DecodePlan plan = cuda::PlanDecode(keys_, dims_.kv_heads, workers);
+  // Shared keys are read once for as many rows as fit, or for each.
+  void Plan(int workers, bool together = false) {
+    cuda::DecodeShares shares;
+    if (together) {
+      shares = {{{{}, shared_keys_ / cuda::kStepLeaf}}, cuda::DecodeSharingOf(args_)};
+      shares.groups[0].rows.resize(keys_.size());
+      std::iota(shares.groups[0].rows.begin(), shares.groups[0].rows.end(), 0);
+    }
+    const cuda::DecodePlan plan = cuda::PlanDecode(keys_, dims_.kv_heads, workers, shares);
     parts_.clear();
     const auto keep = [&](cuda::Buffer memory) {
       parts_.push_back(std::move(memory));
@@ -93,12 +105,15 @@ class Batch {
     view.merges = static_cast<const cuda::DecodeMerge*>(keep(harness_.Upload(plan.merges)));
     view.round_begin = static_cast<const int32_t*>(keep(harness_.Upload(plan.round_begin)));
     view.nodes_max = plan.nodes_max;
+    view.shared = !plan.rows.empty();
+    view.rows = static_cast<const int32_t*>(keep(harness_.Upload(plan.rows)));
     const auto slots = static_cast<size_t>(plan.slots);
     view.node_out =
         static_cast<float*>(keep(harness_.Memory(slots * cuda::DecodeNodeFloats(args_) * 4)));
     view.node_lse2 = static_cast<float*>(keep(harness_.Memory(slots * cuda::kDecodeGroupMax * 4)));
   }
 
+  int workers() const { return args_.plan.workers; }
   double Seconds() {
     return harness_.Time([this](int) { return cuda::Decode(args_, nullptr); });
   }
@@ -107,9 +122,10 @@ class Batch {
     harness_.Check(cuda::Decode(args_, nullptr), "decode");
     return harness_.Download(out_.data(), OutBytes());
   }
+  // Shared keys count once.
   double Bytes() const {
-    int64_t keys = 0;
-    for (const int32_t k : keys_) keys += k;
+    int64_t keys = shared_keys_;
+    for (const int32_t k : keys_) keys += k - shared_keys_;
     return static_cast<double>(keys * dims_.token_bytes()) +
            static_cast<double>(keys_.size() * QRow() * 2 + OutBytes());
   }
@@ -168,6 +184,7 @@ class Batch {
   Harness& harness_;
   const Dims dims_;
   const std::vector<int32_t> keys_;
+  const int32_t shared_keys_;
   int32_t pages_each_ = 0;
   cuda::Buffer pool_, q_, table_, device_keys_, out_, lse_;
   std::vector<cuda::Buffer> parts_;
@@ -225,6 +242,28 @@ double Measure(Harness& harness, const Case& c) {
   return seconds;
 }
 
+// Rows that begin with the same keys, read once for as many of them as a product has columns for;
+// and what they cost when each reads its own, which finds them in the second-level cache.
+void ComparePrefixes(Harness& harness) {
+  const Dims dims = {false, 128, 128, 32, 8};
+  const size_t batch = harness.tiny() ? 9 : 64;
+  const int32_t keys = harness.tiny() ? 300 : 8192;
+  const int32_t shared = harness.tiny() ? 256 : 7168;
+  Batch data(harness, dims, Equal(batch, keys), shared);
+  const int workers = data.workers();
+  const std::vector<uint8_t> want = data.Result();
+  const double apart = data.Seconds();
+  data.Plan(workers, true);
+  harness.Expect(data.Result() == want, "gqa shared decode: the bits of rows apart");
+  const double together = data.Seconds();
+  const double floor = data.Bytes() / harness.CopyBytesPerSecond();
+  const std::string shape = "batch " + std::to_string(batch) + " at " + std::to_string(keys) +
+                            ", " + std::to_string(shared) + " shared, " +
+                            std::to_string(dims.q_heads) + "/" + std::to_string(dims.kv_heads);
+  harness.Add({"gqa shared decode", shape, together * 1e6, "us", true, floor * 1e6, 0, 140, ""});
+  harness.Add({"gqa apart decode", shape, apart * 1e6, "us", true, floor * 1e6, 0, 0, ""});
+}
+
 // How many tokens a second over fp8 rows for one over bf16 rows.
 void CompareRows(Harness& harness) {
   const Dims bf16 = {true, 512, 64, 16, 1};
@@ -253,6 +292,7 @@ void DecodeCases(Harness& harness) {
       {"gqa decode", grouped, 1, 8192, false, 0, 0, Asked::kLatency, "gqa_decode_1"},
   };
   for (const Case& c : cases) Measure(harness, c);
+  ComparePrefixes(harness);
   CompareRows(harness);
 }
 

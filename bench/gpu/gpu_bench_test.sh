@@ -9,6 +9,6 @@ found = json.load(open(sys.argv[1]))
 assert found["broken"] == [], found["broken"]
 assert all(row["value"] > 0 for row in found["rows"]), found
 assert {row["kernel"] for row in found["rows"]} >= {"gemm", "linear", "mla decode", "mla fp8 decode",
-    "mla fp8/bf16", "gqa decode", "prefill", "copy",
+    "mla fp8/bf16", "gqa decode", "gqa shared decode", "gqa apart decode", "prefill", "copy",
     "add", "swiglu", "store rows", "pack", "unpack", "route", "expert rows", "expert sum", "merge parts", "sample"}
 PY

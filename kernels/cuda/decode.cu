@@ -7,6 +7,18 @@
 // Bytes: each key once. Per latent tile 73,728 bytes; at 4.3 TB/s a processor has 2.2 us for two of
 // them, some 4,000 cycles each, and needs about 1,100 of the tensor cores (68 products of 64 x 16 x
 // 16, bound by reading the 2 KB operand) and as much again for softmax and barriers.
+//
+// Shared units have the same tiles with 32 columns, those of several rows. They go through the same
+// launch as rows' own units, in a kernel that has both forms: workers get runs of either, so there
+// is one end at which some wait for the last, not two (a leaf of 131 KB takes a worker 8 us, and a
+// step of 64 rows takes some 130). 32 columns for all would be simpler, but a row's own leaf would
+// then have four times the exponentials (2,048 instead of 512 a tile, 128 cycles of a processor's
+// and not 32) and its nodes four times the bytes: at dims of 128 16 KB instead of 4, some 30 MB of
+// traffic in that step, which reads 500. So nodes have two layouts, and the second kernel reads
+// both. Without shared units nothing of this is launched.
+//
+// Latents have no such form: 32 columns of them leave room for one block a processor, not two, and
+// registers spill. More than 16 heads fill the columns by themselves.
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/decode_fp8.h"
 #include "kernels/cuda/decode_nodes.h"
@@ -20,15 +32,20 @@ namespace {
 
 constexpr uint32_t kThreads = kNodeThreads;
 
+// Tiles on their way through a worker's stages.
+struct TileStream {
+  TileCursor ahead;  // what thread 0 loads next
+  uint32_t loaded;   // tiles
+  uint32_t used;
+};
+
 template <class Shape>
 struct Worker : DecodeNodes<Shape> {
   using Base = DecodeNodes<Shape>;
   using Base::args, Base::Column, Base::kColumns, Base::kN, Base::place, Base::shared;
   using Node = typename Base::Node;
 
-  TileCursor ahead;  // what thread 0 loads next
-  uint32_t loaded;   // tiles
-  uint32_t used;
+  TileStream& tiles;
 
   REPRISE_DEVICE Mbarrier* Full(uint32_t stage) const {
     return reinterpret_cast<Mbarrier*>(shared + Shape::kBarriers) + stage;
@@ -41,12 +58,14 @@ struct Worker : DecodeNodes<Shape> {
   // ---- copies; thread 0 ----
 
   REPRISE_DEVICE void LoadNext() {
-    if (ahead.ended()) return;
-    const int unit = args.plan.runs[ahead.run].unit;
-    const int row = unit / args.kv_heads;
-    const int head = unit % args.kv_heads;
-    const int32_t page = args.page_table[row * args.page_table_stride + ahead.tile];
-    const uint32_t stage = loaded % Shape::kStages;
+    if (tiles.ahead.ended()) return;
+    const DecodeRun& run = args.plan.runs[tiles.ahead.run];
+    const int row = run.unit / args.kv_heads;
+    const int head = run.unit % args.kv_heads;
+    // Other shared units, of further rows, read the same soon.
+    const Reuse reuse = Shape::kBeside && run.rows > 0 ? Reuse::kNormal : Reuse::kOnce;
+    const int32_t page = args.page_table[row * args.page_table_stride + tiles.ahead.tile];
+    const uint32_t stage = tiles.loaded % Shape::kStages;
     uint8_t* tile = Tile(stage);
     ArriveExpecting(Full(stage), Shape::kTileBytes);
     REPRISE_UNROLL
@@ -54,24 +73,33 @@ struct Worker : DecodeNodes<Shape> {
       const bool second = c >= Shape::kFirstChunks;
       LoadTile(tile + c * Shape::kChunkBytes, second ? args.maps.second : args.maps.first,
                Full(stage), 64 * (second ? c - Shape::kFirstChunks : c), head * kPageRows, page,
-               Reuse::kOnce);
+               reuse);
     }
-    ++loaded;
-    ahead.Next(args);
+    ++tiles.loaded;
+    tiles.ahead.Next(args);
   }
 
-  // Rows of query heads beyond the group's are zero.
-  REPRISE_DEVICE void LoadQuery(int unit) const {
+  // Columns are the group's heads, of a shared unit row after row; those beyond are zero.
+  REPRISE_DEVICE void LoadQuery(const DecodeRun& run) const {
     const int group = args.q_heads / args.kv_heads;
-    const uint16_t* q = args.q + unit / args.kv_heads * args.q_row_stride +
-                        static_cast<int64_t>(unit % args.kv_heads) * group * Shape::kKeyDim;
+    const int columns = Shape::kShared ? run.rows * group : group;
+    const uint16_t* q = args.q + static_cast<int64_t>(run.unit % args.kv_heads) * group *
+                                     Shape::kKeyDim;
+    if (!Shape::kShared) q += run.unit / args.kv_heads * args.q_row_stride;
     constexpr int kPieces = Shape::kKeyDim / 8;  // of 16 bytes, a head
     for (int i = static_cast<int>(ThreadX()); i < kN * kPieces; i += kThreads) {
-      const int head = i / kPieces;
+      const int column = i / kPieces;
       const int piece = i % kPieces;
       Words words = {};
-      if (head < group) words = Load16(q + head * Shape::kKeyDim + piece * 8);
-      const auto at = static_cast<uint32_t>(head * 128 + piece % 8 * 16);
+      if (column < columns) {
+        int64_t head = column * Shape::kKeyDim;
+        if (Shape::kShared) {
+          const int32_t row = args.plan.rows[run.first_row + column / group];
+          head = row * args.q_row_stride + column % group * Shape::kKeyDim;
+        }
+        words = Load16(q + head + piece * 8);
+      }
+      const auto at = static_cast<uint32_t>(column * 128 + piece % 8 * 16);
       Store16(shared + Shape::kQuery + piece / 8 * Shape::kQueryChunkBytes + Swizzle(at, 128),
               words);
     }
@@ -111,10 +139,10 @@ struct Worker : DecodeNodes<Shape> {
   // Of `keys` of the tile, at most 64. top and sum are in base 2 and unreduced over the rows.
   REPRISE_DEVICE void AddTile(int keys, bool first, Node& node, float (&top)[kColumns],
                               float (&sum)[kColumns]) {
-    const uint32_t stage = used % Shape::kStages;
+    const uint32_t stage = tiles.used % Shape::kStages;
     const uint32_t tile = SharedAddress(Tile(stage));
-    Wait(Full(stage), used / Shape::kStages & 1);
-    ++used;
+    Wait(Full(stage), tiles.used / Shape::kStages & 1);
+    ++tiles.used;
     float s[kN / 2];
     Scores(tile, s);
     const float scale2 = args.scale * kLog2E;
@@ -201,7 +229,7 @@ struct Worker : DecodeNodes<Shape> {
   REPRISE_DEVICE void Run(const DecodeRun& run) {
     const int keys = args.keys[run.unit / args.kv_heads];
     const auto load_query = [&] {
-      LoadQuery(run.unit);
+      LoadQuery(run);
       FenceAsync();
       SyncBlock();
     };
@@ -210,24 +238,52 @@ struct Worker : DecodeNodes<Shape> {
   }
 };
 
+// The first tiles of runs [first, end) are asked for.
+template <class Shape>
+REPRISE_DEVICE void Begin(Worker<Shape>& worker, int first, int end) {
+  if (ThreadX() == 0) {
+    const DecodeArgs& args = worker.args;
+    PrefetchMap(args.maps.first);
+    PrefetchMap(args.maps.second);
+    for (uint32_t i = 0; i < Shape::kStages; ++i) InitBarrier(worker.Full(i), 1);
+    FenceInit();
+    worker.tiles.ahead = {first, end, 0, 0};
+    worker.tiles.ahead.Enter(args);
+    for (int i = 0; i < Shape::kStages; ++i) worker.LoadNext();
+  }
+  SyncBlock();
+}
+
 template <class Shape>
 REPRISE_KERNEL(kThreads, 1)
 DecodeKernel(REPRISE_PARAMETER DecodeArgs args) {
-  const int worker = static_cast<int>(BlockX());
-  Worker<Shape> self{{args, Shared(), FragmentPlace::Of(ThreadX())}, {}, 0, 0};
-  const int first = args.plan.run_begin[worker];
-  const int end = args.plan.run_begin[worker + 1];
-  if (ThreadX() == 0) {
-    PrefetchMap(args.maps.first);
-    PrefetchMap(args.maps.second);
-    for (uint32_t i = 0; i < Shape::kStages; ++i) InitBarrier(self.Full(i), 1);
-    FenceInit();
-    self.ahead = {first, end, 0, 0};
-    self.ahead.Enter(args);
-    for (int i = 0; i < Shape::kStages; ++i) self.LoadNext();
+  TileStream tiles{};
+  Worker<Shape> worker{{args, Shared(), FragmentPlace::Of(ThreadX())}, tiles};
+  const int first = args.plan.run_begin[BlockX()];
+  const int end = args.plan.run_begin[BlockX() + 1];
+  Begin(worker, first, end);
+  for (int run = first; run < end; ++run) worker.Run(args.plan.runs[run]);
+}
+
+// Runs of both forms; tiles are the same for both.
+template <class OwnShape, class SharedShape>
+REPRISE_KERNEL(kThreads, 1)
+DecodeSharedKernel(REPRISE_PARAMETER DecodeArgs args) {
+  TileStream tiles{};
+  const FragmentPlace place = FragmentPlace::Of(ThreadX());
+  Worker<OwnShape> own{{args, Shared(), place}, tiles};
+  Worker<SharedShape> shared{{args, Shared(), place}, tiles};
+  const int first = args.plan.run_begin[BlockX()];
+  const int end = args.plan.run_begin[BlockX() + 1];
+  Begin(own, first, end);
+  for (int i = first; i < end; ++i) {
+    const DecodeRun& run = args.plan.runs[i];
+    if (run.rows > 0) {
+      shared.Run(run);
+    } else {
+      own.Run(run);
+    }
   }
-  SyncBlock();
-  for (int run = first; run < end; ++run) self.Run(args.plan.runs[run]);
 }
 
 // ---- the tree's upper part, of units that several workers shared ----
@@ -235,8 +291,35 @@ DecodeKernel(REPRISE_PARAMETER DecodeArgs args) {
 constexpr uint32_t kJoinLanes = 32;
 constexpr uint32_t kJoinWarps = 4;
 
+// A float of a node: whose it is.
+template <int kN>
+struct NodePlace {
+  REPRISE_DEVICE static NodePlace Of(uint32_t f) {
+    const uint32_t thread = f / 4 % kThreads;
+    const uint32_t piece = f / (4 * kThreads);
+    const FragmentPlace place = FragmentPlace::Of(thread);
+    const uint32_t columns = piece % (kN / 8) * 8;
+    return {thread, piece / (kN / 8), f / 2 % 2, columns + static_cast<uint32_t>(place.col) + f % 2,
+            place.row};
+  }
+  uint32_t thread;
+  uint32_t chunk;
+  uint32_t half;
+  uint32_t col;
+  int row;
+  REPRISE_DEVICE int dim() const {
+    return static_cast<int>(chunk * 64 + 8 * half) + row;
+  }
+  // The same value of a shared unit's node, where the row's columns begin at `first`.
+  REPRISE_DEVICE uint32_t InShared(uint32_t first) const {
+    const uint32_t c = first + col;
+    const uint32_t piece = chunk * (kDecodeGroupMax / 8) + c / 8;
+    return (piece * kThreads + thread / 4 * 4 + c % 8 / 2) * 4 + 2 * half + c % 2;
+  }
+};
+
 // A block has 32 floats of every node of a unit, which are of eight query heads.
-template <class Shape>
+template <class Shape, bool kShared>
 REPRISE_KERNEL(kJoinLanes* kJoinWarps, 1)
 JoinKernel(REPRISE_PARAMETER DecodeArgs args) {
   constexpr int kN = Shape::kN;
@@ -249,15 +332,25 @@ JoinKernel(REPRISE_PARAMETER DecodeArgs args) {
   const uint32_t lane = Lane();
   const uint32_t warp = ThreadX() / 32;
   const uint32_t f = BlockX() * kJoinLanes + lane;  // of a node's floats
-  const uint32_t thread = f / 4 % kThreads;
-  const uint32_t piece = f / (4 * kThreads);
-  const FragmentPlace place = FragmentPlace::Of(thread);
-  const uint32_t col = piece % (kN / 8) * 8 + static_cast<uint32_t>(place.col) + f % 2;
+  const auto place = NodePlace<kN>::Of(f);
+  const uint32_t col = place.col;
+  const int group = args.q_heads / args.kv_heads;
   for (int i = static_cast<int>(warp); i < join.nodes; i += kJoinWarps) {
     const int64_t slot = args.plan.nodes[join.first_node + i];
-    values[i * 32 + static_cast<int>(lane)] = args.plan.node_out[slot * Shape::kNodeFloats + f];
+    const float* node = args.plan.node_out + slot * Shape::kNodeFloats;
+    const float* node_lse2 = args.plan.node_lse2 + slot * kDecodeGroupMax;
+    uint32_t from = f;
+    uint32_t columns = kN;
+    if (kShared && i < join.shared) {
+      // Behind this row's columns are another's, or none.
+      columns = static_cast<uint32_t>(group);
+      const uint32_t first = static_cast<uint32_t>(join.place) * columns;
+      from = place.InShared(first);
+      node_lse2 += first;
+    }
+    values[i * 32 + static_cast<int>(lane)] = col < columns ? node[from] : 0;
     if (lane < kN) {
-      lse2[i * kN + static_cast<int>(lane)] = args.plan.node_lse2[slot * kDecodeGroupMax + lane];
+      lse2[i * kN + static_cast<int>(lane)] = lane < columns ? node_lse2[lane] : -Infinity();
     }
   }
   for (int round = join.first_round; round < join.first_round + join.rounds; ++round) {
@@ -274,25 +367,23 @@ JoinKernel(REPRISE_PARAMETER DecodeArgs args) {
     }
   }
   SyncBlock();
-  const int group = args.q_heads / args.kv_heads;
   if (warp > 0 || static_cast<int>(col) >= group) return;
   const int64_t row = join.unit / args.kv_heads;
   const int head = join.unit % args.kv_heads * group + static_cast<int>(col);
-  const int dim =
-      static_cast<int>(piece / (kN / 8)) * 64 + place.row + 8 * static_cast<int>(f / 2 % 2);
+  const int dim = place.dim();
   args.out[row * args.out_row_stride + static_cast<int64_t>(head) * Shape::kValueDim + dim] =
       ToBf16(values[lane]).bits;
   if (args.lse != nullptr && dim == 0) args.lse[row * args.q_heads + head] = lse2[col] * kLn2;
 }
 
-template <class Shape>
+template <class Shape, bool kShared = false>
 int LaunchJoins(const DecodeArgs& args, Stream stream) {
   if (args.plan.join_count == 0) return 0;
   return Launch(
       {.blocks = {Shape::kNodeFloats / kJoinLanes, static_cast<uint32_t>(args.plan.join_count), 1},
        .threads = {kJoinLanes * kJoinWarps, 1, 1},
        .shared_bytes = static_cast<size_t>(args.plan.nodes_max) * (32 + Shape::kN) * 4},
-      stream, JoinKernel<Shape>, args);
+      stream, JoinKernel<Shape, kShared>, args);
 }
 
 template <class Shape>
@@ -302,6 +393,15 @@ int LaunchDecode(const DecodeArgs& args, Stream stream) {
                         .shared_bytes = Shape::kBytes},
                        stream, DecodeKernel<Shape>, args);
   return e != 0 ? e : LaunchJoins<Shape>(args, stream);
+}
+
+template <class OwnShape, class SharedShape>
+int LaunchShared(const DecodeArgs& args, Stream stream) {
+  const int e = Launch({.blocks = {static_cast<uint32_t>(args.plan.workers), 1, 1},
+                        .threads = {kThreads, 1, 1},
+                        .shared_bytes = SharedShape::kBytes},
+                       stream, DecodeSharedKernel<OwnShape, SharedShape>, args);
+  return e != 0 ? e : LaunchJoins<OwnShape, true>(args, stream);
 }
 
 template <class Shape>
@@ -318,15 +418,34 @@ struct Chosen {
   int (*launch)(const DecodeArgs&, Stream) = nullptr;
   int blocks_per_processor = 0;
   size_t node_floats = 0;
+  // Of plans with shared units, whose nodes have so many floats.
+  int (*launch_shared)(const DecodeArgs&, Stream) = nullptr;
+  size_t shared_node_floats = 0;
 };
 
 constexpr int kSharedPerProcessor = 233472;
 constexpr int kSharedReserved = 1024;  // by the system, a block
 
 template <class Shape>
+constexpr int kBlocksPerProcessor = kSharedPerProcessor / (Shape::kBytes + kSharedReserved);
+
+template <class Shape>
 Chosen Choose() {
-  return {LaunchDecode<Shape>, kSharedPerProcessor / (Shape::kBytes + kSharedReserved),
-          Shape::kNodeFloats};
+  return {LaunchDecode<Shape>, kBlocksPerProcessor<Shape>, Shape::kNodeFloats};
+}
+// With as many stages as leave room for as many blocks when there are shared units.
+template <int kN, int kDim, int kStages, int kSharedStages>
+Chosen ChooseHeads() {
+  using Shape = DecodeShape<kN, kDim, kDim, false, kStages>;
+  Chosen chosen = Choose<Shape>();
+  if constexpr (kN <= kDecodeGroupMax / 2) {
+    using Own = DecodeShape<kN, kDim, kDim, false, kSharedStages>;
+    using Shared = DecodeShape<kDecodeGroupMax, kDim, kDim, false, kSharedStages>;
+    static_assert(kBlocksPerProcessor<Shared> >= kBlocksPerProcessor<Shape>);
+    chosen.launch_shared = LaunchShared<OwnBeside<Own, Shared>, SharedBeside<Own, Shared>>;
+    chosen.shared_node_floats = Shared::kNodeFloats;
+  }
+  return chosen;
 }
 template <class Shape>
 Chosen ChooseFp8() {
@@ -339,10 +458,8 @@ Chosen ChooseDims(const DecodeArgs& a) {
     if (a.first_dim != 512 || a.second_dim != 64) return {};
     return a.fp8 ? ChooseFp8<Fp8Shape<kN>>() : Choose<DecodeShape<kN, 512, 64, true, 1>>();
   }
-  if (a.first_dim == 128 && a.second_dim == 128) {
-    return Choose<DecodeShape<kN, 128, 128, false, 3>>();
-  }
-  if (a.first_dim == 64 && a.second_dim == 64) return Choose<DecodeShape<kN, 64, 64, false, 4>>();
+  if (a.first_dim == 128 && a.second_dim == 128) return ChooseHeads<kN, 128, 3, 3>();
+  if (a.first_dim == 64 && a.second_dim == 64) return ChooseHeads<kN, 64, 4, 3>();
   return {};
 }
 
@@ -375,11 +492,19 @@ size_t DecodeNodeFloats(const DecodeArgs& args) {
   return IsWide(args) ? DecodeWideNodeFloats(args) : ChooseShape(args).node_floats;
 }
 
+DecodeSharing DecodeSharingOf(const DecodeArgs& args) {
+  const Chosen chosen = IsWide(args) ? Chosen{} : ChooseShape(args);
+  if (chosen.launch_shared == nullptr) return {};
+  return {kDecodeGroupMax / (args.q_heads / args.kv_heads),
+          static_cast<int>(chosen.shared_node_floats / chosen.node_floats)};
+}
+
 int Decode(const DecodeArgs& args, Stream stream) {
-  if (IsWide(args)) return DecodeWide(args, stream);
-  const Chosen chosen = ChooseShape(args);
-  if (chosen.launch == nullptr) return kErrorInvalidValue;
-  return chosen.launch(args, stream);
+  const bool shared = args.plan.shared;
+  if (!shared && IsWide(args)) return DecodeWide(args, stream);
+  const Chosen chosen = IsWide(args) ? Chosen{} : ChooseShape(args);
+  const auto launch = shared ? chosen.launch_shared : chosen.launch;
+  return launch == nullptr ? kErrorInvalidValue : launch(args, stream);
 }
 
 }  // namespace reprise::cuda

@@ -1,6 +1,7 @@
 // Attention of single query rows over the paged cache (step form, numerics.h): of latents in
 // absorbed form (MLA) and of grouped heads (GQA, MQA). At most 32 query heads a key head: bound by
-// memory, every key is read once for all queries that share it. Latents with more heads, up to 128:
+// memory, every key is read once for all queries of a row that share it, and for those of several
+// rows where the plan says so (decode_plan.h). Latents with more heads, up to 128:
 // decode_wide.h. Latents may be in fp8 for at most 32 heads (decode_fp8.h).
 //
 // Owner: the caller owns all memory, device pointers unless said. Threads: any; queued on the
@@ -32,6 +33,9 @@ struct DecodePlanView {
   int nodes_max = 0;
   float* node_out = nullptr;   // [slots, DecodeNodeFloats]
   float* node_lse2 = nullptr;  // [slots, kDecodeGroupMax]; not for more heads than that
+  // The plan may have shared units, whose rows these are.
+  bool shared = false;
+  const int32_t* rows = nullptr;
   // Where it is the device that knows how many joins there are; join_count is the most there may
   // be.
   const int32_t* joins_there = nullptr;
@@ -66,10 +70,13 @@ struct DecodeArgs {
 bool DecodeServes(const DecodeArgs& args);
 // Workers that fill a card for these dims: for PlanDecode.
 int DecodeWorkers(const DecodeArgs& args, int processors);
-// Of a node.
+// Of a node of one row; a shared unit's takes several slots.
 size_t DecodeNodeFloats(const DecodeArgs& args);
+// What of a plan can be shared: for PlanDecode. Grouped heads, up to 16 a key head.
+DecodeSharing DecodeSharingOf(const DecodeArgs& args);
 
-// 0 or a cudaError_t; kErrorInvalidValue where DecodeServes is false.
+// 0 or a cudaError_t; kErrorInvalidValue where DecodeServes is false, or for a shared plan where
+// DecodeSharingOf has none.
 int Decode(const DecodeArgs& args, Stream stream);
 
 }  // namespace reprise::cuda

@@ -61,6 +61,8 @@ struct Fp8Shape {
   static constexpr int kBytes = kBarriers + kBarriersMax * 8;
 
   static constexpr int kNodeFloats = kValueDim * kN;
+  static constexpr int kSlotFloats = kNodeFloats;
+  static constexpr bool kShared = false;
 };
 
 // Where things lie in a block's shared memory.

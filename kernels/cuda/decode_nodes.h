@@ -38,12 +38,14 @@ struct TileCursor {
   }
 };
 
-// A thread's part in it. Shape: kN, kValueChunks, kChunkBytes, kValueDim, kNodeFloats, kKeptLse,
-// kKeptNodes (decode_tile.h).
+// A thread's part in it. Shape: kN, kValueChunks, kChunkBytes, kValueDim, kNodeFloats, kSlotFloats,
+// kShared, kKeptLse, kKeptNodes (decode_tile.h).
 template <class Shape>
 struct DecodeNodes {
   static constexpr int kN = Shape::kN;
   static constexpr int kColumns = kN / 4;  // of a thread
+  static constexpr int kSlotFloats = Shape::kSlotFloats;
+  static constexpr int kNodeSlots = Shape::kNodeFloats / kSlotFloats;
 
   // A node of the tree: what a thread has of it.
   struct Node {
@@ -101,7 +103,7 @@ struct DecodeNodes {
     return reinterpret_cast<int32_t*>(shared + Shape::kKeptNodes) + 2 * i;
   }
   REPRISE_DEVICE float* KeptO(const DecodeRun& run, int i) const {
-    return args.plan.node_out + static_cast<int64_t>(run.slot + i) * Shape::kNodeFloats +
+    return args.plan.node_out + static_cast<int64_t>(run.slot + i * kNodeSlots) * kSlotFloats +
            ThreadX() * 4;
   }
 
@@ -176,7 +178,7 @@ struct DecodeNodes {
   template <class Begin, class LeafOf, class Sync>
   REPRISE_DEVICE void Tree(const DecodeRun& run, Begin begin, LeafOf leaf_of, Sync sync) const {
     Node node;
-    if (run.leaves == 0) {
+    if (!Shape::kShared && run.leaves == 0) {
       REPRISE_UNROLL
       for (int v = 0; v < Shape::kValueChunks; ++v) {
         REPRISE_UNROLL
@@ -200,18 +202,18 @@ struct DecodeNodes {
       ++kept;
     }
     // Nothing follows the unit's last leaf: its node is what its parent would be.
-    if (run.end_leaf == run.leaves) {
+    if (!Shape::kShared && run.end_leaf == run.leaves) {
       while (kept > 0 && KeptNode(kept - 1)[0] % 2 == 0) JoinKept(run, --kept, node);
     }
-    if (run.whole != 0) {
+    if (!Shape::kShared && run.whole != 0) {
       WriteResult(run, node);
     } else {
       sync();
       Keep(run, kept++, node);
       sync();
       for (int i = static_cast<int>(ThreadX()); i < kept * kN; i += kNodeThreads) {
-        args.plan.node_lse2[static_cast<int64_t>(run.slot + i / kN) * kDecodeGroupMax + i % kN] =
-            KeptLse(i / kN)[i % kN];
+        args.plan.node_lse2[static_cast<int64_t>(run.slot + i / kN * kNodeSlots) * kDecodeGroupMax +
+                            i % kN] = KeptLse(i / kN)[i % kN];
       }
     }
     sync();  // what the run had in shared memory may be overwritten

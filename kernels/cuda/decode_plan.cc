@@ -1,6 +1,7 @@
 #include "kernels/cuda/decode_plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "kernels/cuda/numerics.h"
@@ -8,8 +9,8 @@
 namespace reprise::cuda {
 namespace {
 
-// What beginning a unit costs, in leaves: its query, its result.
-constexpr int64_t kUnitCost = 1;
+// More leaves follow than any run has.
+constexpr int32_t kMoreFollow = std::numeric_limits<int32_t>::max();
 // Less than this is not worth another run of the same unit.
 constexpr int32_t kRunLeavesMin = 2;
 
@@ -18,6 +19,11 @@ struct Node {
   int32_t first = 0;
   int level = 0;
   int32_t index() const { return first >> level; }
+};
+
+struct Kept {
+  Node node;
+  int32_t slot = 0;
 };
 
 // The nodes a run is left with: as the kernel leaves them in its slots.
@@ -38,7 +44,7 @@ std::vector<Node> NodesOf(const DecodeRun& run) {
 }
 
 // The order in which a unit's nodes join, in rounds; places count from its first node.
-void PlanJoin(const std::vector<Node>& nodes, DecodePlan* plan) {
+void PlanJoin(const std::vector<Kept>& nodes, DecodePlan* plan) {
   struct Subtree {
     Node node;
     int32_t place = 0;
@@ -56,7 +62,7 @@ void PlanJoin(const std::vector<Node>& nodes, DecodePlan* plan) {
     left.round = round + 1;
   };
   for (size_t i = 0; i < nodes.size(); ++i) {
-    kept.push_back({nodes[i], static_cast<int32_t>(i), 0});
+    kept.push_back({nodes[i].node, static_cast<int32_t>(i), 0});
     while (kept.size() > 1) {
       const Node& left = kept[kept.size() - 2].node;
       const Node& right = kept.back().node;
@@ -78,6 +84,162 @@ void PlanJoin(const std::vector<Node>& nodes, DecodePlan* plan) {
   }
 }
 
+int32_t LeavesOf(int32_t keys) { return (keys + kStepLeaf - 1) / kStepLeaf; }
+
+// Hands runs to workers in turn, to each what its budget allows.
+class Workers {
+ public:
+  // `cost` of all units.
+  Workers(int workers, int64_t cost, DecodePlan* plan)
+      : workers_(workers),
+        // Almost every worker begins in the middle of a unit, which costs as much as beginning it.
+        budget_((cost + workers - 1) / workers + kDecodeUnitCost),
+        left_(budget_),
+        plan_(*plan) {
+    plan_.run_begin.push_back(0);
+  }
+
+  // Leaves [unit.first_leaf, unit.end_leaf) as runs; what is left of them, but for a run that is
+  // all of a unit. `node_slots` of each.
+  std::vector<Kept> Cut(const DecodeRun& unit, int node_slots) {
+    std::vector<Kept> kept;
+    int32_t done = unit.first_leaf;
+    do {
+      if (left_ <= kDecodeUnitCost) Next();
+      const int32_t open = unit.end_leaf - done;
+      const auto room = static_cast<int32_t>(std::max<int64_t>(left_ - kDecodeUnitCost, 1));
+      int32_t take = last() ? open : std::min(open, room);
+      if (open - take < kRunLeavesMin) take = open;
+      DecodeRun run = unit;
+      run.first_leaf = done;
+      run.end_leaf = done + take;
+      run.slot = plan_.slots;
+      run.whole = take == unit.leaves ? 1 : 0;
+      plan_.slots += NodesMax(take) * node_slots;
+      if (run.whole == 0) {
+        int32_t slot = run.slot;
+        for (const Node& node : NodesOf(run)) {
+          kept.push_back({node, slot});
+          slot += node_slots;
+        }
+      }
+      plan_.runs.push_back(run);
+      left_ -= take + kDecodeUnitCost;
+      done += take;
+    } while (done < unit.end_leaf);
+    return kept;
+  }
+  void End() {
+    while (static_cast<int>(plan_.run_begin.size()) <= workers_) {
+      plan_.run_begin.push_back(static_cast<int32_t>(plan_.runs.size()));
+    }
+  }
+
+ private:
+  bool last() const { return static_cast<int>(plan_.run_begin.size()) >= workers_; }
+  void Next() {
+    if (last()) return;  // it takes the rest
+    plan_.run_begin.push_back(static_cast<int32_t>(plan_.runs.size()));
+    left_ = budget_;
+  }
+
+  const int workers_;
+  const int64_t budget_;
+  int64_t left_;
+  DecodePlan& plan_;
+};
+
+// A row's part in a group: its first leaves are in this shared unit.
+struct Shared {
+  int32_t leaves = 0;
+  int32_t unit = 0;  // that of key head 0 in the list of shared units, the other heads' behind it
+  int32_t place = 0;
+};
+
+// Shared units are [group][rows that fit][key head], so that units over the same keys are near to
+// each other.
+class Planner {
+ public:
+  Planner(std::span<const int32_t> keys, int kv_heads, const DecodeShares& shares)
+      : keys_(keys), kv_heads_(kv_heads), shares_(shares), shared_(keys.size()) {
+    const auto fit = static_cast<size_t>(shares.with.rows);
+    for (const DecodeGroup& group : shares.groups) {
+      for (size_t first = 0; first < group.rows.size(); first += fit) {
+        AddShared(group, first, std::min(fit, group.rows.size() - first));
+      }
+    }
+  }
+
+  DecodePlan Plan(int workers) {
+    Workers shares(workers, Cost(), &plan_);
+    std::vector<std::vector<Kept>> shared_nodes;
+    for (const DecodeRun& unit : units_) {
+      shared_nodes.push_back(shares.Cut(unit, shares_.with.node_slots));
+    }
+    for (int32_t unit = 0; unit < static_cast<int32_t>(keys_.size()) * kv_heads_; ++unit) {
+      const auto row = static_cast<size_t>(unit / kv_heads_);
+      const Shared& shared = shared_[row];
+      const int32_t leaves = LeavesOf(keys_[row]);
+      std::vector<Kept> nodes;
+      if (shared.leaves > 0) {
+        nodes = shared_nodes[static_cast<size_t>(shared.unit + unit % kv_heads_)];
+      }
+      const auto in_shared = static_cast<int32_t>(nodes.size());
+      if (HasOwn(row)) {
+        const std::vector<Kept> own = shares.Cut({unit, shared.leaves, leaves, leaves}, 1);
+        nodes.insert(nodes.end(), own.begin(), own.end());
+      }
+      if (!nodes.empty()) AddJoin({unit, 0, 0, 0, 0, in_shared, shared.place}, nodes);
+    }
+    plan_.round_begin.push_back(static_cast<int32_t>(plan_.merges.size()));
+    shares.End();
+    return std::move(plan_);
+  }
+
+ private:
+  void AddShared(const DecodeGroup& group, size_t first, size_t count) {
+    const auto first_row = static_cast<int32_t>(plan_.rows.size());
+    const auto first_unit = static_cast<int32_t>(units_.size());
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t row = group.rows[first + i];
+      plan_.rows.push_back(row);
+      shared_[static_cast<size_t>(row)] = {group.leaves, first_unit, static_cast<int32_t>(i)};
+    }
+    for (int head = 0; head < kv_heads_; ++head) {
+      units_.push_back({group.rows[first] * kv_heads_ + head, 0, group.leaves, kMoreFollow, 0, 0,
+                        first_row, static_cast<int32_t>(count)});
+    }
+  }
+  // A row without keys has a run that says so.
+  bool HasOwn(size_t row) const {
+    return shared_[row].leaves == 0 || LeavesOf(keys_[row]) > shared_[row].leaves;
+  }
+  int64_t Cost() const {
+    int64_t cost = 0;
+    for (const DecodeRun& unit : units_) cost += unit.end_leaf + kDecodeUnitCost;
+    for (size_t row = 0; row < keys_.size(); ++row) {
+      if (!HasOwn(row)) continue;
+      cost += kv_heads_ * (LeavesOf(keys_[row]) - shared_[row].leaves + kDecodeUnitCost);
+    }
+    return cost;
+  }
+  void AddJoin(DecodeJoin join, const std::vector<Kept>& nodes) {
+    join.first_node = static_cast<int32_t>(plan_.nodes.size());
+    join.nodes = static_cast<int32_t>(nodes.size());
+    for (const Kept& kept : nodes) plan_.nodes.push_back(kept.slot);
+    plan_.joins.push_back(join);
+    plan_.nodes_max = std::max(plan_.nodes_max, join.nodes);
+    PlanJoin(nodes, &plan_);
+  }
+
+  const std::span<const int32_t> keys_;
+  const int kv_heads_;
+  const DecodeShares& shares_;
+  std::vector<Shared> shared_;    // by row
+  std::vector<DecodeRun> units_;  // shared ones, whole
+  DecodePlan plan_;
+};
+
 }  // namespace
 
 int NodesMax(int leaves) {
@@ -86,55 +248,9 @@ int NodesMax(int leaves) {
   return 2 * levels + 1;
 }
 
-DecodePlan PlanDecode(std::span<const int32_t> keys, int kv_heads, int workers) {
-  DecodePlan plan;
-  int64_t total = 0;
-  for (const int32_t k : keys) {
-    total += kv_heads * ((k + kStepLeaf - 1) / kStepLeaf + kUnitCost);
-  }
-  // Almost every worker begins in the middle of a unit, which costs as much as beginning it.
-  const int64_t budget = (total + workers - 1) / workers + kUnitCost;
-  plan.run_begin.push_back(0);
-  int64_t left = budget;
-  const auto next_worker = [&] {
-    if (static_cast<int>(plan.run_begin.size()) >= workers) return;  // the last one takes the rest
-    plan.run_begin.push_back(static_cast<int32_t>(plan.runs.size()));
-    left = budget;
-  };
-  for (int32_t unit = 0; unit < static_cast<int32_t>(keys.size()) * kv_heads; ++unit) {
-    const int32_t leaves = (keys[static_cast<size_t>(unit / kv_heads)] + kStepLeaf - 1) / kStepLeaf;
-    int32_t done = 0;
-    std::vector<Node> nodes;
-    const auto first_node = static_cast<int32_t>(plan.nodes.size());
-    do {
-      if (left <= kUnitCost) next_worker();
-      const bool last_worker = static_cast<int>(plan.run_begin.size()) >= workers;
-      const auto room = static_cast<int32_t>(std::max<int64_t>(left - kUnitCost, 1));
-      int32_t take = last_worker ? leaves - done : std::min(leaves - done, room);
-      if (leaves - done - take < kRunLeavesMin) take = leaves - done;
-      DecodeRun run{unit, done, done + take, leaves, plan.slots, take == leaves ? 1 : 0};
-      plan.slots += NodesMax(take);
-      if (run.whole == 0) {
-        const std::vector<Node> own = NodesOf(run);
-        for (size_t i = 0; i < own.size(); ++i) {
-          plan.nodes.push_back(run.slot + static_cast<int32_t>(i));
-        }
-        nodes.insert(nodes.end(), own.begin(), own.end());
-      }
-      plan.runs.push_back(run);
-      left -= take + kUnitCost;
-      done += take;
-    } while (done < leaves);
-    if (nodes.empty()) continue;
-    plan.joins.push_back({unit, first_node, static_cast<int32_t>(nodes.size()), 0, 0});
-    plan.nodes_max = std::max(plan.nodes_max, plan.joins.back().nodes);
-    PlanJoin(nodes, &plan);
-  }
-  plan.round_begin.push_back(static_cast<int32_t>(plan.merges.size()));
-  while (static_cast<int>(plan.run_begin.size()) <= workers) {
-    plan.run_begin.push_back(static_cast<int32_t>(plan.runs.size()));
-  }
-  return plan;
+DecodePlan PlanDecode(std::span<const int32_t> keys, int kv_heads, int workers,
+                      const DecodeShares& shares) {
+  return Planner(keys, kv_heads, shares).Plan(workers);
 }
 
 }  // namespace reprise::cuda

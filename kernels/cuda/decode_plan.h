@@ -7,6 +7,11 @@
 // tree lies within the run; what is left of a unit that several workers share, its nodes, is joined
 // by a second kernel as the plan's rounds say. So the tree, and with it every bit, does not depend
 // on the plan.
+//
+// Rows whose first keys are the same memory may be a group (decode_share.h finds them): the leaves
+// that all of them have are read once for as many rows as a product has columns for, as a shared
+// unit. Its nodes are nodes of each row's own tree, where the second kernel finds them as columns;
+// the row's own unit begins behind the group's leaves. A plan without groups is the same as ever.
 #ifndef REPRISE_KERNELS_CUDA_DECODE_PLAN_H_
 #define REPRISE_KERNELS_CUDA_DECODE_PLAN_H_
 
@@ -15,6 +20,9 @@
 #include <vector>
 
 namespace reprise::cuda {
+
+// What beginning a unit costs, in leaves: its query, its result.
+inline constexpr int64_t kDecodeUnitCost = 1;
 
 struct DecodeRun {
   int32_t unit = 0;
@@ -25,6 +33,10 @@ struct DecodeRun {
   // in them at the end, in order, are its nodes.
   int32_t slot = 0;
   int32_t whole = 0;  // the run is all of the unit: it has the result
+  // Of a shared unit: DecodePlan::rows that it is computed for, the first of them `unit`'s. `rows`
+  // 0: the unit's own row alone.
+  int32_t first_row = 0;
+  int32_t rows = 0;
 };
 
 // Node `left` becomes left joined with right; slots.
@@ -41,6 +53,8 @@ struct DecodeJoin {
   int32_t nodes = 0;
   int32_t first_round = 0;  // in DecodePlan::round_begin
   int32_t rounds = 0;
+  int32_t shared = 0;  // the first so many nodes are a shared unit's,
+  int32_t place = 0;   // whose rows count from 0: this one
 };
 
 struct DecodePlan {
@@ -50,15 +64,35 @@ struct DecodePlan {
   std::vector<int32_t> nodes;        // slots, by unit in order
   std::vector<DecodeMerge> merges;   // by round; left and right count from the unit's first node
   std::vector<int32_t> round_begin;  // in merges; one more at the end
+  std::vector<int32_t> rows;         // of shared units
   int32_t slots = 0;
   int32_t nodes_max = 0;  // of a join
+};
+
+// Rows whose keys [0, leaves * kStepLeaf) are the same memory, and who all see these.
+struct DecodeGroup {
+  std::vector<int32_t> rows;  // at least two
+  int32_t leaves = 0;         // at least one
+};
+
+// What the kernel can share (DecodeSharingOf in decode.h).
+struct DecodeSharing {
+  int rows = 1;        // of a shared unit, at most; 1: it cannot
+  int node_slots = 1;  // that a shared unit's node takes
+};
+
+// No row is in two groups.
+struct DecodeShares {
+  std::vector<DecodeGroup> groups;
+  DecodeSharing with;  // rows > 1 where there are groups
 };
 
 // Nodes that `leaves` consecutive leaves anywhere in a unit are left with, at most.
 int NodesMax(int leaves);
 
 // `keys` of each query row; row r with key head h is unit r * kv_heads + h.
-DecodePlan PlanDecode(std::span<const int32_t> keys, int kv_heads, int workers);
+DecodePlan PlanDecode(std::span<const int32_t> keys, int kv_heads, int workers,
+                      const DecodeShares& shares = {});
 
 // ---- the tree, as the kernel walks it: shared so that tests can hold the two together ----
 

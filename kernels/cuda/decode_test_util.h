@@ -11,6 +11,7 @@
 #include "common/half.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/fp8_test_rows.h"
+#include "kernels/cuda/numerics.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/ref/ref.h"
 
@@ -31,11 +32,13 @@ inline constexpr uint16_t kNan = 0xFFFF;
 inline constexpr int kLayers = 2;
 
 // A batch with its cache: pages in random order, NaN behind the last key of each row, and unused
-// entries of the page table far out of range.
+// entries of the page table far out of range. Rows of a group have their first leaves' pages in
+// common.
 class DecodeBatch {
  public:
-  DecodeBatch(const DecodeDims& dims, std::vector<int32_t> keys, uint32_t seed)
-      : dims_(dims), keys_(std::move(keys)), random_(seed) {
+  DecodeBatch(const DecodeDims& dims, std::vector<int32_t> keys, uint32_t seed,
+              std::vector<DecodeGroup> groups = {})
+      : dims_(dims), keys_(std::move(keys)), groups_(std::move(groups)), random_(seed) {
     pages_each_ = (*std::max_element(keys_.begin(), keys_.end()) + kPageRows - 1) / kPageRows + 1;
     int pages = 0;
     for (const int32_t k : keys_) pages += (k + kPageRows - 1) / kPageRows;
@@ -48,11 +51,14 @@ class DecodeBatch {
     table_.assign(keys_.size() * static_cast<size_t>(pages_each_), 0x7FFFFFF0);
     size_t next = 0;
     for (size_t r = 0; r < keys_.size(); ++r) {
-      for (int32_t first = 0; first < keys_[r]; first += kPageRows) {
-        const int32_t page = order[next++];
-        table_[r * static_cast<size_t>(pages_each_) + static_cast<size_t>(first / kPageRows)] =
-            page;
-        FillPage(page, std::min(kPageRows, keys_[r] - first));
+      const auto [from, shared] = SharedPages(r);
+      for (int32_t i = 0; i * kPageRows < keys_[r]; ++i) {
+        if (i < shared) {
+          PageOf(r, i) = PageOf(from, i);
+          continue;
+        }
+        PageOf(r, i) = order[next++];
+        FillPage(PageOf(r, i), std::min(kPageRows, keys_[r] - i * kPageRows));
       }
     }
     q_ = Random(keys_.size() * static_cast<size_t>(dims.q_heads * dims.key_dim()));
@@ -68,8 +74,11 @@ class DecodeBatch {
     }
   };
 
+  // All rows, what groups have in common read once.
+  Result RunShared(int workers) const { return Run(AllRows(), workers, true); }
+
   // The rows given, by a plan for so many workers.
-  Result Run(const std::vector<size_t>& rows, int workers) const {
+  Result Run(const std::vector<size_t>& rows, int workers, bool shared = false) const {
     std::vector<int32_t> keys;
     std::vector<int32_t> table;
     std::vector<uint16_t> q;
@@ -94,7 +103,14 @@ class DecodeBatch {
     args.fp8 = dims_.fp8;
     args.fp8_rows = layer.layer_base;
     args.fp8_page_stride_bytes = layer.page_stride_bytes;
-    const DecodePlan plan = PlanDecode(keys, dims_.kv_heads, workers);
+    args.latent = dims_.latent;
+    args.first_dim = dims_.first;
+    args.second_dim = dims_.second;
+    args.q_heads = dims_.q_heads;
+    args.kv_heads = dims_.kv_heads;
+    DecodeShares shares;
+    if (shared) shares = {groups_, DecodeSharingOf(args)};
+    const DecodePlan plan = PlanDecode(keys, dims_.kv_heads, workers, shares);
     const Array<uint16_t> device_q(q);
     const Array<int32_t> device_table(table);
     const Array<int32_t> device_keys(keys);
@@ -104,11 +120,7 @@ class DecodeBatch {
     const Array<int32_t> nodes(plan.nodes);
     const Array<DecodeMerge> merges(plan.merges);
     const Array<int32_t> round_begin(plan.round_begin);
-    args.latent = dims_.latent;
-    args.first_dim = dims_.first;
-    args.second_dim = dims_.second;
-    args.q_heads = dims_.q_heads;
-    args.kv_heads = dims_.kv_heads;
+    const Array<int32_t> shared_rows(plan.rows);
     const Array<float> node_out(static_cast<size_t>(plan.slots) * DecodeNodeFloats(args));
     const Array<float> node_lse2(static_cast<size_t>(plan.slots) * kDecodeGroupMax);
     const Array<uint16_t> out(rows.size() * static_cast<size_t>(dims_.q_heads * dims_.value_dim()));
@@ -130,6 +142,8 @@ class DecodeBatch {
                  plan.nodes_max,
                  node_out.data(),
                  node_lse2.data(),
+                 !plan.rows.empty(),
+                 shared_rows.data(),
                  nullptr};
     args.out = out.data();
     args.out_row_stride = dims_.q_heads * dims_.value_dim();
@@ -172,6 +186,19 @@ class DecodeBatch {
 
  private:
   static constexpr int kFp8Row = kernels::kFp8RowBytes / 2;  // in uint16_t
+  int32_t& PageOf(size_t row, int32_t i) {
+    return table_[row * static_cast<size_t>(pages_each_) + static_cast<size_t>(i)];
+  }
+  // The row whose first pages are this one's, and how many.
+  std::pair<size_t, int32_t> SharedPages(size_t row) const {
+    for (const DecodeGroup& group : groups_) {
+      const auto first =
+          static_cast<size_t>(*std::min_element(group.rows.begin(), group.rows.end()));
+      const bool in = std::count(group.rows.begin(), group.rows.end(), row) > 0;
+      if (in && row != first) return {first, group.leaves * (kStepLeaf / kPageRows)};
+    }
+    return {row, 0};
+  }
   // Not 1 / sqrt(key dim): a scale the kernel could not have guessed.
   float Scale() const { return 2.5F / std::sqrt(static_cast<float>(dims_.key_dim())); }
   uint16_t RandomValue() {
@@ -244,6 +271,7 @@ class DecodeBatch {
 
   const DecodeDims dims_;
   const std::vector<int32_t> keys_;
+  const std::vector<DecodeGroup> groups_;
   std::mt19937 random_;
   int pages_each_ = 0;
   size_t segment_ = 0;  // elements

@@ -41,6 +41,24 @@ struct DecodeShape {
 
   // Of a node as threads keep it: [kValueChunks][kN / 8][128 threads][4].
   static constexpr int kNodeFloats = kValueDim * kN;
+  static constexpr int kSlotFloats = kNodeFloats;
+  static constexpr bool kShared = false;  // columns are of one row
+  static constexpr bool kBeside = false;  // there is another shape in the kernel
+};
+
+// Two shapes in one kernel, over the same tiles in the same place: rows' own units and shared ones,
+// whose nodes take several of the others' slots.
+template <class Own, class Shared>
+struct OwnBeside : Own {
+  static constexpr int kBarriers = Shared::kBarriers;
+  static constexpr bool kBeside = true;
+};
+template <class Own, class Shared>
+struct SharedBeside : Shared {
+  static constexpr int kSlotFloats = Own::kNodeFloats;
+  static constexpr bool kShared = true;
+  static constexpr bool kBeside = true;
+  static_assert(Own::kStages == Shared::kStages && Own::kBytes <= Shared::kBytes);
 };
 
 // A thread's place: rows row and row + 8 of a product, columns 8 j + col and 8 j + col + 1.

@@ -36,6 +36,7 @@ class DeviceExecutor final : public Executor {
   const ExecutorInfo& info() const override { return info_; }
   const DeviceKernels& kernels() const { return kernels_; }
   bool repeated() const { return model_->repeated(); }
+  int64_t shared_rows() const { return model_->shared_rows(); }
   // Tokens of the last step that the device drew.
   int64_t drawn() const { return drawn_; }
 

@@ -201,6 +201,98 @@ TEST_F(DeviceExecutorTest, RepeatedStepsHaveTheBitsOfOthers) {
   }
 }
 
+// Branches of a prompt: pages [0, 8) are everybody's, a page behind them is each one's own.
+class Branches {
+ public:
+  static constexpr int64_t kPrompt = 512;
+  static constexpr size_t kRows = 9;
+  static constexpr size_t kSteps = 4;
+  explicit Branches(const std::string& dir, const ModelConfig& config)
+      : device({.model_dir = dir, .unproven_kernels = true}, 8 + int32_t{kRows}),
+        vocab_(static_cast<size_t>(config.vocab)) {
+    const std::vector<int32_t> prompt = RandomTokens(size_t{kPrompt}, config.vocab, 21);
+    for (size_t row = 0; row < kRows; ++row) {
+      pages_.push_back({0, 1, 2, 3, 4, 5, 6, 7, 8 + static_cast<int32_t>(row)});
+      tokens_.push_back(RandomTokens(kSteps, config.vocab, 22 + static_cast<uint32_t>(row)));
+    }
+    device.Logits(prompt, 0, size_t{kPrompt}, size_t{kPrompt}, kPrompt, pages_[0]);
+  }
+  StepItem Item(size_t row, size_t step) const {
+    return {std::span(tokens_[row]).subspan(step, 1), kPrompt + static_cast<int64_t>(step),
+            pages_[row], true, kPrompt};
+  }
+  // Another sequence's, of one page.
+  StepItem Short(size_t row) const {
+    return {std::span(tokens_[row]).first(1), 0, std::span(pages_[row]).last(1), true, 0};
+  }
+  std::span<const int32_t> pages(size_t row) const { return pages_[row]; }
+  // Logits of a step.
+  std::vector<std::vector<float>> Run(const std::vector<StepItem>& items) {
+    const Status status = device.executor->Run(items, nullptr);
+    EXPECT_TRUE(status.ok()) << status;
+    std::vector<std::vector<float>> rows;
+    for (size_t i = 0; i < items.size(); ++i) {
+      const std::span<const float> row = device.executor->logits(static_cast<int64_t>(i));
+      rows.emplace_back(row.begin(), row.begin() + static_cast<int64_t>(vocab_));
+    }
+    return rows;
+  }
+
+  Device device;
+
+ private:
+  const size_t vocab_;
+  std::vector<std::vector<int32_t>> pages_, tokens_;
+};
+
+// Branches decode together: what they share is read once for all of them, captured or not, and a
+// step of the same rows that shares nothing comes between.
+TEST_F(DeviceExecutorTest, RowsThatSharePagesHaveTheBitsOfRowsAlone) {
+  ModelConfig config = HopperHeads();
+  config.context = 1024;
+  const std::string dir = TestModel(config, {.dtype = "bf16"});
+  Branches branches(dir, config);
+  ASSERT_NE(branches.device.executor, nullptr);
+  const DeviceExecutor& executor = *branches.device.executor;
+  if (!executor.kernels().decode) GTEST_SKIP() << "not a Hopper card";
+  EXPECT_EQ(executor.shared_rows(), 0) << "a prompt";
+  std::vector<std::vector<std::vector<float>>> want(Branches::kSteps);
+  for (size_t step = 0; step < Branches::kSteps; ++step) {
+    for (size_t row = 0; row < Branches::kRows; ++row) {
+      want[step].push_back(branches.Run({branches.Item(row, step)})[0]);
+      EXPECT_EQ(executor.shared_rows(), 0);
+    }
+  }
+  // Positions of one sequence that are replayed at once are such rows, too.
+  const std::vector<int32_t> replayed = RandomTokens(521, config.vocab, 40);
+  const auto replay = [&](size_t chunk) {
+    return branches.device.Logits(replayed, 512, 9, chunk, Branches::kPrompt, branches.pages(0));
+  };
+  const std::vector<float> one_by_one = replay(1);
+  EXPECT_TRUE(SameBits(replay(9), one_by_one));
+  EXPECT_EQ(executor.shared_rows(), 9);
+  for (size_t step = 0; step < Branches::kSteps; ++step) branches.Run({branches.Item(0, step)});
+  const std::vector<uint8_t> pool = branches.device.pool;
+  for (size_t step = 0; step < Branches::kSteps; ++step) {
+    std::vector<StepItem> items;
+    for (size_t row = 0; row < Branches::kRows; ++row) items.push_back(branches.Item(row, step));
+    const std::vector<std::vector<float>> got = branches.Run(items);
+    EXPECT_EQ(executor.shared_rows(), int64_t{Branches::kRows});
+    EXPECT_EQ(executor.repeated(), step > 0) << step;
+    for (size_t row = 0; row < Branches::kRows; ++row) {
+      EXPECT_TRUE(SameBits(got[row], want[step][row])) << "step " << step << " row " << row;
+    }
+    if (step != 1) continue;
+    for (size_t row = 1; row < Branches::kRows; ++row) items[row] = branches.Short(row);
+    EXPECT_TRUE(SameBits(branches.Run(items)[0], want[step][0]));
+    EXPECT_EQ(executor.shared_rows(), 0);
+    EXPECT_FALSE(executor.repeated()) << "of another shape";
+    branches.device.pool = pool;
+    branches.device.executor->OnPagesReplaced(std::vector<int32_t>{9, 10, 11, 12, 13, 14, 15, 16});
+  }
+  EXPECT_EQ(branches.device.pool, pool);
+}
+
 // A larger step moves the memory that captured ones are about.
 TEST_F(DeviceExecutorTest, ARepeatedStepFollowsItsMemory) {
   const ModelConfig config = PlainConfigs()[0];

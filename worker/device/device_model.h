@@ -104,6 +104,8 @@ class DeviceModel {
   int64_t outputs() const { return step_.outputs(); }
   // The last step repeated another's launches.
   bool repeated() const { return repeated_; }
+  // Rows of the last step whose first keys were read once for several of them.
+  int64_t shared_rows() const { return step_.shared_rows(); }
   // f32 [vocab], the share's, of a step without samples.
   std::span<const float> logits(int64_t output) const;
   // What the device drew, or nothing: then the host has the logits to draw from.

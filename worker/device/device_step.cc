@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/cuda/decode_share.h"
+
 namespace reprise::worker {
 
 using cuda::kPageRows;
@@ -28,8 +30,9 @@ int64_t EndOf(const StepItem& item) {
 }
 
 // Rooms of a DecodePlan's arrays in a StepShape, in multiples of its workers and units. A plan that
-// needs more is not of the shape.
+// needs more is not of the shape. Nodes that rows share are listed for each of them.
 constexpr size_t kNodesAWorker = 4;
+constexpr size_t kNodesASharedUnit = 16;
 constexpr int kNodesMax = 320;
 
 }  // namespace
@@ -40,6 +43,8 @@ DeviceStep::DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, 
       kernels_(kernels),
       workers_(workers),
       processors_(processors),
+      sharing_(kernels.decode ? cuda::DecodeSharingOf(DecodeShapeOf(config, kernels.fp8))
+                              : cuda::DecodeSharing{}),
       rope_(config),
       upload_(moves) {}
 
@@ -171,22 +176,34 @@ void DeviceStep::PutDecode(std::span<const Run> runs) {
   keys.resize(rows, 0);
   table.resize(rows * static_cast<size_t>(table_stride_), 0);
   const int kv_heads = config_.latent ? 1 : static_cast<int>(config_.kv_heads);
-  plan_ = cuda::PlanDecode(keys, kv_heads, workers_);
+  const cuda::DecodeTables tables = {table, table_stride_, keys};
+  plan_ = cuda::PlanDecode(keys, kv_heads, workers_,
+                           {cuda::FindShared(tables, kv_heads, workers_, sharing_), sharing_});
   keys_ = upload_.Put(keys);
   table_ = upload_.Put(table);
-  run_begin_ = upload_.Put(plan_.run_begin);
+  PutPlan(rows * static_cast<size_t>(kv_heads));
+}
+
+void DeviceStep::PutPlan(size_t units) {
+  const bool shape = shape_.rows > 0;
+  const bool shared = !plan_.rows.empty();
+  shape_.shared = shape && shared;
   const auto workers = static_cast<size_t>(workers_);
-  const size_t units = rows * static_cast<size_t>(kv_heads);
-  const size_t nodes = shape_.rows > 0 ? kNodesAWorker * (workers + units) : 0;
-  if (shape_.rows > 0 && (plan_.nodes.size() > nodes || plan_.merges.size() > nodes ||
-                          plan_.round_begin.size() > nodes || plan_.joins.size() > units ||
-                          plan_.runs.size() > workers + units || plan_.nodes_max > kNodesMax)) {
+  const size_t nodes =
+      shape ? kNodesAWorker * workers + (shared ? kNodesASharedUnit : kNodesAWorker) * units : 0;
+  // A shared unit has two rows at least.
+  const size_t runs = shape ? workers + units + (shared ? units / 2 : 0) : 0;
+  if (shape && (plan_.nodes.size() > nodes || plan_.merges.size() > nodes ||
+                plan_.round_begin.size() > nodes || plan_.joins.size() > units ||
+                plan_.runs.size() > runs || plan_.nodes_max > kNodesMax)) {
     repeats_ = false;
   }
+  run_begin_ = upload_.Put(plan_.run_begin);
   nodes_ = upload_.Put(plan_.nodes, nodes);
   round_begin_ = upload_.Put(plan_.round_begin, nodes);
-  decode_runs_ = upload_.Put(plan_.runs, shape_.rows > 0 ? workers + units : 0);
-  joins_ = upload_.Put(plan_.joins, shape_.rows > 0 ? units : 0);
+  decode_runs_ = upload_.Put(plan_.runs, runs);
+  joins_ = upload_.Put(plan_.joins, shape ? units : 0);
+  shared_rows_ = upload_.Put(plan_.rows, shape_.shared ? static_cast<size_t>(shape_.rows) : 0);
   merges_ = upload_.Put(plan_.merges, nodes);
   joins_there_ = upload_.Put(std::vector<int32_t>{static_cast<int32_t>(plan_.joins.size())});
   units_ = static_cast<int>(units);
@@ -203,9 +220,11 @@ void DeviceStep::FillDecode(cuda::DecodeArgs* args) const {
   args->plan.join_count = static_cast<int>(plan_.joins.size());
   args->plan.joins_there = nullptr;
   args->plan.nodes_max = plan_.nodes_max;
+  args->plan.shared = shared_rows() > 0;
+  args->plan.rows = upload_.At(shared_rows_);
   if (repeats_) {
-    // A unit that is shared ends in one worker and begins in another.
-    args->plan.join_count = std::min(units_, workers_);
+    // A unit that workers share ends in one and begins in another.
+    args->plan.join_count = args->plan.shared ? units_ : std::min(units_, workers_);
     args->plan.joins_there = upload_.At(joins_there_);
     args->plan.nodes_max = kNodesMax;
   }
@@ -333,6 +352,7 @@ Status DeviceStep::Prepare(const StepWishes& wishes, cuda::Stream stream) {
   if (shape_.rows > 0 && kernels_.two_forms()) step_rows_ = rows_;
   PutOutputs(wishes);
   PutRows();
+  plan_ = {};
   // A context rank's attention plans for itself.
   if (context_ == nullptr) RETURN_IF_ERROR(PutAttention());
   sampled_ = !wishes.samples.empty();

@@ -55,6 +55,7 @@ struct StepShape {
   int64_t rows = 0;   // 0: not such a step
   int64_t pages = 0;  // room of a page table
   bool sampled = false;
+  bool shared = false;  // rows of Decode share keys
   auto operator<=>(const StepShape&) const = default;
 };
 
@@ -87,6 +88,8 @@ class DeviceStep {
   // Of Decode: keys, tables and plan of the step rows; nodes are the caller's.
   void FillDecode(cuda::DecodeArgs* args) const;
   int32_t decode_slots() const { return plan_.slots; }
+  // Rows of Decode whose first keys are read once for several of them.
+  int64_t shared_rows() const { return static_cast<int64_t>(plan_.rows.size()); }
 
   int64_t outputs() const { return static_cast<int64_t>(output_rows_.size()); }
   // Rows of logits that are computed.
@@ -137,12 +140,14 @@ class DeviceStep {
   // Keys of all of a latent model's prompt rows are expanded, run by run.
   Status PutExpanded(std::span<const Run> runs, std::vector<Batch>* batches);
   void PutDecode(std::span<const Run> runs);
+  void PutPlan(size_t units);
   void View(const std::vector<Batch>& from, std::vector<PromptBatch>* to) const;
 
   const ModelConfig& config_;
   const DeviceKernels kernels_;
   const int workers_;
   const int processors_;
+  const cuda::DecodeSharing sharing_;
   RopeRows rope_;
   StepUpload upload_;
   std::vector<Run> step_runs_, prompt_runs_;
@@ -172,7 +177,7 @@ class DeviceStep {
 
   cuda::DecodePlan plan_;
   int64_t table_stride_ = 0;
-  Uploaded<int32_t> keys_, table_, run_begin_, nodes_, round_begin_, joins_there_;
+  Uploaded<int32_t> keys_, table_, run_begin_, nodes_, round_begin_, joins_there_, shared_rows_;
   Uploaded<cuda::DecodeRun> decode_runs_;
   Uploaded<cuda::DecodeJoin> joins_;
   Uploaded<cuda::DecodeMerge> merges_;

@@ -28,14 +28,14 @@ inline constexpr bool kEmulated = true;
 // An executor with a pool of its own.
 class Device {
  public:
-  explicit Device(DeviceOptions options) {
+  explicit Device(DeviceOptions options, int32_t pages = kPages) {
     options.emulated = kEmulated;
     auto made = DeviceExecutor::Create(options);
     EXPECT_TRUE(made.ok()) << made.status();
     if (!made.ok()) return;
     executor = std::move(*made);
-    pool.assign(kPages * executor->info().kv_format.block_bytes(), 0);
-    executor->AttachPool(pool.data(), kPages);
+    pool.assign(static_cast<size_t>(pages) * executor->info().kv_format.block_bytes(), 0);
+    executor->AttachPool(pool.data(), pages);
   }
   // Logits of positions [first, first + count), in chunks.
   std::vector<float> Logits(std::span<const int32_t> tokens, size_t first, size_t count,
