@@ -83,21 +83,20 @@ struct Worker : DecodeNodes<Shape> {
   REPRISE_DEVICE void LoadQuery(const DecodeRun& run) const {
     const int group = args.q_heads / args.kv_heads;
     const int columns = Shape::kShared ? run.rows * group : group;
-    const uint16_t* q = args.q + static_cast<int64_t>(run.unit % args.kv_heads) * group *
-                                     Shape::kKeyDim;
-    if (!Shape::kShared) q += run.unit / args.kv_heads * args.q_row_stride;
+    const int64_t first = static_cast<int64_t>(run.unit % args.kv_heads) * group * Shape::kKeyDim;
+    const uint16_t* q = QueryOf(args, run.unit / args.kv_heads) + first;
     constexpr int kPieces = Shape::kKeyDim / 8;  // of 16 bytes, a head
     for (int i = static_cast<int>(ThreadX()); i < kN * kPieces; i += kThreads) {
       const int column = i / kPieces;
       const int piece = i % kPieces;
       Words words = {};
       if (column < columns) {
-        int64_t head = column * Shape::kKeyDim;
+        int head = column;
         if (Shape::kShared) {
-          const int32_t row = args.plan.rows[run.first_row + column / group];
-          head = row * args.q_row_stride + column % group * Shape::kKeyDim;
+          q = QueryOf(args, args.plan.rows[run.first_row + column / group]) + first;
+          head = column % group;
         }
-        words = Load16(q + head + piece * 8);
+        words = Load16(q + head * Shape::kKeyDim + piece * 8);
       }
       const auto at = static_cast<uint32_t>(column * 128 + piece % 8 * 16);
       Store16(shared + Shape::kQuery + piece / 8 * Shape::kQueryChunkBytes + Swizzle(at, 128),
@@ -371,9 +370,8 @@ JoinKernel(REPRISE_PARAMETER DecodeArgs args) {
   const int64_t row = join.unit / args.kv_heads;
   const int head = join.unit % args.kv_heads * group + static_cast<int>(col);
   const int dim = place.dim();
-  args.out[row * args.out_row_stride + static_cast<int64_t>(head) * Shape::kValueDim + dim] =
-      ToBf16(values[lane]).bits;
-  if (args.lse != nullptr && dim == 0) args.lse[row * args.q_heads + head] = lse2[col] * kLn2;
+  StoreValue(args, row, static_cast<int64_t>(head) * Shape::kValueDim + dim, values[lane]);
+  if (dim == 0) StoreLse(args, row, head, lse2[col]);
 }
 
 template <class Shape, bool kShared = false>

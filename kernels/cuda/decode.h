@@ -41,6 +41,13 @@ struct DecodePlanView {
   const int32_t* joins_there = nullptr;
 };
 
+// A row that sees keys of a node of the tree only: where its query is, and where the node goes.
+struct DecodePart {
+  int32_t q_row = 0;
+  float* out = nullptr;   // [q_heads, value dim]; no key: 0
+  float* lse2 = nullptr;  // [q_heads], base 2; no key: -inf
+};
+
 struct DecodeArgs {
   KvMaps maps;
   // kHeads: keys of first_dim, values of second_dim. Latent: keys of first_dim + second_dim, values
@@ -60,10 +67,15 @@ struct DecodeArgs {
   uint16_t* out = nullptr;        // bf16 [rows, q_heads, value dim]; no key: 0
   int64_t out_row_stride = 0;     // elements
   float* lse = nullptr;           // [rows, q_heads] natural log, or null; no key: -inf
+  // [rows], in place of row r of q, out and lse; page tables, keys and plan are the nodes', whose
+  // first key is leaf 0's. Null: rows see all their keys.
+  const DecodePart* parts = nullptr;
   // Latents in rows of kernels/fp8_row.h instead of the maps': page 0's, aligned to 16.
   bool fp8 = false;
   const void* fp8_rows = nullptr;
   int64_t fp8_page_stride_bytes = 0;
+
+  int value_dim() const { return latent ? first_dim : second_dim; }
 };
 
 // Whether there is a kernel for these dims and heads.

@@ -156,7 +156,7 @@ struct Fp8Scorer {
   // Columns in the products' order: pairs 0 and 2 of a unit go to the first eight slots of a
   // product, 1 and 3 to the others. Rows of query heads beyond the group's are zero.
   REPRISE_DEVICE void LoadQuery(int unit) const {
-    const uint16_t* q = args.q + unit * args.q_row_stride;
+    const uint16_t* q = QueryOf(args, unit);
     constexpr int kUnits = Shape::kKeyDim / 8;  // of a head
     for (int i = static_cast<int>(Thread()); i < kN * kUnits; i += static_cast<int>(kNodeThreads)) {
       const int head = i / kUnits;

@@ -6,6 +6,7 @@
 #define REPRISE_KERNELS_CUDA_DECODE_NODES_H_
 
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_result.h"
 #include "kernels/cuda/decode_tile.h"
 
 namespace reprise::cuda {
@@ -150,6 +151,22 @@ struct DecodeNodes {
 
   // ---- a run ----
 
+  template <class T>
+  static REPRISE_DEVICE void WriteColumn(T* out, int u, const Node& node) {
+    REPRISE_UNROLL
+    for (int v = 0; v < Shape::kValueChunks; ++v) {
+      REPRISE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const float value = node.o[v][u / 2 * 4 + u % 2 + 2 * half];
+        if constexpr (sizeof(T) == sizeof(float)) {
+          out[64 * v + 8 * half] = value;
+        } else {
+          out[64 * v + 8 * half] = ToBf16(value).bits;
+        }
+      }
+    }
+  }
+
   REPRISE_DEVICE void WriteResult(const DecodeRun& run, const Node& node) const {
     const int group = args.q_heads / args.kv_heads;
     const int first_head = run.unit % args.kv_heads * group;
@@ -158,18 +175,13 @@ struct DecodeNodes {
     for (int u = 0; u < kColumns; ++u) {
       if (Column(u) >= group) continue;
       const int head = first_head + Column(u);
-      uint16_t* out = Opaque(args.out + row * args.out_row_stride +
-                             static_cast<int64_t>(head) * Shape::kValueDim + place.row);
-      REPRISE_UNROLL
-      for (int v = 0; v < Shape::kValueChunks; ++v) {
-        REPRISE_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          out[64 * v + 8 * half] = ToBf16(node.o[v][u / 2 * 4 + u % 2 + 2 * half]).bits;
-        }
+      const int64_t at = static_cast<int64_t>(head) * Shape::kValueDim + place.row;
+      if (args.parts != nullptr) {
+        WriteColumn(Opaque(args.parts[row].out + at), u, node);
+      } else {
+        WriteColumn(Opaque(args.out + row * args.out_row_stride + at), u, node);
       }
-      if (args.lse != nullptr && place.row == 0) {
-        args.lse[row * args.q_heads + head] = node.lse2[u] * kLn2;
-      }
+      if (place.row == 0) StoreLse(args, row, head, node.lse2[u]);
     }
   }
 

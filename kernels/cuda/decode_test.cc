@@ -52,6 +52,15 @@ TEST_F(CudaDecode, BitsDoNotDependOnThePlanTheBatchOrTheSchedule) {
   }
 }
 
+TEST_F(CudaDecode, PartsAreWhatRowsRound) {
+  for (const Dims& dims : {kLite, kGrouped, kSmall, kFp8Few}) {
+    const Batch batch(dims, {1300, 0, 257, 31}, 25);
+    for (const int workers : {1, 5}) {
+      EXPECT_EQ(batch.RunParts(workers), batch.Run(batch.AllRows(), workers)) << workers;
+    }
+  }
+}
+
 // ---- rows that share keys ----
 
 std::vector<int32_t> RowsFrom(int32_t first, int32_t end) {
@@ -90,6 +99,7 @@ TEST_F(CudaDecode, SharedRowsHaveTheBitsOfRowsAlone) {
     UseSeed(seed++);
     const Batch::Result want = batch.Run(batch.AllRows(), workers);
     EXPECT_EQ(batch.RunShared(workers), want);
+    EXPECT_EQ(batch.RunParts(workers, true), want);
     batch.Check(want);
   }
 }

@@ -75,10 +75,19 @@ class DecodeBatch {
   };
 
   // All rows, what groups have in common read once.
-  Result RunShared(int workers) const { return Run(AllRows(), workers, true); }
+  Result RunShared(int workers) const { return Run(AllRows(), workers, {.shared = true}); }
+  // All rows as parts whose queries are in another order; what they give is rounded here.
+  Result RunParts(int workers, bool shared = false) const {
+    return Run(AllRows(), workers, {shared, true});
+  }
 
+  struct Form {
+    bool shared = false;
+    bool parts = false;
+  };
   // The rows given, by a plan for so many workers.
-  Result Run(const std::vector<size_t>& rows, int workers, bool shared = false) const {
+  Result Run(const std::vector<size_t>& rows, int workers) const { return Run(rows, workers, {}); }
+  Result Run(const std::vector<size_t>& rows, int workers, const Form& form) const {
     std::vector<int32_t> keys;
     std::vector<int32_t> table;
     std::vector<uint16_t> q;
@@ -88,7 +97,7 @@ class DecodeBatch {
       const auto t = table_.begin() + static_cast<int64_t>(r) * pages_each_;
       table.insert(table.end(), t, t + pages_each_);
       const auto from = q_.begin() + static_cast<int64_t>(r * q_row);
-      q.insert(q.end(), from, from + static_cast<int64_t>(q_row));
+      q.insert(form.parts ? q.begin() : q.end(), from, from + static_cast<int64_t>(q_row));
     }
     const Array<uint16_t> pool(pool_);
     KvPool layer;
@@ -109,7 +118,7 @@ class DecodeBatch {
     args.q_heads = dims_.q_heads;
     args.kv_heads = dims_.kv_heads;
     DecodeShares shares;
-    if (shared) shares = {groups_, DecodeSharingOf(args)};
+    if (form.shared) shares = {groups_, DecodeSharingOf(args)};
     const DecodePlan plan = PlanDecode(keys, dims_.kv_heads, workers, shares);
     const Array<uint16_t> device_q(q);
     const Array<int32_t> device_table(table);
@@ -148,9 +157,17 @@ class DecodeBatch {
     args.out = out.data();
     args.out_row_stride = dims_.q_heads * dims_.value_dim();
     args.lse = lse.data();
+    const Array<float> part_out(form.parts ? out.size() : 0);
+    std::vector<DecodePart> parts(form.parts ? rows.size() : 0);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      parts[i] = {static_cast<int32_t>(rows.size() - 1 - i), part_out.data() + i * out_row(),
+                  lse.data() + i * heads()};
+    }
+    const Array<DecodePart> device_parts(parts);
+    args.parts = device_parts.data();
     EXPECT_EQ(Decode(args, nullptr), 0);
     EXPECT_EQ(Synchronize(nullptr), 0);
-    return {out.Read(), lse.Read()};
+    return form.parts ? Rounded(part_out.Read(), lse.Read()) : Result{out.Read(), lse.Read()};
   }
 
   void Check(const Result& result) const {
@@ -185,6 +202,14 @@ class DecodeBatch {
   size_t heads() const { return static_cast<size_t>(dims_.q_heads); }
 
  private:
+  static Result Rounded(const std::vector<float>& out, std::vector<float> lse2) {
+    Result result;
+    for (const float value : out) result.out.push_back(F32ToBf16(value));
+    for (float& value : lse2) value *= kLn2;
+    result.lse = std::move(lse2);
+    return result;
+  }
+
   static constexpr int kFp8Row = kernels::kFp8RowBytes / 2;  // in uint16_t
   int32_t& PageOf(size_t row, int32_t i) {
     return table_[row * static_cast<size_t>(pages_each_) + static_cast<size_t>(i)];

@@ -9,6 +9,7 @@
 // A fourth of the threads only copies. 128 heads are two blocks that read the same keys, the second
 // from the cache. The order is the step form's, tile after tile: the greatest score so far goes
 // from one warpgroup to the other with the weights.
+#include "kernels/cuda/decode_result.h"
 #include "kernels/cuda/decode_wide.h"
 #include "kernels/cuda/decode_wide_copier.h"
 #include "kernels/cuda/device/launch.h"
@@ -73,7 +74,7 @@ struct Computer {
   // Heads that are not there are zero.
   REPRISE_DEVICE void LoadQueries(int32_t unit) const {
     constexpr uint32_t kPieces = kKeyDim / 8;  // of 16 bytes, a head
-    const uint16_t* q = args.q + unit * args.q_row_stride;
+    const uint16_t* q = QueryOf(args, unit);
     for (uint32_t i = kHalf * 128 + thread(); i < kRows * kPieces; i += kBoth) {
       const uint32_t piece = i % kPieces;
       const uint32_t head = first_head + i / kPieces;
@@ -307,12 +308,14 @@ struct Computer {
     for (int r = 0; r < 2; ++r) {
       const auto head = static_cast<int32_t>(first_head) + row() + 8 * r;
       const bool ours = head < args.q_heads;
-      StoreRow(sums, r, ours,
-               reinterpret_cast<Bf16*>(args.out) + run.unit * args.out_row_stride +
-                   int64_t{head} * kLatent + kHalf * kHalfLatent);
-      if (kHalf == 0 && ours && Lane() % 4 == 0 && args.lse != nullptr) {
-        args.lse[int64_t{run.unit} * args.q_heads + head] = lse2[r] * kLn2;
+      const int64_t at = int64_t{head} * kLatent + kHalf * kHalfLatent;
+      if (args.parts == nullptr) {
+        StoreRow(sums, r, ours,
+                 reinterpret_cast<Bf16*>(args.out) + run.unit * args.out_row_stride + at);
+      } else {
+        StoreRow(sums, r, ours, args.parts[run.unit].out + at);
       }
+      if (kHalf == 0 && ours && Lane() % 4 == 0) StoreLse(args, run.unit, head, lse2[r]);
     }
   }
 
@@ -423,11 +426,8 @@ JoinWideKernel(REPRISE_PARAMETER DecodeArgs args, uint32_t blocks) {
   SyncBlock();
   const auto head = static_cast<int32_t>(part * kRows + row);
   if (warp > 0 || head >= args.q_heads) return;
-  args.out[join.unit * args.out_row_stride + int64_t{head} * kLatent + column] =
-      ToBf16(values[Lane()]).bits;
-  if (args.lse != nullptr && column == 0) {
-    args.lse[int64_t{join.unit} * args.q_heads + head] = lse2[local] * kLn2;
-  }
+  StoreValue(args, join.unit, int64_t{head} * kLatent + column, values[Lane()]);
+  if (column == 0) StoreLse(args, join.unit, head, lse2[local]);
 }
 
 uint32_t BlocksOf(const DecodeArgs& args) {

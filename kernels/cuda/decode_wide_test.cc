@@ -42,6 +42,13 @@ TEST_F(CudaDecodeWide, BitsDoNotDependOnThePlanTheBatchOrTheSchedule) {
                          reversed.out.begin() + static_cast<int64_t>(2 * batch.out_row())));
 }
 
+TEST_F(CudaDecodeWide, PartsAreWhatRowsRound) {
+  const DecodeBatch batch(kPadded, {1300, 0, 257, 31}, 25);
+  for (const int workers : {1, 5}) {
+    EXPECT_TRUE(batch.RunParts(workers) == batch.Run(batch.AllRows(), workers)) << workers;
+  }
+}
+
 // Leaves of one tile and of several, one after the other.
 TEST_F(CudaDecodeWide, BitsDoNotDependOnWhichHalfIsFaster) {
   const DecodeBatch batch(kOneBlock, {257, 300, 513, 70}, 31);

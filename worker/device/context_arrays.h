@@ -1,6 +1,6 @@
-// Small arrays that a layer's calls need on the device: tables of pages, runs, tiles. The layers of
-// a step make the same calls, so what one has sent the next finds there. Owned by the
-// DeviceContextCompute; one thread.
+// Small arrays that a layer's calls need on the device, tables of pages, runs, tiles, and plans of
+// decoding. The layers of a step make the same calls, so what one has sent the next finds there.
+// Owned by the DeviceContextCompute; one thread.
 #ifndef REPRISE_WORKER_DEVICE_CONTEXT_ARRAYS_H_
 #define REPRISE_WORKER_DEVICE_CONTEXT_ARRAYS_H_
 
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "kernels/cuda/decode_plan.h"
 #include "kernels/cuda/device/buffer.h"
 #include "worker/device/device_status.h"
 
@@ -21,7 +22,7 @@ namespace reprise::worker {
 class ContextArrays {
  public:
   // Before the calls of a layer: what read the arrays of the one before is done.
-  void Begin() { next_ = 0; }
+  void Begin() { next_ = next_plan_ = 0; }
 
   // For what is queued on the stream after it, until the next Begin.
   template <class T>
@@ -46,13 +47,29 @@ class ContextArrays {
     return Put(std::span<const T>(values), stream);
   }
 
+  // Of these rows, as the layer before made it if it made the same call.
+  const cuda::DecodePlan& PlanFor(const std::vector<int32_t>& keys, int kv_heads, int workers) {
+    if (next_plan_ == plans_.size()) plans_.emplace_back();
+    Planned& planned = plans_[next_plan_++];
+    if (planned.keys != keys || planned.plan.run_begin.empty()) {
+      planned = {keys, cuda::PlanDecode(keys, kv_heads, workers)};
+    }
+    return planned.plan;
+  }
+
  private:
+  struct Planned {
+    std::vector<int32_t> keys;
+    cuda::DecodePlan plan;
+  };
   struct Array {
     std::vector<uint8_t> host;  // as the device has it
     cuda::Buffer device;
   };
   std::deque<Array> arrays_;
+  std::deque<Planned> plans_;
   size_t next_ = 0;
+  size_t next_plan_ = 0;
 };
 
 }  // namespace reprise::worker

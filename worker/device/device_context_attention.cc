@@ -4,6 +4,7 @@
 #include <numeric>
 #include <utility>
 
+#include "kernels/cuda/decode.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/prefill_simple.h"
 #include "worker/device/device_model.h"
@@ -50,10 +51,10 @@ Status DeviceModel::AttendHeadsTogether(const cuda::KvPool& pool) {
   ASSIGN_OR_RETURN(uint16_t* const q, q_.Get<uint16_t>(step_.rows() * cols));
   ASSIGN_OR_RETURN(uint16_t* const out, attended_.Get<uint16_t>(step_.rows() * cols));
   for (const Form form : {Form::kPrompt, Form::kStep}) {
-    const bool hopper = form == Form::kPrompt && kernels_.prefill;
-    const auto attend = [this, hopper](const LayerPages& keys, std::span<const NodeItem> items,
-                                       ContextArrays* arrays) {
-      return AttendNodes(keys, items, false, hopper, arrays);
+    const auto attend = [this, form](const LayerPages& keys, std::span<const NodeItem> items,
+                                     ContextArrays* arrays) {
+      if (form == Form::kStep && kernels_.decode) return DecodeNodes(keys, items, arrays);
+      return AttendNodes(keys, items, false, form == Form::kPrompt && kernels_.prefill, arrays);
     };
     RETURN_IF_ERROR(
         AttendTogether(form, {q, config_.head_dim, out, config_.head_dim, 0, attend}, pool));
@@ -73,9 +74,12 @@ Status DeviceModel::AttendLatentsTogether(const DeviceLayer& layer, const cuda::
                    latent_out_.Get<uint16_t>(rows * config_.heads * l.kv_rank));
   ASSIGN_OR_RETURN(uint16_t* const out,
                    attended_.Get<uint16_t>(rows * config_.heads * l.value_dim));
-  const auto absorbed_form = [this](const LayerPages& keys, std::span<const NodeItem> items,
-                                    ContextArrays* arrays) {
-    return AttendNodes(keys, items, true, false, arrays);
+  const auto absorbed_form = [this](Form form) -> DeviceContextCompute::Attention {
+    return [this, form](const LayerPages& keys, std::span<const NodeItem> items,
+                        ContextArrays* arrays) {
+      if (form == Form::kStep && kernels_.decode) return DecodeNodes(keys, items, arrays);
+      return AttendNodes(keys, items, true, false, arrays);
+    };
   };
   const auto expanded_form = [this, &w](const LayerPages& keys, std::span<const NodeItem> items,
                                         ContextArrays* arrays) {
@@ -83,16 +87,18 @@ Status DeviceModel::AttendLatentsTogether(const DeviceLayer& layer, const cuda::
   };
   const int64_t absorbed_rows = kernels_.prefill ? step_.step_rows() : rows;
   if (absorbed_rows > 0) RETURN_IF_ERROR(Absorb(w, absorbed_rows));
-  const ContextRows in_latents{absorbed, dim, latent_out, l.kv_rank, 0, absorbed_form};
+  const auto in_latents = [&](Form form) {
+    return ContextRows{absorbed, dim, latent_out, l.kv_rank, 0, absorbed_form(form)};
+  };
   if (kernels_.prefill) {
     const auto key_macs =
         static_cast<double>(config_.heads * l.kv_rank * (l.nope_dim + l.value_dim));
     RETURN_IF_ERROR(AttendTogether(
         Form::kPrompt, {q, config_.head_dim, out, l.value_dim, key_macs, expanded_form}, pool));
   } else {
-    RETURN_IF_ERROR(AttendTogether(Form::kPrompt, in_latents, pool));
+    RETURN_IF_ERROR(AttendTogether(Form::kPrompt, in_latents(Form::kPrompt), pool));
   }
-  RETURN_IF_ERROR(AttendTogether(Form::kStep, in_latents, pool));
+  RETURN_IF_ERROR(AttendTogether(Form::kStep, in_latents(Form::kStep), pool));
   return absorbed_rows > 0 ? ValuesOf(w, absorbed_rows) : absl::OkStatus();
 }
 
@@ -144,6 +150,71 @@ Status DeviceModel::AttendNode(const cuda::KvPool& pool, const int32_t* table, c
   args.scratch_bytes = cuda::PrefillScratchBytes(plan, pool.second_dim, args.processors);
   ASSIGN_OR_RETURN(args.scratch, prefill_scratch_.Get<uint8_t>(args.scratch_bytes));
   return DeviceStatus(cuda::Prefill(args, stream_), "attention");
+}
+
+// All rows of all items in one launch; their queries are rows of one array, wherever it begins.
+Status DeviceModel::DecodeNodes(const LayerPages& keys, std::span<const NodeItem> items,
+                                ContextArrays* arrays) {
+  const uint8_t* first = items.front().q.data;
+  int64_t stride = 1;
+  int32_t pages = 0;
+  for (const NodeItem& item : items) {
+    first = std::min<const uint8_t*>(first, item.q.data);
+    stride = std::max(stride, (item.keys + cuda::kPageRows - 1) / cuda::kPageRows);
+  }
+  cuda::DecodeArgs args = DecodeShapeOf(config_, kernels_.fp8);
+  std::vector<int32_t> seen;
+  std::vector<int32_t> table;
+  std::vector<cuda::DecodePart> parts;
+  for (const NodeItem& item : items) {
+    const int64_t row_bytes = item.q.stride_bytes;
+    const auto count = static_cast<size_t>((item.keys + cuda::kPageRows - 1) / cuda::kPageRows);
+    const std::span<const int32_t> named(item.pages, count);
+    pages = std::max(pages, *std::max_element(named.begin(), named.end()) + 1);
+    for (int64_t row = 0; row < item.q.rows; ++row) {
+      const int64_t position = item.first_position + row;
+      seen.push_back(static_cast<int32_t>(std::min(item.keys, position + 1 - item.key_position)));
+      table.insert(table.end(), named.begin(), named.end());
+      table.resize(seen.size() * static_cast<size_t>(stride), 0);
+      parts.push_back({static_cast<int32_t>((item.q.data - first) / row_bytes + row),
+                       item.to.out + row * config_.heads * args.value_dim(),
+                       item.to.lse + row * config_.heads});
+    }
+  }
+  cuda::KvPool pool = LayerPool(0);
+  pool.layer_base = const_cast<uint8_t*>(keys.base);
+  pool.page_stride_bytes = keys.stride_bytes;
+  // As many as are named, for maps of packed ones.
+  pool.pages = pages;
+  if (kernels_.fp8) {
+    args.fp8_rows = pool.layer_base;
+    args.fp8_page_stride_bytes = pool.page_stride_bytes;
+  } else {
+    RETURN_IF_ERROR(DeviceStatus(cuda::MakeKvMaps(pool, &args.maps), "maps of keys"));
+  }
+  args.q = reinterpret_cast<const uint16_t*>(first);
+  args.q_row_stride = items.front().q.stride_bytes / 2;
+  args.page_table_stride = stride;
+  ASSIGN_OR_RETURN(args.page_table, arrays->Put(table, stream_));
+  ASSIGN_OR_RETURN(args.keys, arrays->Put(seen, stream_));
+  ASSIGN_OR_RETURN(args.parts, arrays->Put(parts, stream_));
+  const int workers = std::max(
+      1, cuda::DecodeWorkers(args, std::max(1, device_.processors - ranks_.busy_processors)));
+  const cuda::DecodePlan& plan = arrays->PlanFor(seen, args.kv_heads, workers);
+  ASSIGN_OR_RETURN(args.plan.runs, arrays->Put(plan.runs, stream_));
+  ASSIGN_OR_RETURN(args.plan.run_begin, arrays->Put(plan.run_begin, stream_));
+  args.plan.workers = workers;
+  ASSIGN_OR_RETURN(args.plan.joins, arrays->Put(plan.joins, stream_));
+  args.plan.join_count = static_cast<int>(plan.joins.size());
+  ASSIGN_OR_RETURN(args.plan.nodes, arrays->Put(plan.nodes, stream_));
+  ASSIGN_OR_RETURN(args.plan.merges, arrays->Put(plan.merges, stream_));
+  ASSIGN_OR_RETURN(args.plan.round_begin, arrays->Put(plan.round_begin, stream_));
+  args.plan.nodes_max = plan.nodes_max;
+  const auto floats = static_cast<int64_t>(cuda::DecodeNodeFloats(args));
+  ASSIGN_OR_RETURN(args.plan.node_out, node_out_.Get<float>(plan.slots * floats));
+  ASSIGN_OR_RETURN(args.plan.node_lse2,
+                   node_lse2_.Get<float>(int64_t{plan.slots} * cuda::kDecodeGroupMax));
+  return DeviceStatus(cuda::Decode(args, stream_), "decoding");
 }
 
 Status DeviceModel::AttendExpandedNodes(const DeviceLatent& w, const LayerPages& keys,

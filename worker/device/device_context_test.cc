@@ -122,6 +122,7 @@ class Side {
     const Sequence* sequence;
     int64_t first;
     int64_t rows;
+    int64_t prompt_end = INT64_MAX;
   };
   Status Run(const std::vector<Part>& parts, TimeNs deadline_ns) {
     std::vector<std::vector<int32_t>> tables;
@@ -138,7 +139,7 @@ class Side {
       items.push_back({std::span(part.sequence->tokens)
                            .subspan(static_cast<size_t>(part.first - part.sequence->first),
                                     static_cast<size_t>(part.rows)),
-                       part.first, tables[i], true});
+                       part.first, tables[i], true, part.prompt_end});
     }
     RETURN_IF_ERROR(pages_.GiveReplaced(items));
     RETURN_IF_ERROR(
@@ -168,7 +169,7 @@ class DeviceContext : public testing::TestWithParam<Case> {
                                 .emulated = true,
                                 .unproven_kernels = c.unproven};
     const auto vocab = ConfigOf(c).vocab;
-    long_ = {RandomTokens(4, vocab, 1), c.stripes * kStripe - 1, 0};
+    long_ = {RandomTokens(5, vocab, 1), c.stripes * kStripe - 1, 0};
     const auto pages = static_cast<int32_t>((c.stripes * kStripe + 64) / 64);
     short_ = {RandomTokens(70, vocab, 2), 0, pages};
     one_ = std::make_unique<Side>(options, kv::GroupSplit{}, pages + 3);
@@ -225,8 +226,8 @@ TEST_P(DeviceContext, LogitsAndRowsAreOneDevices) {
   // The other ranks have no row.
   ExpectOneDevices({{&short_, 66, 1}});
   if (HasFatalFailure()) return;
-  // Single rows.
-  ExpectOneDevices({{&long_, long_.first + 3, 1}, {&short_, 67, 1}});
+  // Generated rows.
+  ExpectOneDevices({{&long_, long_.first + 3, 2, 0}, {&short_, 67, 1, 67}});
 }
 
 parallel::ContextRules By(Way way, Merge merge = Merge::kGather) {
@@ -246,6 +247,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"LatentsQuery", "latents", 2, By(Way::kQuery), false, "auto", 1, 2},
                     Case{"Fp8Gather", "hopper latents", 2, By(Way::kGather), false, "fp8"},
                     Case{"HopperHeadsRing", "hopper heads", 2, By(Way::kRing), true},
+                    Case{"HopperHeadsQuery", "hopper heads", 2, By(Way::kQuery), true},
+                    Case{"HopperFp8Query", "hopper latents", 2, By(Way::kQuery), true, "fp8"},
                     Case{"HopperLatentsRing", "hopper latents", 2, By(Way::kRing), true}),
     [](const auto& info) { return info.param.name; });
 

@@ -163,6 +163,8 @@ class DeviceModel {
                      bool latent, bool hopper, ContextArrays* arrays);
   Status AttendNode(const cuda::KvPool& pool, const int32_t* table, const parallel::NodeItem& item,
                     bool latent, bool hopper, ContextArrays* arrays);
+  Status DecodeNodes(const parallel::LayerPages& keys, std::span<const parallel::NodeItem> items,
+                     ContextArrays* arrays);
   Status AttendExpandedNodes(const DeviceLatent& w, const parallel::LayerPages& keys,
                              std::span<const parallel::NodeItem> items, ContextArrays* arrays);
   Status Absorb(const DeviceLatent& w, int64_t rows);

@@ -175,8 +175,6 @@ StatusOr<LoadedDevice> LoadOnDevice(const DeviceOptions& options, const kv::Grou
   ASSIGN_OR_RETURN(loaded.share, ShareOf(loaded.config, split, rank));
   Holding own = {.config = ConfigOfShare(loaded.config, loaded.share), .share = loaded.share};
   loaded.kernels = ChooseKernels(own.config, device, fp8, options.unproven_kernels);
-  // Decode gives no partial results.
-  if (split.context > 1) loaded.kernels.decode = false;
 
   ExecutorInfo& info = loaded.info;
   info = DescribeModel(folder, fp8 ? kv::ElementCodec::kFp8Mla : kv::ElementCodec::kBF16,
