@@ -16,7 +16,7 @@ using parallel::NodeItem;
 
 // Of one form: queries and where their results go, by row of the step.
 struct DeviceModel::ContextRows {
-  const uint16_t* q = nullptr;
+  uint16_t* q = nullptr;
   int64_t query_dim = 0;
   uint16_t* out = nullptr;
   int64_t value_dim = 0;
@@ -26,9 +26,8 @@ struct DeviceModel::ContextRows {
 
 Status DeviceModel::AttendTogether(Form form, const ContextRows& rows, const cuda::KvPool& pool) {
   if (!ranks_.context->Has(form)) return absl::OkStatus();
-  const auto bytes_of = [&](const uint16_t* data, int64_t cols) {
-    return parallel::ByteRows{reinterpret_cast<uint8_t*>(const_cast<uint16_t*>(data)), step_.rows(),
-                              cols * 2, cols * 2};
+  const auto bytes_of = [&](uint16_t* data, int64_t cols) {
+    return parallel::ByteRows{reinterpret_cast<uint8_t*>(data), step_.rows(), cols * 2, cols * 2};
   };
   ranks_.compute->SetCall(config_.heads, rows.value_dim, form == Form::kStep ? 1 : 0,
                           rows.attention);
@@ -102,17 +101,27 @@ Status DeviceModel::AttendLatentsTogether(const DeviceLayer& layer, const cuda::
   return absorbed_rows > 0 ? ValuesOf(w, absorbed_rows) : absl::OkStatus();
 }
 
-// Items of one call are over the same pages' memory, each over keys of its own.
-Status DeviceModel::AttendNodes(const LayerPages& keys, std::span<const NodeItem> items,
-                                bool latent, bool hopper, ContextArrays* arrays) {
+// The layer's pages, or packed ones, of which so many are named: for maps.
+cuda::KvPool DeviceModel::PoolOf(const LayerPages& keys, int64_t pages) const {
   cuda::KvPool pool = LayerPool(0);
   pool.layer_base = const_cast<uint8_t*>(keys.base);
   pool.page_stride_bytes = keys.stride_bytes;
+  pool.pages = pages;
+  return pool;
+}
+
+// Those that attention may have while others move bytes.
+int DeviceModel::ContextProcessors() const {
+  return std::max(1, device_.processors - ranks_.busy_processors);
+}
+
+// Items of one call are over the same pages' memory, each over keys of its own.
+Status DeviceModel::AttendNodes(const LayerPages& keys, std::span<const NodeItem> items,
+                                bool latent, bool hopper, ContextArrays* arrays) {
   for (const NodeItem& item : items) {
     const int64_t count = (item.keys + cuda::kPageRows - 1) / cuda::kPageRows;
     const std::span<const int32_t> pages(item.pages, static_cast<size_t>(count));
-    // As many as are named, for maps of packed ones.
-    pool.pages = *std::max_element(pages.begin(), pages.end()) + 1;
+    const cuda::KvPool pool = PoolOf(keys, *std::max_element(pages.begin(), pages.end()) + 1);
     ASSIGN_OR_RETURN(const int32_t* const table, arrays->Put(pages, stream_));
     RETURN_IF_ERROR(AttendNode(pool, table, item, latent, hopper, arrays));
   }
@@ -143,7 +152,7 @@ Status DeviceModel::AttendNode(const cuda::KvPool& pool, const int32_t* table, c
   if (!hopper) return DeviceStatus(cuda::PrefillSimple(args, latent, stream_), "attention");
   cuda::PrefillPlan plan;
   RETURN_IF_ERROR(DeviceStatus(cuda::PlanPrefill(std::span(&run, 1), &plan), "planning attention"));
-  args.processors = std::max(1, device_.processors - ranks_.busy_processors);
+  args.processors = ContextProcessors();
   ASSIGN_OR_RETURN(args.tiles, arrays->Put(plan.tiles, stream_));
   args.tile_count = static_cast<int64_t>(plan.tiles.size());
   args.leaves_max = plan.leaves_max;
@@ -152,76 +161,91 @@ Status DeviceModel::AttendNode(const cuda::KvPool& pool, const int32_t* table, c
   return DeviceStatus(cuda::Prefill(args, stream_), "attention");
 }
 
-// All rows of all items in one launch; their queries are rows of one array, wherever it begins.
-Status DeviceModel::DecodeNodes(const LayerPages& keys, std::span<const NodeItem> items,
-                                ContextArrays* arrays) {
-  const uint8_t* first = items.front().q.data;
-  int64_t stride = 1;
-  int32_t pages = 0;
-  for (const NodeItem& item : items) {
-    first = std::min<const uint8_t*>(first, item.q.data);
-    stride = std::max(stride, (item.keys + cuda::kPageRows - 1) / cuda::kPageRows);
+namespace {
+
+// The rows of items as Decode sees them, all in one launch. Their queries are rows of one array,
+// wherever it begins.
+struct DecodedRows {
+  DecodedRows(std::span<const NodeItem> items, int64_t heads, int64_t value_dim)
+      : query(items.front().q.data) {
+    for (const NodeItem& item : items) {
+      query = std::min<const uint8_t*>(query, item.q.data);
+      stride = std::max(stride, PagesOf(item.keys));
+    }
+    for (const NodeItem& item : items) Add(item, heads, value_dim);
   }
-  cuda::DecodeArgs args = DecodeShapeOf(config_, kernels_.fp8);
-  std::vector<int32_t> seen;
-  std::vector<int32_t> table;
-  std::vector<cuda::DecodePart> parts;
-  for (const NodeItem& item : items) {
-    const int64_t row_bytes = item.q.stride_bytes;
-    const auto count = static_cast<size_t>((item.keys + cuda::kPageRows - 1) / cuda::kPageRows);
-    const std::span<const int32_t> named(item.pages, count);
+
+  const uint8_t* query;                 // the first one's
+  int64_t stride = 1;                   // of the table
+  int32_t pages = 0;                    // above every page that is named
+  std::vector<int32_t> keys;            // seen, by row
+  std::vector<int32_t> table;           // [rows, stride]
+  std::vector<cuda::DecodePart> parts;  // by row
+
+ private:
+  static int64_t PagesOf(int64_t rows) { return (rows + cuda::kPageRows - 1) / cuda::kPageRows; }
+
+  void Add(const NodeItem& item, int64_t heads, int64_t value_dim) {
+    const std::span<const int32_t> named(item.pages, static_cast<size_t>(PagesOf(item.keys)));
     pages = std::max(pages, *std::max_element(named.begin(), named.end()) + 1);
+    const int64_t first = (item.q.data - query) / item.q.stride_bytes;
     for (int64_t row = 0; row < item.q.rows; ++row) {
-      const int64_t position = item.first_position + row;
-      seen.push_back(static_cast<int32_t>(std::min(item.keys, position + 1 - item.key_position)));
+      const int64_t seen = item.first_position + row + 1 - item.key_position;
+      keys.push_back(static_cast<int32_t>(std::min(item.keys, seen)));
       table.insert(table.end(), named.begin(), named.end());
-      table.resize(seen.size() * static_cast<size_t>(stride), 0);
-      parts.push_back({static_cast<int32_t>((item.q.data - first) / row_bytes + row),
-                       item.to.out + row * config_.heads * args.value_dim(),
-                       item.to.lse + row * config_.heads});
+      table.resize(keys.size() * static_cast<size_t>(stride), 0);
+      parts.push_back({static_cast<int32_t>(first + row), item.to.out + row * heads * value_dim,
+                       item.to.lse + row * heads});
     }
   }
-  cuda::KvPool pool = LayerPool(0);
-  pool.layer_base = const_cast<uint8_t*>(keys.base);
-  pool.page_stride_bytes = keys.stride_bytes;
-  // As many as are named, for maps of packed ones.
-  pool.pages = pages;
+};
+
+}  // namespace
+
+Status DeviceModel::DecodeNodes(const LayerPages& keys, std::span<const NodeItem> items,
+                                ContextArrays* arrays) {
+  cuda::DecodeArgs args = DecodeShapeOf(config_, kernels_.fp8);
+  const DecodedRows rows(items, config_.heads, args.value_dim());
   if (kernels_.fp8) {
-    args.fp8_rows = pool.layer_base;
-    args.fp8_page_stride_bytes = pool.page_stride_bytes;
+    args.fp8_rows = keys.base;
+    args.fp8_page_stride_bytes = keys.stride_bytes;
   } else {
-    RETURN_IF_ERROR(DeviceStatus(cuda::MakeKvMaps(pool, &args.maps), "maps of keys"));
+    RETURN_IF_ERROR(
+        DeviceStatus(cuda::MakeKvMaps(PoolOf(keys, rows.pages), &args.maps), "maps of keys"));
   }
-  args.q = reinterpret_cast<const uint16_t*>(first);
+  args.q = reinterpret_cast<const uint16_t*>(rows.query);
   args.q_row_stride = items.front().q.stride_bytes / 2;
-  args.page_table_stride = stride;
-  ASSIGN_OR_RETURN(args.page_table, arrays->Put(table, stream_));
-  ASSIGN_OR_RETURN(args.keys, arrays->Put(seen, stream_));
-  ASSIGN_OR_RETURN(args.parts, arrays->Put(parts, stream_));
-  const int workers = std::max(
-      1, cuda::DecodeWorkers(args, std::max(1, device_.processors - ranks_.busy_processors)));
-  const cuda::DecodePlan& plan = arrays->PlanFor(seen, args.kv_heads, workers);
-  ASSIGN_OR_RETURN(args.plan.runs, arrays->Put(plan.runs, stream_));
-  ASSIGN_OR_RETURN(args.plan.run_begin, arrays->Put(plan.run_begin, stream_));
-  args.plan.workers = workers;
-  ASSIGN_OR_RETURN(args.plan.joins, arrays->Put(plan.joins, stream_));
-  args.plan.join_count = static_cast<int>(plan.joins.size());
-  ASSIGN_OR_RETURN(args.plan.nodes, arrays->Put(plan.nodes, stream_));
-  ASSIGN_OR_RETURN(args.plan.merges, arrays->Put(plan.merges, stream_));
-  ASSIGN_OR_RETURN(args.plan.round_begin, arrays->Put(plan.round_begin, stream_));
-  args.plan.nodes_max = plan.nodes_max;
-  const auto floats = static_cast<int64_t>(cuda::DecodeNodeFloats(args));
-  ASSIGN_OR_RETURN(args.plan.node_out, node_out_.Get<float>(plan.slots * floats));
-  ASSIGN_OR_RETURN(args.plan.node_lse2,
-                   node_lse2_.Get<float>(int64_t{plan.slots} * cuda::kDecodeGroupMax));
+  args.page_table_stride = rows.stride;
+  ASSIGN_OR_RETURN(args.page_table, arrays->Put(rows.table, stream_));
+  ASSIGN_OR_RETURN(args.keys, arrays->Put(rows.keys, stream_));
+  ASSIGN_OR_RETURN(args.parts, arrays->Put(rows.parts, stream_));
+  RETURN_IF_ERROR(PutDecodePlan(rows.keys, arrays, &args));
   return DeviceStatus(cuda::Decode(args, stream_), "decoding");
+}
+
+Status DeviceModel::PutDecodePlan(const std::vector<int32_t>& keys, ContextArrays* arrays,
+                                  cuda::DecodeArgs* args) {
+  cuda::DecodePlanView& view = args->plan;
+  view.workers = std::max(1, cuda::DecodeWorkers(*args, ContextProcessors()));
+  const cuda::DecodePlan& plan = arrays->PlanFor(keys, args->kv_heads, view.workers);
+  ASSIGN_OR_RETURN(view.runs, arrays->Put(plan.runs, stream_));
+  ASSIGN_OR_RETURN(view.run_begin, arrays->Put(plan.run_begin, stream_));
+  ASSIGN_OR_RETURN(view.joins, arrays->Put(plan.joins, stream_));
+  ASSIGN_OR_RETURN(view.nodes, arrays->Put(plan.nodes, stream_));
+  ASSIGN_OR_RETURN(view.merges, arrays->Put(plan.merges, stream_));
+  ASSIGN_OR_RETURN(view.round_begin, arrays->Put(plan.round_begin, stream_));
+  view.join_count = static_cast<int>(plan.joins.size());
+  view.nodes_max = plan.nodes_max;
+  const auto floats = static_cast<int64_t>(cuda::DecodeNodeFloats(*args));
+  ASSIGN_OR_RETURN(view.node_out, node_out_.Get<float>(plan.slots * floats));
+  ASSIGN_OR_RETURN(view.node_lse2,
+                   node_lse2_.Get<float>(int64_t{plan.slots} * cuda::kDecodeGroupMax));
+  return absl::OkStatus();
 }
 
 Status DeviceModel::AttendExpandedNodes(const DeviceLatent& w, const LayerPages& keys,
                                         std::span<const NodeItem> items, ContextArrays* arrays) {
-  cuda::KvPool latents = LayerPool(0);
-  latents.layer_base = const_cast<uint8_t*>(keys.base);
-  latents.page_stride_bytes = keys.stride_bytes;
+  const cuda::KvPool latents = PoolOf(keys, pages_);
   const auto same_keys = [](const NodeItem& a, const NodeItem& b) {
     return a.pages == b.pages && a.keys == b.keys && a.key_position == b.key_position;
   };

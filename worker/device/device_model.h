@@ -165,6 +165,10 @@ class DeviceModel {
                     bool latent, bool hopper, ContextArrays* arrays);
   Status DecodeNodes(const parallel::LayerPages& keys, std::span<const parallel::NodeItem> items,
                      ContextArrays* arrays);
+  Status PutDecodePlan(const std::vector<int32_t>& keys, ContextArrays* arrays,
+                       cuda::DecodeArgs* args);
+  cuda::KvPool PoolOf(const parallel::LayerPages& keys, int64_t pages) const;
+  int ContextProcessors() const;
   Status AttendExpandedNodes(const DeviceLatent& w, const parallel::LayerPages& keys,
                              std::span<const parallel::NodeItem> items, ContextArrays* arrays);
   Status Absorb(const DeviceLatent& w, int64_t rows);
