@@ -260,7 +260,7 @@ void ComparePrefixes(Harness& harness) {
   const std::string shape = "batch " + std::to_string(batch) + " at " + std::to_string(keys) +
                             ", " + std::to_string(shared) + " shared, " +
                             std::to_string(dims.q_heads) + "/" + std::to_string(dims.kv_heads);
-  harness.Add({"gqa shared decode", shape, together * 1e6, "us", true, floor * 1e6, 0, 140, ""});
+  harness.Add({"gqa shared decode", shape, together * 1e6, "us", true, floor * 1e6, 0, 150, ""});
   harness.Add({"gqa apart decode", shape, apart * 1e6, "us", true, floor * 1e6, 0, 0, ""});
 }
 

@@ -1,7 +1,9 @@
 #include "kernels/cuda/decode_plan.h"
 
 #include <algorithm>
+#include <compare>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "kernels/cuda/numerics.h"
@@ -19,6 +21,7 @@ struct Node {
   int32_t first = 0;
   int level = 0;
   int32_t index() const { return first >> level; }
+  auto operator<=>(const Node&) const = default;
 };
 
 struct Kept {
@@ -99,10 +102,9 @@ class Workers {
     plan_.run_begin.push_back(0);
   }
 
-  // Leaves [unit.first_leaf, unit.end_leaf) as runs; what is left of them, but for a run that is
-  // all of a unit. `node_slots` of each.
-  std::vector<Kept> Cut(const DecodeRun& unit, int node_slots) {
-    std::vector<Kept> kept;
+  // Leaves [unit.first_leaf, unit.end_leaf) as runs; behind `kept` goes what is left of them, but
+  // for a run that is all of a unit. `node_slots` of each.
+  void Cut(const DecodeRun& unit, int node_slots, std::vector<Kept>* kept) {
     int32_t done = unit.first_leaf;
     do {
       if (left_ <= kDecodeUnitCost) Next();
@@ -119,7 +121,7 @@ class Workers {
       if (run.whole == 0) {
         int32_t slot = run.slot;
         for (const Node& node : NodesOf(run)) {
-          kept.push_back({node, slot});
+          kept->push_back({node, slot});
           slot += node_slots;
         }
       }
@@ -127,7 +129,6 @@ class Workers {
       left_ -= take + kDecodeUnitCost;
       done += take;
     } while (done < unit.end_leaf);
-    return kept;
   }
   void End() {
     while (static_cast<int>(plan_.run_begin.size()) <= workers_) {
@@ -171,28 +172,27 @@ class Planner {
   }
 
   DecodePlan Plan(int workers) {
-    Workers shares(workers, Cost(), &plan_);
-    std::vector<std::vector<Kept>> shared_nodes;
-    for (const DecodeRun& unit : units_) {
-      shared_nodes.push_back(shares.Cut(unit, shares_.with.node_slots));
+    Workers hand(workers, Cost(), &plan_);
+    std::vector<std::vector<Kept>> shared_nodes(units_.size());
+    for (size_t i = 0; i < units_.size(); ++i) {
+      hand.Cut(units_[i], shares_.with.node_slots, &shared_nodes[i]);
     }
+    std::vector<Kept> nodes;
     for (int32_t unit = 0; unit < static_cast<int32_t>(keys_.size()) * kv_heads_; ++unit) {
       const auto row = static_cast<size_t>(unit / kv_heads_);
       const Shared& shared = shared_[row];
       const int32_t leaves = LeavesOf(keys_[row]);
-      std::vector<Kept> nodes;
+      nodes.clear();
       if (shared.leaves > 0) {
-        nodes = shared_nodes[static_cast<size_t>(shared.unit + unit % kv_heads_)];
+        const int32_t of_head = shared.unit + unit % kv_heads_;
+        nodes = shared_nodes[static_cast<size_t>(of_head)];
       }
       const auto in_shared = static_cast<int32_t>(nodes.size());
-      if (HasOwn(row)) {
-        const std::vector<Kept> own = shares.Cut({unit, shared.leaves, leaves, leaves}, 1);
-        nodes.insert(nodes.end(), own.begin(), own.end());
-      }
+      if (HasOwn(row)) hand.Cut({unit, shared.leaves, leaves, leaves}, 1, &nodes);
       if (!nodes.empty()) AddJoin({unit, 0, 0, 0, 0, in_shared, shared.place}, nodes);
     }
     plan_.round_begin.push_back(static_cast<int32_t>(plan_.merges.size()));
-    shares.End();
+    hand.End();
     return std::move(plan_);
   }
 
@@ -227,16 +227,31 @@ class Planner {
     join.first_node = static_cast<int32_t>(plan_.nodes.size());
     join.nodes = static_cast<int32_t>(nodes.size());
     for (const Kept& kept : nodes) plan_.nodes.push_back(kept.slot);
-    plan_.joins.push_back(join);
     plan_.nodes_max = std::max(plan_.nodes_max, join.nodes);
-    PlanJoin(nodes, &plan_);
+    if (join.shared == 0) {
+      plan_.joins.push_back(join);
+      PlanJoin(nodes, &plan_);
+      return;
+    }
+    // Rows of a shared unit with tails of one length join alike, and many do.
+    tree_.clear();
+    for (const Kept& kept : nodes) tree_.push_back(kept.node);
+    const auto [known, added] = joins_.try_emplace(tree_, plan_.joins.size());
+    if (!added) {
+      join.first_round = plan_.joins[known->second].first_round;
+      join.rounds = plan_.joins[known->second].rounds;
+    }
+    plan_.joins.push_back(join);
+    if (added) PlanJoin(nodes, &plan_);
   }
 
   const std::span<const int32_t> keys_;
   const int kv_heads_;
   const DecodeShares& shares_;
-  std::vector<Shared> shared_;    // by row
-  std::vector<DecodeRun> units_;  // shared ones, whole
+  std::vector<Shared> shared_;                 // by row
+  std::vector<DecodeRun> units_;               // shared ones, whole
+  std::map<std::vector<Node>, size_t> joins_;  // the first with these nodes, of those that share
+  std::vector<Node> tree_;
   DecodePlan plan_;
 };
 

@@ -46,7 +46,7 @@ struct DecodeMerge {
 };
 
 // A unit whose nodes are to be joined. Merges of a round do not depend on each other; the result is
-// in `nodes` first slot.
+// in `nodes` first slot. Units may have their rounds in common.
 struct DecodeJoin {
   int32_t unit = 0;
   int32_t first_node = 0;  // in DecodePlan::nodes
