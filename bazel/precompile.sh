@@ -24,7 +24,7 @@ fuzz=("${sanitizer[@]}" -fsanitize=fuzzer-no-link,address,undefined -fno-sanitiz
 
 # Another name for another compiler or library: Bazel knows the file by its name alone.
 version=$({ "$compiler" --version; cat bazel/precompiled.h bazel/precompile.sh
-            dpkg-query -W libabsl-dev libgtest-dev libgmock-dev libstdc++-12-dev 2> /dev/null || true; } | sha256sum | cut -c1-16)
+            dpkg-query -W libabsl-dev libgtest-dev libgmock-dev libgrpc++-dev libprotobuf-dev libstdc++-12-dev 2> /dev/null || true; } | sha256sum | cut -c1-16)
 folder=$PWD/.cache/precompiled/$version
 [ -f "$folder/done" ] && [ -f "$rc" ] && exit 0
 mkdir -p "$folder"

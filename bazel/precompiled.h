@@ -1,5 +1,6 @@
-// What nearly every source includes of the standard library and of Abseil, for precompile.sh; tests
-// have GoogleTest besides. Nothing of ours: a change of these is a change of the machine.
+// For precompile.sh: what nearly every source includes of the standard library and of Abseil, what
+// protocols include of gRPC, and for tests GoogleTest. Nothing of ours: a change of these is a
+// change of the machine.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -32,6 +33,14 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+
+// What generated protocols include.
+#include <google/protobuf/generated_message_reflection.h>
+#include <google/protobuf/generated_message_tctable_decl.h>
+#include <google/protobuf/map.h>
+#include <google/protobuf/message.h>
+#include <google/protobuf/repeated_field.h>
+#include <grpcpp/grpcpp.h>
 
 #ifdef REPRISE_PRECOMPILED_FOR_TESTS
 #include <gmock/gmock.h>
