@@ -11,7 +11,7 @@
 // Shared units have the same tiles with 32 columns, those of several rows. They go through the same
 // launch as rows' own units, in a kernel that has both forms: workers get runs of either, so there
 // is one end at which some wait for the last, not two (a leaf of 131 KB takes a worker 8 us, and a
-// step of 64 rows takes some 130). 32 columns for all would be simpler, but a row's own leaf would
+// step of 64 rows takes some 150). 32 columns for all would be simpler, but a row's own leaf would
 // then have four times the exponentials (2,048 instead of 512 a tile, 128 cycles of a processor's
 // and not 32) and its nodes four times the bytes: at dims of 128 16 KB instead of 4, some 30 MB of
 // traffic in that step, which reads 500. So nodes have two layouts, and the second kernel reads
@@ -306,9 +306,7 @@ struct NodePlace {
   uint32_t half;
   uint32_t col;
   int row;
-  REPRISE_DEVICE int dim() const {
-    return static_cast<int>(chunk * 64 + 8 * half) + row;
-  }
+  REPRISE_DEVICE int dim() const { return static_cast<int>(chunk * 64 + 8 * half) + row; }
   // The same value of a shared unit's node, where the row's columns begin at `first`.
   REPRISE_DEVICE uint32_t InShared(uint32_t first) const {
     const uint32_t c = first + col;
