@@ -247,7 +247,7 @@ void DeviceStep::View(const std::vector<Batch>& from, std::vector<PromptBatch>* 
 
 // The parts of the run that this context rank owns, where `rows` rows are before them.
 void DeviceStep::OwnRuns(const Run& run, bool prompt, int64_t* rows, std::vector<Run>* own) {
-  shared_runs_.push_back({run.begin, run.end - run.begin, run.item->pages.data(), *rows, prompt});
+  context_runs_.push_back({run.begin, run.end - run.begin, run.item->pages.data(), *rows, prompt});
   for (const parallel::PositionRange& range :
        context_->stripes().OwnedIn(context_->rank(), {run.begin, run.end})) {
     own->push_back({run.item, range.begin, range.end, 0});
@@ -269,14 +269,14 @@ void DeviceStep::SplitRuns(std::span<const StepItem> items) {
     if (end > prompt_end) step_runs_.push_back({&item, prompt_end, end, 0});
   }
   if (context_ != nullptr) {
-    shared_runs_.clear();
+    context_runs_.clear();
     int64_t rows = 0;
     for (auto* runs : {&step_runs_, &prompt_runs_}) {
       std::vector<Run> own;
       for (const Run& run : *runs) OwnRuns(run, runs == &prompt_runs_, &rows, &own);
       *runs = std::move(own);
     }
-    context_->SetQueries(shared_runs_);
+    context_->SetQueries(context_runs_);
   }
   ids_.clear();
   positions_.clear();

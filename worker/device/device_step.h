@@ -152,8 +152,8 @@ class DeviceStep {
   StepUpload upload_;
   std::vector<Run> step_runs_, prompt_runs_;
   ContextParallel* context_ = nullptr;
-  std::vector<SharedRun> shared_runs_;  // of all context ranks
-  StepShape shape_;                     // that its arrays have room for
+  std::vector<SharedRun> context_runs_;  // of all context ranks
+  StepShape shape_;                      // that its arrays have room for
   bool repeats_ = false;
   int units_ = 0;  // of Decode
   int64_t rows_ = 0;
