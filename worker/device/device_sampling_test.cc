@@ -1,7 +1,7 @@
 // Tokens that a device draws are the host's, to the bit: on the emulator, or on a card.
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <bit>
 #include <span>
 #include <vector>
 
@@ -41,12 +41,14 @@ std::vector<SamplingParams> AllParams() {
 
 void ExpectSame(const SampledToken& got, const SampledToken& want) {
   EXPECT_EQ(got.id, want.id);
-  EXPECT_EQ(std::memcmp(&got.logprob, &want.logprob, sizeof(float)), 0)
+  EXPECT_EQ(std::bit_cast<uint32_t>(got.logprob), std::bit_cast<uint32_t>(want.logprob))
       << got.logprob << " and " << want.logprob;
   ASSERT_EQ(got.top.size(), want.top.size());
   for (size_t i = 0; i < want.top.size(); ++i) {
     EXPECT_EQ(got.top[i].first, want.top[i].first) << i;
-    EXPECT_EQ(std::memcmp(&got.top[i].second, &want.top[i].second, sizeof(float)), 0) << i;
+    EXPECT_EQ(std::bit_cast<uint32_t>(got.top[i].second),
+              std::bit_cast<uint32_t>(want.top[i].second))
+        << i;
   }
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/fp8_row.h"
 #include "kvstore/block/kv_part.h"
 #include "worker/device/device_numerics.h"
+#include "worker/device/sample_check.h"
 #include "worker/model/model_folder.h"
 #include "worker/model/model_setup.h"
 
@@ -147,6 +148,14 @@ StatusOr<Digest256> ClassOf(const ModelConfig& config, const DeviceKernels& kern
       .Finish();
 }
 
+// Where it does not draw as the host does, the host draws.
+Status CheckSampling(DeviceKernels* kernels) {
+  if (!kernels->sample) return absl::OkStatus();
+  ASSIGN_OR_RETURN(kernels->sample, DrawsAsTheHost());
+  if (!kernels->sample) LogWarning("device_draws_otherwise", {{"instead", "the host draws"}});
+  return absl::OkStatus();
+}
+
 void LogDevice(const cuda::DeviceInfo& device, const DeviceKernels& kernels) {
   const std::vector<std::string> unproven = UnprovenIn(kernels);
   if (!unproven.empty()) {
@@ -197,6 +206,7 @@ StatusOr<LoadedDevice> LoadOnDevice(const DeviceOptions& options, const kv::Grou
   ASSIGN_OR_RETURN(info.kv_format.numerics_class,
                    ClassOf(loaded.config, loaded.kernels, device, split));
   if (rank == 0) RETURN_IF_ERROR(kv::ValidateFormat(info.kv_format));
+  RETURN_IF_ERROR(CheckSampling(&loaded.kernels));
   LogDevice(device, loaded.kernels);
   return loaded;
 }
