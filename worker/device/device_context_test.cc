@@ -43,6 +43,10 @@ ModelConfig ConfigOf(const Case& c) {
                        : c.model == "hopper heads" ? HopperHeads()
                                                    : HopperLatents();
   if (c.model == "hopper latents") config.heads = config.kv_heads = 1;
+  if (!config.latent) {
+    config.heads = 2;
+    config.kv_heads = 1;
+  }
   config.layers = c.layers;
   if (config.mixture) config.mixture->layers.resize(static_cast<size_t>(c.layers));
   config.context = 8 * kStripe;
@@ -247,7 +251,6 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"LatentsQuery", "latents", 2, By(Way::kQuery), false, "auto", 1, 2},
                     Case{"Fp8Gather", "hopper latents", 2, By(Way::kGather), false, "fp8"},
                     Case{"HopperHeadsRing", "hopper heads", 2, By(Way::kRing), true},
-                    Case{"HopperHeadsQuery", "hopper heads", 2, By(Way::kQuery), true},
                     Case{"HopperFp8Query", "hopper latents", 2, By(Way::kQuery), true, "fp8"},
                     Case{"HopperLatentsRing", "hopper latents", 2, By(Way::kRing), true}),
     [](const auto& info) { return info.param.name; });

@@ -111,6 +111,7 @@ class Uploader {
 
 std::vector<const PackedWeights*> Pointers(const std::vector<PackedWeights>& matrices) {
   std::vector<const PackedWeights*> pointers;
+  pointers.reserve(matrices.size());
   for (const PackedWeights& m : matrices) pointers.push_back(&m);
   return pointers;
 }

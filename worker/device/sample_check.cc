@@ -111,9 +111,9 @@ StatusOr<bool> DrawsAsTheHost() {
   ASSIGN_OR_RETURN(const auto drawn, Download<cuda::SampledToken>(tokens));
   ASSIGN_OR_RETURN(const auto alternatives, Download<cuda::SampledTop>(top));
   for (size_t i = 0; i < params.size(); ++i) {
-    const SampledToken want = SampleWith(kernels::Select(kernels::BestIsa()),
-                                         std::span(logits).subspan(i * kVocab, kVocab),
-                                         samples[i].input);
+    const SampledToken want =
+        SampleWith(kernels::Select(kernels::BestIsa()),
+                   std::span(logits).subspan(i * kVocab, kVocab), samples[i].input);
     const auto found = std::span(alternatives).subspan(i * kTop, kTop);
     if (plan.place(i).row < 0 || !Same(want, drawn[i], found)) return false;
   }

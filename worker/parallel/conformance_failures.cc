@@ -12,7 +12,7 @@ namespace {
 
 constexpr TimeNs kPatience = 60 * kSecond;
 TimeNs Later() { return RealClock().NowNs() + kPatience; }
-TimeNs Soon() { return RealClock().NowNs() + 200 * kMillisecond; }
+TimeNs Soon() { return RealClock().NowNs() + 100 * kMillisecond; }
 
 // Operands of a rank that outlive its calls, so that late writes would show.
 struct Operands {

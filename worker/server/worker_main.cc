@@ -347,7 +347,7 @@ Status RunWorker(const WorkerOptions& options, const RoleControl& control) {
   // shared memory leaves it so. A group's ranks may be lost. To others that is a crash.
   while (!control.stop->WaitFor(kSecond) && engine->health().ok()) {
   }
-  const Status health = engine->health();
+  Status health = engine->health();
   LogInfo("worker_stopping", {{"health", health}});
   door->SetServing(false);
   const TimeNs deadline = RealClock().NowNs() + NsFromMs(options.drain_deadline_ms);

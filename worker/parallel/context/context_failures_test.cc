@@ -1,6 +1,8 @@
 // A rank that dies in the middle ends every rank's call, with an error and in time.
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "worker/parallel/context/host_context_compute.h"
 #include "worker/parallel/context/test_sequence.h"
 
@@ -42,8 +44,8 @@ TEST_P(ContextFailures, ARankThatDoesNotComeEndsTheOthersAtTheDeadline) {
   HostContextCompute compute(kernels::Select(kernels::BestIsa()));
   ContextAttention attention(*alone, compute, *Stripes::Make(2, 1), RealClock());
   const TestPool pool(shape_, 16);
-  std::vector<int32_t> pages;
-  for (int32_t i = 0; i < 16; ++i) pages.push_back(i);
+  std::vector<int32_t> pages(16);
+  std::iota(pages.begin(), pages.end(), 0);
   const ContextPlan plan =
       PlanOf(attention.stripes(), 0, {{0, 1024, pages.data(), 0}}, shape_.cost(), group.rules);
   class Nothing final : public Attender {

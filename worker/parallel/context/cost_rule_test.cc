@@ -96,8 +96,7 @@ TEST(CostRule, AloneNothingTravels) {
 // Of two ranks a tree brings the owner as many bytes as a gather does.
 TEST(CostRule, BigResultsOfManyRanksComeUpATreeAndSmallOnesStraight) {
   const std::vector<ContextItem> one = {{131'071, 1}};
-  std::vector<ContextItem> many;
-  for (int i = 0; i < 64; ++i) many.push_back({131'071, 1});  // all of one owner
+  const std::vector<ContextItem> many(64, {131'071, 1});  // all of one owner
   const Machine machine{.latency_s = 20e-6, .bytes_per_s = 1e9};
   EXPECT_EQ(ChooseMerge(Of(8, 16), {{100, 1}}, Gqa(), machine), Merge::kGather);
   EXPECT_EQ(ChooseMerge(Of(8, 16), many, Gqa(), machine), Merge::kTree);

@@ -95,17 +95,16 @@ class Rank {
     HostContextCompute compute(kernels::Select(kernels::BestIsa()));
     compute.SetCall(pool_->kv(), shape.heads, shape.value_dim, &attender);
     ContextAttention attention(communicator, compute, stripes_, RealClock());
-    const Status status =
-        attention.Attend({.pages = PagesOf(pool_->kv()),
-                          .block_tokens = shape.block_tokens,
-                          .page_bytes = kernels::SegmentBytes(pool_->kv()),
-                          .heads = shape.heads,
-                          .query_dim = shape.key_dim,
-                          .value_dim = shape.value_dim,
-                          .q = BytesOf({q_.data(), rows_, q_cols, q_cols}),
-                          .out = BytesOf({out_.data(), rows_, out_cols(), out_cols()}),
-                          .plan = &plan},
-                         RealClock().NowNs() + group_.patience_ns);
+    Status status = attention.Attend({.pages = PagesOf(pool_->kv()),
+                                      .block_tokens = shape.block_tokens,
+                                      .page_bytes = kernels::SegmentBytes(pool_->kv()),
+                                      .heads = shape.heads,
+                                      .query_dim = shape.key_dim,
+                                      .value_dim = shape.value_dim,
+                                      .q = BytesOf({q_.data(), rows_, q_cols, q_cols}),
+                                      .out = BytesOf({out_.data(), rows_, out_cols(), out_cols()}),
+                                      .plan = &plan},
+                                     RealClock().NowNs() + group_.patience_ns);
     *stats = attention.stats();
     return status;
   }
