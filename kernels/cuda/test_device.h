@@ -18,7 +18,8 @@
 
 namespace reprise::cuda::testing {
 
-// A fixture for kernels. Emulated grids are run with `seed`s of the test's choosing.
+// A fixture for kernels. What is queued on the emulated device happens late; its grids are run with
+// `seed`s of the test's choosing.
 class OnDevice : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -27,9 +28,13 @@ class OnDevice : public ::testing::Test {
       GTEST_SKIP() << "no CUDA device on this machine (cudaError " << e << ")";
     }
     ASSERT_EQ(e, 0) << ErrorText(e);
+#if !defined(REPRISE_ON_CARD)
+    emulator::SetLate(true);
+#endif
   }
   void TearDown() override {
 #if !defined(REPRISE_ON_CARD)
+    emulator::SetLate(false);
     emulator::ResetDevice();
 #endif
   }

@@ -16,7 +16,10 @@ namespace {
 
 class Emulator : public ::testing::Test {
  protected:
-  void TearDown() override { emulator::ResetDevice(); }
+  void TearDown() override {
+    emulator::SetLate(false);
+    emulator::ResetDevice();
+  }
   static std::string Failure(int error) {
     EXPECT_EQ(error, kErrorLaunchFailure);
     std::string why = emulator::TakeFailure();
@@ -410,6 +413,53 @@ TEST_F(Emulator, AGraphRepeatsWhatWasCaptured) {
   EXPECT_EQ(value, 2);
   DestroyGraph(graph);
   DestroyStream(stream);
+}
+
+// What is queued late happens when somebody waits for it, and no earlier.
+TEST_F(Emulator, WorkMayBeAsLateAsTheProgramAllows) {
+  emulator::SetLate(true);
+  Stream first = nullptr;
+  Stream second = nullptr;
+  Event done = nullptr;
+  ASSERT_EQ(MakeStream(&first, false), 0);
+  ASSERT_EQ(MakeStream(&second, false), 0);
+  ASSERT_EQ(MakeEvent(&done, false), 0);
+  int value = 0;
+  int copy = -1;
+  ASSERT_EQ(Launch(Threads(1), first, AddOne, &value), 0);
+  ASSERT_EQ(Record(done, first), 0);
+  ASSERT_EQ(Launch(Threads(1), first, AddOne, &value), 0);
+  EXPECT_EQ(value, 0);
+  // Up to the event only.
+  ASSERT_EQ(WaitFor(second, done), 0);
+  ASSERT_EQ(CopyWithin(&copy, &value, sizeof value, second), 0);
+  ASSERT_EQ(Synchronize(second), 0);
+  EXPECT_EQ(copy, 1);
+  EXPECT_EQ(value, 1);
+  ASSERT_EQ(Synchronize(first), 0);
+  EXPECT_EQ(value, 2);
+  // A copy that waits for nobody has what was there.
+  ASSERT_EQ(Launch(Threads(1), first, AddOne, &value), 0);
+  ASSERT_EQ(CopyWithin(&copy, &value, sizeof value, second), 0);
+  ASSERT_EQ(Synchronize(second), 0);
+  EXPECT_EQ(copy, 2);
+  DestroyEvent(done);
+  DestroyStream(second);
+  DestroyStream(first);
+  EXPECT_EQ(value, 3);
+}
+
+TEST_F(Emulator, MemoryIsFreedWhenNothingIsUnderWay) {
+  emulator::SetLate(true);
+  void* memory = nullptr;
+  ASSERT_EQ(Allocate(&memory, sizeof(int)), 0);
+  int value = 5;
+  int copy = 0;
+  ASSERT_EQ(CopyIn(memory, &value, sizeof value, nullptr), 0);
+  ASSERT_EQ(CopyOut(&copy, memory, sizeof copy, nullptr), 0);
+  EXPECT_EQ(copy, 0);
+  EXPECT_EQ(Free(memory), 0);
+  EXPECT_EQ(copy, 5);
 }
 
 TEST_F(Emulator, MemoryHasALimit) {

@@ -4,7 +4,12 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,28 +29,86 @@ constexpr int64_t kMemoryBytes = int64_t{1} << 30;
 struct EmulatedGraph {
   std::vector<Work> work;
 };
+using SharedGraph = std::shared_ptr<const EmulatedGraph>;
 
-struct EmulatedStream {
+std::atomic<int> sticky{0};
+std::atomic<int64_t> allocated{0};
+std::atomic<bool> late{false};
+
+// Used by one thread at a time.
+class EmulatedStream {
+ public:
+  EmulatedStream() {
+    const std::scoped_lock lock(all_mu);
+    all.insert(this);
+  }
+  ~EmulatedStream() {
+    Run(asked_);
+    const std::scoped_lock lock(all_mu);
+    all.erase(this);
+  }
+  EmulatedStream(const EmulatedStream&) = delete;
+  EmulatedStream& operator=(const EmulatedStream&) = delete;
+
+  int Add(Work work) {
+    user_ = std::this_thread::get_id();
+    ++asked_;
+    queued_.push_back(std::move(work));
+    return late ? 0 : Run(asked_);
+  }
+  // Until so many of what was asked for have happened; on a device that has failed nothing does.
+  int Run(uint64_t asked) {
+    while (done_ < asked) {
+      const Work work = std::move(queued_.front());
+      queued_.pop_front();
+      ++done_;
+      if (sticky == 0) work();
+    }
+    return sticky.load();
+  }
+  uint64_t asked() const { return asked_; }
+
+  // All of this thread's.
+  static void RunAll() {
+    std::vector<EmulatedStream*> own;
+    {
+      const std::scoped_lock lock(all_mu);
+      for (EmulatedStream* stream : all) {
+        if (stream->user_ == std::this_thread::get_id()) own.push_back(stream);
+      }
+    }
+    for (EmulatedStream* stream : own) stream->Run(stream->asked_);
+  }
+
   bool capturing = false;
   EmulatedGraph captured;
+
+ private:
+  inline static std::mutex all_mu;
+  inline static std::set<EmulatedStream*> all;
+
+  std::atomic<std::thread::id> user_;
+  std::deque<Work> queued_;
+  uint64_t asked_ = 0;
+  uint64_t done_ = 0;
 };
 
 struct EmulatedEvent {
   std::chrono::steady_clock::time_point at;
+  // What happened before it.
+  EmulatedStream* stream = nullptr;
+  uint64_t asked = 0;
 };
 
-std::atomic<int> sticky{0};
-std::atomic<int64_t> allocated{0};
-
 EmulatedStream& Of(Stream stream) {
-  static EmulatedStream default_stream;
+  static thread_local EmulatedStream default_stream;
   return stream == nullptr ? default_stream : *static_cast<EmulatedStream*>(stream);
 }
 
 int Queue(Stream stream, Work work) {
   if (const int e = sticky.load(); e != 0) return e;
   EmulatedStream& s = Of(stream);
-  if (!s.capturing) return work();
+  if (!s.capturing) return s.Add(std::move(work));
   s.captured.work.push_back(std::move(work));
   return 0;
 }
@@ -67,8 +130,10 @@ int Take(void** memory, size_t bytes) {
   return 0;
 }
 
+// As on a card, once nothing is under way.
 int GiveBack(void* memory) {
   if (memory == nullptr) return 0;
+  EmulatedStream::RunAll();
   void* p = static_cast<uint8_t*>(memory) - kAlignment;
   int64_t size = 0;
   std::memcpy(&size, p, sizeof size);
@@ -86,6 +151,11 @@ int Enqueue(void* stream, const GridShape& shape, std::function<void()> body) {
     if (sticky.load() == 0 && !RunGrid(shape, body).empty()) sticky = kErrorLaunchFailure;
     return sticky.load();
   });
+}
+
+void SetLate(bool value) {
+  EmulatedStream::RunAll();
+  late = value;
 }
 
 void ResetDevice() {
@@ -150,7 +220,10 @@ int DestroyStream(Stream stream) {
   delete static_cast<EmulatedStream*>(stream);
   return sticky.load();
 }
-int Synchronize(Stream) { return sticky.load(); }
+int Synchronize(Stream stream) {
+  EmulatedStream& s = Of(stream);
+  return s.Run(s.asked());
+}
 
 int MakeEvent(Event* event, bool) {
   *event = new EmulatedEvent;
@@ -161,13 +234,27 @@ int DestroyEvent(Event event) {
   return sticky.load();
 }
 int Record(Event event, Stream stream) {
-  return Queue(stream, [event] {
-    static_cast<EmulatedEvent*>(event)->at = std::chrono::steady_clock::now();
+  auto* const recorded = static_cast<EmulatedEvent*>(event);
+  const int e = Queue(stream, [recorded] {
+    recorded->at = std::chrono::steady_clock::now();
     return 0;
   });
+  EmulatedStream& s = Of(stream);
+  if (!s.capturing) {
+    recorded->stream = &s;
+    recorded->asked = s.asked();
+  }
+  return e;
 }
-int WaitFor(Stream, Event) { return sticky.load(); }
-int AwaitEvent(Event) { return sticky.load(); }
+int WaitFor(Stream stream, Event event) {
+  const EmulatedEvent recorded = *static_cast<EmulatedEvent*>(event);
+  if (recorded.stream == nullptr) return sticky.load();
+  return Queue(stream, [recorded] { return recorded.stream->Run(recorded.asked); });
+}
+int AwaitEvent(Event event) {
+  const auto* const recorded = static_cast<EmulatedEvent*>(event);
+  return recorded->stream == nullptr ? sticky.load() : recorded->stream->Run(recorded->asked);
+}
 int Elapsed(float* ms, Event from, Event to) {
   *ms = std::chrono::duration<float, std::milli>(static_cast<EmulatedEvent*>(to)->at -
                                                  static_cast<EmulatedEvent*>(from)->at)
@@ -177,23 +264,26 @@ int Elapsed(float* ms, Event from, Event to) {
 
 int BeginCapture(Stream stream) {
   if (Of(stream).capturing) return kErrorInvalidValue;
-  Of(stream) = {.capturing = true, .captured = {}};
+  Of(stream).capturing = true;
+  Of(stream).captured = {};
   return sticky.load();
 }
 int EndCapture(Stream stream, Graph* graph) {
   if (!Of(stream).capturing) return kErrorInvalidValue;
-  *graph = new EmulatedGraph(std::move(Of(stream).captured));
-  Of(stream) = {};
+  *graph = new SharedGraph(std::make_shared<EmulatedGraph>(std::move(Of(stream).captured)));
+  Of(stream).capturing = false;
   return sticky.load();
 }
-int LaunchGraph(Graph graph, Stream) {
-  for (const Work& work : static_cast<EmulatedGraph*>(graph)->work) {
-    if (const int e = work(); e != 0) return e;
-  }
-  return sticky.load();
+int LaunchGraph(Graph graph, Stream stream) {
+  return Queue(stream, [launched = *static_cast<SharedGraph*>(graph)] {
+    for (const Work& work : launched->work) {
+      if (const int e = work(); e != 0) return e;
+    }
+    return sticky.load();
+  });
 }
 int DestroyGraph(Graph graph) {
-  delete static_cast<EmulatedGraph*>(graph);
+  delete static_cast<SharedGraph*>(graph);
   return sticky.load();
 }
 
