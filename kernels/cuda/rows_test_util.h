@@ -68,6 +68,7 @@ class TestRows {
       std::memcpy(at, bf16 ? static_cast<const void*>(&half) : &value, static_cast<size_t>(size_));
     }
     EXPECT_EQ(CopyIn(memory_.data(), bytes.data(), bytes.size(), nullptr), 0);
+    EXPECT_EQ(Synchronize(nullptr), 0);
   }
   // Poisoned.
   TestRows(int64_t rows, int64_t cols, bool bf16, int64_t gap)
