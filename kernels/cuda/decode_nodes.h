@@ -1,7 +1,7 @@
 // The tree over leaves as a warpgroup of 128 threads walks it: which tiles a worker reads, the
 // nodes that wait for their sibling, the joins within a run, the result; and what a tile adds to a
-// leaf's node. What the kernels of
-// decode.cu and decode_fp8.cu share, so that a node is the same for both.
+// leaf's node. What the kernels of decode.cu and decode_fp8.h share, so that a node is the same for
+// both.
 #ifndef REPRISE_KERNELS_CUDA_DECODE_NODES_H_
 #define REPRISE_KERNELS_CUDA_DECODE_NODES_H_
 
@@ -157,12 +157,7 @@ struct DecodeNodes {
     for (int v = 0; v < Shape::kValueChunks; ++v) {
       REPRISE_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const float value = node.o[v][u / 2 * 4 + u % 2 + 2 * half];
-        if constexpr (sizeof(T) == sizeof(float)) {
-          out[64 * v + 8 * half] = value;
-        } else {
-          out[64 * v + 8 * half] = ToBf16(value).bits;
-        }
+        StoreAs(node.o[v][u / 2 * 4 + u % 2 + 2 * half], out + 64 * v + 8 * half);
       }
     }
   }

@@ -119,6 +119,21 @@ class Evaluator {
   std::vector<Slot> slots_;
 };
 
+void ExpectTrees(const DecodePlan& plan, const Evaluator& evaluated,
+                 const std::vector<int32_t>& keys, int kv_heads, int workers) {
+  ASSERT_EQ(plan.run_begin.size(), static_cast<size_t>(workers) + 1);
+  ASSERT_EQ(plan.run_begin.back(), static_cast<int32_t>(plan.runs.size()));
+  for (size_t r = 0; r < keys.size(); ++r) {
+    const int leaves = (keys[r] + kStepLeaf - 1) / kStepLeaf;
+    if (leaves == 0) continue;
+    for (int h = 0; h < kv_heads; ++h) {
+      const int unit = static_cast<int>(r) * kv_heads + h;
+      ASSERT_EQ(evaluated.results.at(unit), Tree(0, leaves, 20))
+          << "keys " << keys[r] << " workers " << workers;
+    }
+  }
+}
+
 TEST(DecodePlan, EveryPlanHasTheSameTree) {
   std::mt19937 random(7);
   for (int round = 0; round < 200; ++round) {
@@ -127,18 +142,8 @@ TEST(DecodePlan, EveryPlanHasTheSameTree) {
     const int kv_heads = 1 + static_cast<int>(random() % 3);
     for (const int workers : {1, 2, 7, 64, 264}) {
       const DecodePlan plan = PlanDecode(keys, kv_heads, workers);
-      ASSERT_EQ(plan.run_begin.size(), static_cast<size_t>(workers) + 1);
-      ASSERT_EQ(plan.run_begin.back(), static_cast<int32_t>(plan.runs.size()));
-      const Evaluator evaluated(plan);
-      for (size_t r = 0; r < keys.size(); ++r) {
-        const int leaves = (keys[r] + kStepLeaf - 1) / kStepLeaf;
-        if (leaves == 0) continue;
-        for (int h = 0; h < kv_heads; ++h) {
-          const int unit = static_cast<int>(r) * kv_heads + h;
-          ASSERT_EQ(evaluated.results.at(unit), Tree(0, leaves, 20))
-              << "keys " << keys[r] << " workers " << workers;
-        }
-      }
+      ExpectTrees(plan, Evaluator(plan), keys, kv_heads, workers);
+      if (::testing::Test::HasFatalFailure()) return;
     }
   }
 }
@@ -170,18 +175,8 @@ TEST(DecodePlan, GroupsChangeNoTree) {
     const int kv_heads = 1 + static_cast<int>(random() % 3);
     for (const int workers : {1, 3, 64, 264}) {
       const DecodePlan plan = PlanDecode(keys, kv_heads, workers, shares);
-      ASSERT_EQ(plan.run_begin.size(), static_cast<size_t>(workers) + 1);
-      ASSERT_EQ(plan.run_begin.back(), static_cast<int32_t>(plan.runs.size()));
-      const Evaluator evaluated(plan, kv_heads, with);
-      for (size_t r = 0; r < keys.size(); ++r) {
-        const int leaves = (keys[r] + kStepLeaf - 1) / kStepLeaf;
-        if (leaves == 0) continue;
-        for (int h = 0; h < kv_heads; ++h) {
-          const int unit = static_cast<int>(r) * kv_heads + h;
-          ASSERT_EQ(evaluated.results.at(unit), Tree(0, leaves, 20))
-              << "keys " << keys[r] << " workers " << workers;
-        }
-      }
+      ExpectTrees(plan, Evaluator(plan, kv_heads, with), keys, kv_heads, workers);
+      if (::testing::Test::HasFatalFailure()) return;
     }
   }
 }

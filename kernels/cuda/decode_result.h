@@ -14,12 +14,15 @@ REPRISE_DEVICE const uint16_t* QueryOf(const DecodeArgs& args, int64_t row) {
   return args.q + row * args.q_row_stride;
 }
 
+REPRISE_DEVICE void StoreAs(float value, float* to) { *to = value; }
+REPRISE_DEVICE void StoreAs(float value, uint16_t* to) { *to = ToBf16(value).bits; }
+
 // `at`: of the row's values, [q_heads, value dim].
 REPRISE_DEVICE void StoreValue(const DecodeArgs& args, int64_t row, int64_t at, float value) {
   if (args.parts != nullptr) {
-    args.parts[row].out[at] = value;
+    StoreAs(value, args.parts[row].out + at);
   } else {
-    args.out[row * args.out_row_stride + at] = ToBf16(value).bits;
+    StoreAs(value, args.out + row * args.out_row_stride + at);
   }
 }
 

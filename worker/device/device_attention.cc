@@ -151,20 +151,25 @@ Status DeviceModel::RunPrompt(const PromptBatch& batch, const cuda::KvPool& pool
   args.q_rows = step_.rows();
   args.q_stride = q_cols;
   args.out_stride = out_cols;
-  args.q_heads = static_cast<int>(config_.heads);
-  args.scale = static_cast<float>(config_.attention_scale());
   args.out_bf16 = true;
   args.runs = batch.runs;
   args.run_count = batch.run_count;
   args.rows_max = batch.rows_max;
   args.page_tables = batch.page_tables;
-  if (!hopper) return DeviceStatus(cuda::PrefillSimple(args, latent, stream_), "attention");
   args.tiles = batch.tiles;
   args.tile_count = batch.tile_count;
   args.leaves_max = batch.leaves_max;
   args.processors = device_.processors;
-  ASSIGN_OR_RETURN(args.scratch, prefill_scratch_.Get<uint8_t>(batch.scratch_bytes));
   args.scratch_bytes = batch.scratch_bytes;
+  return LaunchPrompt(args, latent, hopper);
+}
+
+// Tiles, processors and scratch bytes are Prefill's.
+Status DeviceModel::LaunchPrompt(cuda::PrefillArgs args, bool latent, bool hopper) {
+  args.q_heads = static_cast<int>(config_.heads);
+  args.scale = static_cast<float>(config_.attention_scale());
+  if (!hopper) return DeviceStatus(cuda::PrefillSimple(args, latent, stream_), "attention");
+  ASSIGN_OR_RETURN(args.scratch, prefill_scratch_.Get<uint8_t>(args.scratch_bytes));
   return DeviceStatus(cuda::Prefill(args, stream_), "attention");
 }
 

@@ -142,14 +142,12 @@ Status DeviceModel::AttendNode(const cuda::KvPool& pool, const int32_t* table, c
   args.lse2 = item.to.lse;
   args.q_rows = item.q.rows;
   args.q_stride = item.q.stride_bytes / 2;
-  args.q_heads = static_cast<int>(config_.heads);
   args.out_stride = config_.heads * (latent ? pool.first_dim : pool.second_dim);
-  args.scale = static_cast<float>(config_.attention_scale());
   ASSIGN_OR_RETURN(args.runs, arrays->Put(std::span<const cuda::PrefillRun>(&run, 1), stream_));
   args.run_count = 1;
   args.rows_max = run.rows;
   args.page_tables = table;
-  if (!hopper) return DeviceStatus(cuda::PrefillSimple(args, latent, stream_), "attention");
+  if (!hopper) return LaunchPrompt(args, latent, false);
   cuda::PrefillPlan plan;
   RETURN_IF_ERROR(DeviceStatus(cuda::PlanPrefill(std::span(&run, 1), &plan), "planning attention"));
   args.processors = ContextProcessors();
@@ -157,8 +155,7 @@ Status DeviceModel::AttendNode(const cuda::KvPool& pool, const int32_t* table, c
   args.tile_count = static_cast<int64_t>(plan.tiles.size());
   args.leaves_max = plan.leaves_max;
   args.scratch_bytes = cuda::PrefillScratchBytes(plan, pool.second_dim, args.processors);
-  ASSIGN_OR_RETURN(args.scratch, prefill_scratch_.Get<uint8_t>(args.scratch_bytes));
-  return DeviceStatus(cuda::Prefill(args, stream_), "attention");
+  return LaunchPrompt(args, latent, true);
 }
 
 namespace {
@@ -251,11 +248,7 @@ Status DeviceModel::AttendExpandedNodes(const DeviceLatent& w, const LayerPages&
   };
   for (size_t begin = 0, end = 0; begin < items.size(); begin = end) {
     const NodeItem& first = items[begin];
-    std::vector<cuda::KvSlot> slots;
-    for (int64_t i = 0; i < first.keys; ++i) {
-      slots.push_back(
-          {first.pages[i / cuda::kPageRows], static_cast<int32_t>(i % cuda::kPageRows)});
-    }
+    const std::vector<cuda::KvSlot> slots = SlotsOf(first.pages, first.keys);
     // Expanded keys lie in order.
     std::vector<int32_t> pages(
         static_cast<size_t>((first.keys + cuda::kPageRows - 1) / cuda::kPageRows));

@@ -177,6 +177,7 @@ class DeviceModel {
                    int64_t out_cols);
   Status RunPrompt(const PromptBatch& batch, const cuda::KvPool& pool, const uint16_t* q,
                    int64_t q_cols, uint16_t* out, int64_t out_cols, bool latent, bool hopper);
+  Status LaunchPrompt(cuda::PrefillArgs args, bool latent, bool hopper);
   Status ExpandAndAttend(const DeviceLatent& w, const PromptBatch& batch, const cuda::KvPool& pool);
   StatusOr<cuda::KvPool> Expand(const DeviceLatent& w, const cuda::KvPool& pool,
                                 const cuda::KvSlot* slots, int64_t keys);

@@ -37,6 +37,15 @@ constexpr int kNodesMax = 320;
 
 }  // namespace
 
+std::vector<cuda::KvSlot> SlotsOf(const int32_t* pages, int64_t rows) {
+  std::vector<cuda::KvSlot> slots;
+  slots.reserve(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; ++i) {
+    slots.push_back({pages[i / kPageRows], static_cast<int32_t>(i % kPageRows)});
+  }
+  return slots;
+}
+
 DeviceStep::DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers,
                        int processors, StepMoves* moves)
     : config_(config),
@@ -140,11 +149,7 @@ Status DeviceStep::PutExpanded(std::span<const Run> runs, std::vector<Batch>* ba
   for (const Run& run : runs) {
     RETURN_IF_ERROR(PutRuns(std::span(&run, 1), true, batches));
     Batch& batch = batches->back();
-    std::vector<cuda::KvSlot> slots;
-    for (int64_t i = 0; i < run.end; ++i) {
-      slots.push_back({run.item->pages[static_cast<size_t>(i / kPageRows)],
-                       static_cast<int32_t>(i % kPageRows)});
-    }
+    const std::vector<cuda::KvSlot> slots = SlotsOf(run.item->pages.data(), run.end);
     // Expanded keys lie in order.
     std::vector<int32_t> table(static_cast<size_t>((run.end + kPageRows - 1) / kPageRows));
     for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);

@@ -59,6 +59,9 @@ struct StepShape {
   auto operator<=>(const StepShape&) const = default;
 };
 
+// Where rows [0, rows) of a page table lie.
+std::vector<cuda::KvSlot> SlotsOf(const int32_t* pages, int64_t rows);
+
 class DeviceStep {
  public:
   DeviceStep(const ModelConfig& config, const DeviceKernels& kernels, int workers, int processors,

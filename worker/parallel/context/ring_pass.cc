@@ -62,8 +62,7 @@ class Ring {
   int64_t PagesOf(const ContextItem& item, int64_t stripe) const {
     return PagesOfStripe(frame_.stripes, frame_.block_tokens(), stripe, item.keys());
   }
-  uint8_t* shard(int slot) { return memory(slot).data(); }
-  ContextBuffer& memory(int slot) { return frame_.memory.shards[static_cast<size_t>(slot)]; }
+  ContextBuffer& shard(int slot) { return frame_.memory.shards[static_cast<size_t>(slot)]; }
 
   Status Step(const ContextItem& item, int64_t round, int step, std::vector<RunWork>& work) {
     const int owner = OwnerAt(step);
@@ -112,7 +111,7 @@ class Ring {
 
   Status Pack(const ContextItem& item, int64_t round) {
     ASSIGN_OR_RETURN(current_, NextSlot());
-    uint8_t* to = shard(current_);
+    uint8_t* to = shard(current_).data();
     for (const int which : {0, 1}) {
       const int64_t stripe = frame_.stripes.StripeIn(round, frame_.rank(), which);
       const int64_t pages = PagesOf(item, stripe);
@@ -126,17 +125,19 @@ class Ring {
 
   Status SendOn(size_t bytes) {
     const int to = (frame_.rank() + 1) % frame_.ranks();
-    ASSIGN_OR_RETURN(sends_[static_cast<size_t>(current_)],
-                     frame_.communicator.Start(
-                         {.to = to, .send = std::span<const uint8_t>(shard(current_), bytes)}));
+    ASSIGN_OR_RETURN(
+        sends_[static_cast<size_t>(current_)],
+        frame_.communicator.Start(
+            {.to = to, .send = std::span<const uint8_t>(shard(current_).data(), bytes)}));
     return absl::OkStatus();
   }
 
   Status ReceiveNext(size_t bytes) {
     ASSIGN_OR_RETURN(incoming_, NextSlot());
     const int from = (frame_.rank() + frame_.ranks() - 1) % frame_.ranks();
-    ASSIGN_OR_RETURN(receive_, frame_.communicator.Start(
-                                   {.from = from, .receive = std::span(shard(incoming_), bytes)}));
+    ASSIGN_OR_RETURN(receive_,
+                     frame_.communicator.Start(
+                         {.from = from, .receive = std::span(shard(incoming_).data(), bytes)}));
     return absl::OkStatus();
   }
 
@@ -149,7 +150,7 @@ class Ring {
                      std::vector<RunWork>& work) {
     const bool own = owner == frame_.rank();
     const int64_t tokens = frame_.stripes.tokens();
-    NodeBatch batch(frame_, own ? frame_.call.pages : PackedPages(frame_, memory(current_)));
+    NodeBatch batch(frame_, own ? frame_.call.pages : PackedPages(frame_, shard(current_)));
     int64_t page = 0;
     for (const int which : {0, 1}) {
       const int64_t stripe = frame_.stripes.StripeIn(round, owner, which);
